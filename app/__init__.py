@@ -1,0 +1,1 @@
+"""Requests and records. Never loads an untrusted model."""

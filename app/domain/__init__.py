@@ -1,0 +1,1 @@
+"""The vocabulary: frozen dataclasses from the standard library, shared with the engine."""

@@ -1,0 +1,42 @@
+"""Data for calibration and evaluation: how pixels become input values, and how samples are split."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from app.domain.recipe import FORBID_UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """From a decoded image (or a uint8 array) to a model's input.
+
+    A value becomes `(pixel * scale - mean) / std`; mean and std are in output channel order.
+    Images are decoded by Pillow and resized with antialiasing; EXIF orientation is ignored.
+    Arrays are not resized, cropped or reordered: only scale, mean and std apply to them.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    resize: int | None = None
+    crop: int | None = None
+    fit: Literal["short_side", "stretch", "letterbox"] = "short_side"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    color: Literal["RGB", "BGR", "GRAY", "Y"] = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    dtype: Literal["float32", "float16", "uint8"] = "float32"
+
+
+PRESETS: dict[str, Preprocess] = {
+    "imagenet": Preprocess(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+    "unit": Preprocess(),
+    "signed": Preprocess(scale=1 / 127.5, mean=(1.0,)),
+    "raw": Preprocess(scale=1.0),
+}
+DEFAULT_CALIBRATION_SAMPLES = 128
+
+
+def calibration_share(samples: int) -> int:
+    """How many samples of one dataset serve calibration when it serves both uses: min(128, a fifth)."""
+    return min(DEFAULT_CALIBRATION_SAMPLES, samples // 5)

@@ -1,0 +1,114 @@
+"""Errors of the domain: a code, a sentence, and what to do next. No HTTP words here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One thing wrong in the input: where (a JSON pointer) and what."""
+
+    pointer: str
+    detail: str
+
+
+class DomainError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str = "", *, errors: tuple[FieldError, ...] = ()) -> None:
+        """Without `detail`, the message is the first line of the class's docstring."""
+        self.detail = detail or (type(self).__doc__ or "").splitlines()[0]
+        self.errors = errors
+        super().__init__(self.detail)
+
+
+class NotFound(DomainError):
+    """There is nothing with this id in this project."""
+
+    code = "not_found"
+
+
+class InvalidInput(DomainError):
+    """The request has fields that do not fit."""
+
+    code = "invalid_input"
+
+
+class Conflict(DomainError):
+    """Something with this name exists already."""
+
+    code = "conflict"
+
+
+class JobFinished(DomainError):
+    """The job has ended; it cannot be changed any more."""
+
+    code = "job_finished"
+
+
+class JobNotFinished(DomainError):
+    """The job has not ended yet; ask again later or send `Prefer: wait=60`."""
+
+    code = "job_not_finished"
+    retryable = True
+
+
+class JobNotSucceeded(DomainError):
+    """The job did not succeed, so there is no result of this kind; its `error` says why."""
+
+    code = "job_not_succeeded"
+
+
+class DigestMismatch(DomainError):
+    """The received bytes do not have the sha256 that was announced."""
+
+    code = "digest_mismatch"
+
+
+class TooLarge(DomainError):
+    """The upload exceeds the limit."""
+
+    code = "too_large"
+
+
+class EmptyFile(DomainError):
+    """The file is empty."""
+
+    code = "empty_file"
+
+
+class Refused(DomainError):
+    """An upload or a recipe that the engine cannot work with; trying again changes nothing.
+
+    `code` differs from refusal to refusal, so it is given to each.
+    """
+
+    def __init__(self, code: str, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(detail, errors=errors)
+        self.refusal = code
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An error as stored with a job, a step or a rejected upload, and as shown (RFC 9457)."""
+
+    code: str
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, error: DomainError) -> "Problem":
+        """The problem that this error is shown as."""
+        code = error.refusal if isinstance(error, Refused) else error.code
+        return cls(code, error.detail, error.errors, error.retryable)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Problem":
+        """Read back what `dataclasses.asdict` made."""
+        errors = tuple(FieldError(e["pointer"], e["detail"]) for e in value.get("errors", ()))
+        return cls(value["code"], value["detail"], errors, bool(value.get("retryable", False)))

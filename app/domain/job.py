@@ -1,0 +1,88 @@
+"""What a job is asked to do, the states things pass through, and which transitions are legal."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from app.domain.errors import DomainError
+from app.domain.gate import Gate
+from app.domain.recipe import FORBID_UNKNOWN, Recipe
+from app.domain.target import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Which samples give activation ranges. `samples` caps their number."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    dataset: str | None = None
+    samples: int | None = field(default=None, metadata={"ge": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Which samples decide accuracy and fidelity, by which metric, on which output."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    dataset: str | None = None
+    metric: Literal["auto", "top1", "top5"] = "auto"
+    samples: int | None = field(default=None, metadata={"ge": 1})
+    output: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """How latency is measured; `max_seconds` is the budget for each candidate."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    batch: int = field(default=1, metadata={"ge": 1, "le": 1024})
+    threads: int = field(default=1, metadata={"ge": 1, "le": 256})
+    max_seconds: float = field(default=60, metadata={"gt": 0, "le": 3600})
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """One quantization job; everything but `version` has a sensible default."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    version: str
+    calibration: Calibration = field(default_factory=Calibration)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    recipes: tuple[Recipe, ...] = field(default=(), metadata={"max_length": 100})
+    target: Target = field(default_factory=Target)
+    shapes: dict[str, int] = field(default_factory=dict)
+    benchmark: Benchmark = field(default_factory=Benchmark)
+    gate: Gate | None = None
+    deadline_s: int = field(default=3600, metadata={"ge": 1, "le": 7 * 86400})
+    reuse: Literal["allow", "never"] = "allow"
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+class IllegalTransition(DomainError):
+    """This state cannot follow that one."""
+
+    code = "illegal_transition"
+
+
+JOB_ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
+CANDIDATE_ENDED = frozenset({"measured", "failed", "pruned", "canceled"})
+STEP_ENDED = frozenset({"done", "failed", "canceled"})
+
+TRANSITIONS: dict[str, dict[str, frozenset[str]]] = {
+    "version": {"inspecting": frozenset({"ready", "rejected"})},
+    "dataset": {"inspecting": frozenset({"ready", "rejected"})},
+    "job": {
+        "queued": frozenset({"running", "failed", "canceled", "expired"}),
+        "running": JOB_ENDED,
+    },
+    "candidate": {
+        "planned": frozenset({"building", "failed", "pruned", "canceled"}),
+        "building": frozenset({"built", "failed", "pruned", "canceled"}),
+        "built": frozenset({"measured", "failed", "pruned", "canceled"}),
+    },
+}
+
+
+def check_transition(noun: str, before: str, after: str) -> None:
+    """Raise IllegalTransition unless `after` may follow `before` for this noun."""
+    if after not in TRANSITIONS[noun].get(before, frozenset()):
+        raise IllegalTransition(f"A {noun} that is {before} cannot become {after}.")

@@ -1,0 +1,153 @@
+"""What was measured. A figure that is missing has its reason in the candidate's `notes`."""
+
+from dataclasses import dataclass
+
+Metric = str
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output: `shape` has a size, a name, or null per axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is in a model and what of it can be quantized."""
+
+    family: str  # convolutional | transformer | recurrent | dense | other
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    ir: int
+    opsets: dict[str, int]
+    producer: str
+    nodes: int
+    op_types: dict[str, int]
+    parameters: int
+    bytes: int
+    quantizable: float  # share of the parameters that int8 recipes can reach, 0 to 1
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ArrayInfo:
+    """One array of a dataset; `shape` is that of one sample, null where samples differ."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What is in a dataset."""
+
+    format: str  # npz | images
+    samples: int
+    arrays: tuple[ArrayInfo, ...]
+    labels: int | None  # how many samples have a label
+    classes: tuple[str, ...]  # names, or the distinct labels as text; at most 1000
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes on disk, external data included."""
+
+    bytes: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Paired comparison with the float model on the same samples.
+
+    `drop` above 0 is worse. `lost` were right in float and are wrong now; `gained` the other way round.
+    `ci` is the two-sided 95 % score interval of the drop (Tango 1998).
+    """
+
+    metric: Metric
+    value: float
+    baseline: float
+    drop: float
+    ci: tuple[float, float]
+    samples: int
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close the outputs stay to the float model's; `agreement` is the share of equal top-1."""
+
+    sqnr_db: float
+    sqnr_p05_db: float
+    sqnr_se_db: float  # standard error of `sqnr_db` over samples, by the delta method
+    cosine: float
+    agreement: float | None
+    samples: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per run, and the speed-up with its distribution-free 95 % interval over rounds.
+
+    `ratios` are the rounds' speed-ups (baseline / candidate); `noise` is the same interval for the baseline
+    measured against itself.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    baseline_p50_ms: float
+    speedup: float
+    ci: tuple[float, float]
+    noise: tuple[float, float]
+    rounds: int
+    ratios: tuple[float, ...]
+    load_ms: float
+    cpu_ms: float
+    threads: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak resident bytes of a fresh process, and that minus its peak after importing the runtime."""
+
+    peak_bytes: int
+    model_bytes: int
+    baseline_model_bytes: int
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Nodes that the runtime executes in integer kernels and in float ones."""
+
+    integer: int
+    float: int
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What a runtime must know to load the model."""
+
+    ir: int
+    opsets: dict[str, int]
+    onnxruntime: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything measured of one candidate; null with a reason in `notes`."""
+
+    size: Size | None = None
+    accuracy: Accuracy | None = None
+    fidelity: Fidelity | None = None
+    latency: Latency | None = None
+    memory: Memory | None = None
+    kernels: Kernels | None = None
+    requires: Requires | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,148 @@
+"""What the engine is asked and what it answers: the frozen dataclasses that cross the sandbox's border.
+
+All paths are absolute. A call writes only below its `out` folder.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.domain.dataset import Preprocess
+from app.domain.recipe import DynamicInt8, StaticInt8
+from app.domain.report import Figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A dataset's file and how its samples become inputs."""
+
+    path: Path
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    input: str | None = None  # the model's input that images bind to, where it has several
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamineModel:
+    """Look at an uploaded model; `model` is its main file, external data lies beside it."""
+
+    model: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamineDataset:
+    """Look at an uploaded dataset."""
+
+    data: Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Prepare the float model once for all recipes, split the data, calibrate, and evaluate the baseline.
+
+    With `calibration` and `evaluation` on the same path the samples are split. Without `evaluation` there is
+    no reference; without `calibration` no statistics.
+    """
+
+    model: Path
+    out: Path
+    calibration: Data | None = None
+    evaluation: Data | None = None
+    calibration_samples: int | None = None
+    evaluation_samples: int | None = None
+    metric: str = "auto"  # auto: top1 when there are labels
+    output: str | None = None
+    batch: int = 1
+    shapes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What `Prepare` wrote below `out`, by file name, and what it found.
+
+    `reference` holds the float outputs, the labels and the sample order of the evaluation; `feeds` a few
+    ready inputs for latency. `baseline` has accuracy as value == baseline and drop 0.
+    """
+
+    model: str
+    statistics: str | None
+    reference: str | None
+    feeds: str
+    metric: str | None
+    calibration_samples: int
+    evaluation_samples: int
+    synthetic_feeds: bool
+    baseline: Figures
+    notes: tuple[str, ...]  # what the doctor repaired or left out, with node names and reasons
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """Quantize the prepared model by one recipe and evaluate the result against the reference."""
+
+    original: Path  # the upload: the size ratio is to this
+    model: Path  # the prepared model
+    out: Path
+    recipe: DynamicInt8 | StaticInt8
+    isa: str
+    statistics: Path | None = None
+    reference: Path | None = None
+    feeds: Path | None = None
+    evaluation: Data | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The candidate: `model` is a file name below `out`; `recipe` has no `auto` left."""
+
+    model: str
+    recipe: DynamicInt8 | StaticInt8
+    figures: Figures  # size, accuracy, fidelity, kernels, requires; latency and memory come later
+    reasons: tuple[str, ...]  # why each auto field became what it is, and what was left in float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRound:
+    """One round of paired latency in this process: the baseline, the baseline again, each candidate."""
+
+    models: tuple[Path, ...]  # the baseline first
+    feeds: Path
+    threads: int = 1
+    seed: int = 0
+    seconds: float = 0.25  # at least this long for each contestant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One contestant's result in one round."""
+
+    log_ratio: float  # median over blocks of log(baseline / this)
+    p50_ms: float
+    p90_ms: float
+    load_ms: float
+    cpu_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One round: the baseline against itself (A/A), the baseline, and each candidate in order."""
+
+    noise: Contestant
+    baseline: Contestant
+    candidates: tuple[Contestant, ...]
+    throttled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureMemory:
+    """Load and run one model in this fresh process."""
+
+    model: Path
+    feeds: Path
+    threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """Peak resident bytes: after importing the runtime, and after running the model."""
+
+    import_bytes: int
+    peak_bytes: int
