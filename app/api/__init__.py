@@ -1,0 +1,1 @@
+"""HTTP: parse at the edge, call one service, answer."""

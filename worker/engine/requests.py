@@ -72,6 +72,7 @@ class Prepared:
     synthetic_feeds: bool
     baseline: Figures
     notes: tuple[str, ...]  # what the doctor repaired or left out, with node names and reasons
+    batch: int = 1  # samples in each feed: what was asked for, or the model's fixed batch
 
 
 @dataclass(frozen=True, kw_only=True)

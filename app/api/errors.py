@@ -1,0 +1,124 @@
+"""Errors as RFC 9457 problems: the one table from code to status, and the handlers."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
+
+log = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+STATUS = {
+    "conflict": 409,
+    "digest_mismatch": 422,
+    "empty_file": 422,
+    "invalid_input": 422,
+    "job_finished": 409,
+    "job_not_finished": 409,
+    "job_not_succeeded": 409,
+    "not_found": 404,
+    "too_large": 413,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "unavailable": 503,
+    "error": 500,
+}
+CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+
+
+def problem_body(problem: Problem, status: int, request_id: str) -> dict[str, Any]:
+    """The problem object as shown."""
+    return {
+        "type": f"urn:fewbits:problem:{problem.code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "errors": [{"pointer": e.pointer, "detail": e.detail} for e in problem.errors],
+        "request_id": request_id,
+        "retryable": problem.retryable,
+    }
+
+
+def problem_response(problem: Problem, status: int, request_id: str, headers: Any = None) -> Response:  # noqa: ANN401
+    """The answer to a request that failed."""
+    body = problem_body(problem, status, request_id)
+    return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def invalid_input(error: ValidationError | RequestValidationError, prefix: str = "") -> InvalidInput:
+    """What pydantic found, as JSON pointers below `prefix`."""
+    found = tuple(FieldError(prefix + _pointer(row["loc"]), _sentence(row)) for row in error.errors())
+    return InvalidInput("; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3]), errors=found)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of this application with a problem."""
+    app.add_exception_handler(DomainError, _domain_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(Exception, _bug)
+
+
+def request_id(request: Request) -> str:
+    """The id that the middleware gave this request."""
+    return str(request.state.request_id)
+
+
+def _domain_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DomainError)  # noqa: S101 - registered for it
+    problem = Problem.of(error)
+    return problem_response(problem, STATUS.get(problem.code, 422), request_id(request))
+
+
+def _validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it
+    return _domain_error(request, invalid_input(error))
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    problem = Problem(CODES.get(error.status_code, "error"), _explain(request, error))
+    return problem_response(problem, error.status_code, request_id(request), error.headers)
+
+
+def _explain(request: Request, error: HTTPException) -> str:
+    if error.detail == "Not Found":
+        return f"There is nothing at {request.url.path}; /docs lists what there is."
+    if error.detail == "Method Not Allowed":
+        return f"{request.method} is not possible on {request.url.path}; see /docs."
+    return error.detail
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    log.error("database: %s", error)
+    problem = Problem("unavailable", "The database does not answer; try again shortly.", retryable=True)
+    return problem_response(problem, 503, request_id(request), {"Retry-After": "5"})
+
+
+def _bug(request: Request, error: Exception) -> Response:
+    log.error("unhandled error in %s %s", request.method, request.url.path, exc_info=error)
+    detail = f"This is our mistake; tell the operator the request_id {request_id(request)}."
+    return problem_response(Problem("error", detail), 500, request_id(request))
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    """A JSON pointer; FastAPI's first word says where a value came from."""
+    parts = location[1:] if location and location[0] in {"body", "query", "path", "header"} else location
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
+    if row["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return "there is no field of this name"
+    text = str(row["msg"])
+    shown = repr(row.get("input"))
+    return text if len(shown) > 80 or row["type"] == "missing" else f"{text}, not {shown}"  # noqa: PLR2004

@@ -1,0 +1,99 @@
+"""Text fields of forms, parsed into the domain's values."""
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.api.errors import invalid_input
+from app.api.schemas import Labels, SpecWithoutIds
+from app.domain.dataset import PRESETS, Preprocess
+from app.domain.errors import FieldError, InvalidInput
+from app.domain.gate import CHECKS
+
+GATE_FIELDS = frozenset({*CHECKS, "on_inconclusive"})
+Value = TypeVar("Value")
+
+
+def preprocess(text: str, pointer: str = "/preprocess") -> Preprocess:
+    """A preset's name, or JSON.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    if not text.strip():
+        return Preprocess()
+    if not text.lstrip().startswith("{"):
+        return preset(text.strip(), pointer)
+    return parse(Preprocess, loaded(text, pointer), pointer)
+
+
+def preset(name: str, pointer: str) -> Preprocess:
+    """A preset by its name.
+
+    Raises:
+        InvalidInput: There is none of this name.
+    """
+    if name not in PRESETS:
+        detail = f"there is no preset {name!r}; use {', '.join(PRESETS)}, or a JSON object"
+        raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+    return PRESETS[name]
+
+
+def labels(text: str) -> dict[str, str]:
+    """Labels as a JSON object of strings."""
+    return parse(dict[str, str], loaded(text, "/labels"), "/labels", Labels) if text.strip() else {}
+
+
+def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
+    """The one-shot's `spec`, with the gate's limits that came as form fields of their own."""
+    found = loaded(text, "/spec") if text.strip() else {}
+    if not isinstance(found, dict):
+        detail = "must be a JSON object"
+        raise InvalidInput(f"/spec: {detail}", errors=(FieldError("/spec", detail),))
+    limits = {name: form[name] for name in GATE_FIELDS & form.keys()}
+    if limits:
+        found = found | {"gate": (found.get("gate") or {}) | limits}
+    return parse(SpecWithoutIds, found, "/spec")
+
+
+def loaded(text: str, pointer: str) -> Any:  # noqa: ANN401 - any JSON
+    """JSON from a text field.
+
+    Raises:
+        InvalidInput: It is none; the place is named.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        detail = f"is no JSON: {error}"
+        raise InvalidInput(f"{pointer} {detail}", errors=(FieldError(pointer, detail),)) from error
+
+
+def parse(kind: type[Value], value: object, pointer: str, adapter: Any = None) -> Value:  # noqa: ANN401
+    """A value of this type.
+
+    Raises:
+        InvalidInput: It does not fit; every misfit is named.
+    """
+    try:
+        parsed: Value = TypeAdapter(adapter or kind).validate_python(value)
+    except ValidationError as error:
+        raise invalid_input(error, pointer) from error
+    return parsed
+
+
+def file_path(text: str, pointer: str) -> str:
+    """A path inside a version, as its external data is named.
+
+    Raises:
+        InvalidInput: It leads outside, or is none.
+    """
+    path = PurePosixPath(text)
+    unsafe = path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text
+    if unsafe or not path.parts or len(text) > 500:  # noqa: PLR2004 - the column's length
+        detail = f"{text[:100]!r} is no plain relative path below the model's folder"
+        raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+    return str(path)

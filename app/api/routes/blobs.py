@@ -1,0 +1,64 @@
+"""Raw bytes by their SHA-256: is it here, and streaming it in one request."""
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+
+from app.api.deps import ReadDb, Service, Who
+from app.api.schemas import BlobRead, Sha256
+from app.db import queries
+from app.domain.errors import DigestMismatch
+from app.services import blobs
+from app.storage import Received, Storage
+
+router = APIRouter(prefix="/blobs", tags=["blobs"])
+BATCH_BYTES = 1024 * 1024
+BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+@router.head("/{sha256}", responses={404: {"description": "Send it with PUT"}})
+def has_blob(sha256: Sha256, caller: Who, db: ReadDb) -> Response:
+    """Whether this project has sent these bytes already."""
+    found = queries.project_blob(db, caller.project_id, sha256)
+    if found is None:
+        return Response(status_code=404)
+    return Response(headers={"ETag": f'"{sha256}"', "Content-Length": str(found.size)})
+
+
+@router.put("/{sha256}", status_code=201, openapi_extra={"requestBody": {"required": True, **BODY}})
+async def put_blob(sha256: Sha256, request: Request, caller: Who, service: Service) -> BlobRead:
+    """Stream the raw bytes: `curl -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`."""
+    received = await _receive(request, service.storage, sha256)
+
+    def record(db: Session) -> BlobRead:
+        grace = service.settings.blob_grace_s
+        blob = blobs.keep(db, service.storage, caller.project_id, received, grace)
+        return BlobRead(sha256=blob.sha256, size=blob.size)
+
+    try:
+        return await service.write(record)
+    except BaseException:
+        await run_in_threadpool(service.storage.delete, received.key)
+        raise
+
+
+async def _receive(request: Request, storage: Storage, sha256: str) -> Received:
+    """Stream the body into the store.
+
+    Raises:
+        DigestMismatch: It hashes to something else; nothing is kept.
+    """
+    with storage.create() as writer:
+        batch = bytearray()
+        async for chunk in request.stream():
+            batch += chunk
+            if len(batch) >= BATCH_BYTES:
+                await run_in_threadpool(writer.write, bytes(batch))
+                batch.clear()
+        await run_in_threadpool(writer.write, bytes(batch))
+        received = await run_in_threadpool(writer.finish)
+    if received.sha256 != sha256:
+        await run_in_threadpool(storage.delete, received.key)
+        message = f"The {received.size} received bytes hash to {received.sha256}, not to {sha256}."
+        raise DigestMismatch(message)
+    return received

@@ -1,0 +1,156 @@
+"""Models and their versions."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.api import fields
+from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, page
+from app.api.download import send_blob
+from app.api.forms import Form, received_form
+from app.api.openapi import form_or_json
+from app.api.outcome import refuse_rejected
+from app.api.schemas import ModelCreate, ModelRead, Page, VersionRead
+from app.db import queries
+from app.db.models import Blob, Model, Version
+from app.domain.errors import NotFound
+from app.services import blobs, models
+from app.services.keys import Caller
+
+router = APIRouter(tags=["models"])
+FILES = frozenset({"file"})
+FIELDS = frozenset({"name", "labels"})
+FORM: dict[str, Any] = {
+    "required": ["file"],
+    "properties": {
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "the model; repeat it for external data",
+        },
+        "name": {"type": "string", "description": "default: the file's name"},
+        "labels": {
+            "type": "string",
+            "description": "JSON object of strings",
+            "example": '{"branch": "main"}',
+        },
+    },
+}
+
+
+@router.post("/models", status_code=201, openapi_extra=form_or_json(FORM, ModelCreate))
+async def create_version(
+    request: Request, response: Response, caller: Who, service: Service, wait: Wait
+) -> VersionRead:
+    """Upload a model: a new version under its name, inspected by a worker before anything uses it.
+
+    `curl -H "Authorization: Bearer $KEY" -F file=@model.onnx -F name=digits $URL/v1/models`
+    """
+    if request.headers.get("content-type", "").startswith("application/json"):
+        version_id = await _from_json(request, caller, service)
+    else:
+        version_id = await _from_form(request, caller, service)
+    response.headers["Location"] = f"/v1/versions/{version_id}"
+    await service.watch.settled(version_id, wait)
+    shown = await service.read(lambda db: VersionRead.of(db.get_one(Version, version_id)))
+    refuse_rejected(shown.id, shown.error, wait)
+    return shown
+
+
+@router.get("/models")
+def list_models(
+    request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
+) -> Page[ModelRead]:
+    """The project's models, newest first."""
+    chosen = select(Model).where(Model.project_id == caller.project_id)
+    rows = queries.newest_first(db, chosen, Model, cursor, limit)
+    return page(request, response, rows, limit, ModelRead.of)
+
+
+@router.get("/models/{model_id}")
+def read_model(model_id: str, caller: Who, db: ReadDb) -> ModelRead:
+    """One model."""
+    return ModelRead.of(queries.get_owned(db, Model, caller.project_id, model_id))
+
+
+@router.get("/models/{model_id}/versions")
+def list_versions(
+    model_id: str,
+    request: Request,
+    response: Response,
+    caller: Who,
+    db: ReadDb,
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> Page[VersionRead]:
+    """A model's versions, newest first."""
+    model = queries.get_owned(db, Model, caller.project_id, model_id)
+    chosen = select(Version).where(Version.model_id == model.id)
+    rows = queries.newest_first(db, chosen, Version, cursor, limit)
+    return page(request, response, rows, limit, VersionRead.of)
+
+
+@router.get("/versions/{version_id}")
+def read_version(version_id: str, caller: Who, db: ReadDb) -> VersionRead:
+    """One version: its state, what is in it, or why it was rejected."""
+    return VersionRead.of(queries.get_owned(db, Version, caller.project_id, version_id))
+
+
+@router.get("/versions/{version_id}/content")
+def download_version(
+    version_id: str, request: Request, caller: Who, db: ReadDb, service: Service, path: str | None = None
+) -> Response:
+    """The uploaded bytes: the main file, or the one at `path`."""
+    version = queries.get_owned(db, Version, caller.project_id, version_id)
+    file = next((f for f in version.files if path in {None, f.path}), None)
+    if file is None:
+        message = f"The version {version_id} has no file {path or ''}; a rejected upload's bytes are gone."
+        raise NotFound(message)
+    blob = queries.blob(db, file.sha256)
+    name = file.path.rpartition("/")[2]
+    found = (blob.sha256, blob.key, blob.size)
+    return send_blob(request, service.storage, found, name, "application/octet-stream")
+
+
+async def _from_json(request: Request, caller: Caller, service: App) -> str:
+    body = fields.parse(ModelCreate, fields.loaded((await request.body()).decode(errors="replace"), ""), "")
+
+    def create(db: Session) -> str:
+        files = [
+            (fields.file_path(path, "/files"), blobs.referable(db, caller.project_id, sha256, "/files"))
+            for path, sha256 in body.files.items()
+        ]
+        return models.add_version(db, caller.project_id, body.name, main_first(files), body.labels).id
+
+    return await service.write(create)
+
+
+async def _from_form(request: Request, caller: Caller, service: App) -> str:
+    async with received_form(request, service.storage, FILES, FIELDS) as form:
+        form.file("file")
+        labels = fields.labels(form.fields.get("labels", ""))
+        return await service.write(lambda db: add_from_form(db, service, caller, form, "file", labels).id)
+
+
+def add_from_form(
+    db: Session, service: App, caller: Caller, form: Form, part: str, labels: dict[str, str]
+) -> Version:
+    """A version from the file parts of this name."""
+    grace = service.settings.blob_grace_s
+    files = [
+        (
+            fields.file_path(file.filename.rpartition("/")[2] or "model.onnx", f"/{part}"),
+            blobs.keep(db, service.storage, caller.project_id, file.received, grace),
+        )
+        for file in form.files[part]
+    ]
+    ordered = main_first(files)
+    name = form.fields.get("name") or ordered[0][0].removesuffix(".onnx")
+    return models.add_version(db, caller.project_id, name[:200], ordered, labels)
+
+
+def main_first(files: list[tuple[str, Blob]]) -> list[tuple[str, Blob]]:
+    """The model before its external data: the first `.onnx`, else the first file."""
+    return sorted(files, key=lambda file: not file[0].endswith(".onnx"))

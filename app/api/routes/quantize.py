@@ -1,0 +1,105 @@
+"""The one-shot: model, data and spec in one form, the job or its verdict as the answer."""
+
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
+from starlette.responses import JSONResponse
+
+from app.api import fields
+from app.api.deps import App, Service, Wait, Who
+from app.api.forms import Form, received_form
+from app.api.openapi import form
+from app.api.routes import datasets, models
+from app.api.routes.jobs import show, verdict_response
+from app.api.schemas import JobRead, SpecWithoutIds
+from app.db.models import Job
+from app.domain.job import JOB_ENDED, JobSpec
+from app.services import jobs
+from app.services.keys import Caller
+
+router = APIRouter(tags=["jobs"])
+FILES = frozenset({"model", "data"})
+FIELDS = frozenset({"name", "spec", "preprocess", "input", "labels"}) | fields.GATE_FIELDS
+LIMIT = {"type": "number"}
+FORM: dict[str, Any] = {
+    "required": ["model"],
+    "properties": {
+        "model": {"type": "string", "format": "binary", "description": "repeat it for external data"},
+        "data": {
+            "type": "string",
+            "format": "binary",
+            "description": "serves calibration and evaluation, split",
+        },
+        "preprocess": {"type": "string", "description": "imagenet, unit, signed, raw, or JSON"},
+        "spec": {
+            "type": "string",
+            "description": "JSON: a JobSpec without ids",
+            "example": '{"recipes": [{"method": "static_int8"}]}',
+        },
+        "name": {"type": "string", "description": "the model's name; default: the file's"},
+        "input": {"type": "string", "description": "the model's input that images bind to"},
+        "labels": {"type": "string", "description": "JSON object of strings"},
+        "max_accuracy_drop": LIMIT,
+        "min_speedup": LIMIT,
+        "max_size_ratio": LIMIT,
+        "min_sqnr_db": LIMIT,
+        "on_inconclusive": {"type": "string", "enum": ["pass", "fail"]},
+    },
+}
+
+
+@router.post("/quantize", status_code=202, response_model=JobRead, openapi_extra=form(FORM))
+async def quantize(
+    request: Request,
+    caller: Who,
+    service: Service,
+    wait: Wait,
+    status: Annotated[
+        Literal["http"] | None, Query(description="answer the verdict, 422 if it blocks")
+    ] = None,
+) -> Response:
+    """Upload, quantize, measure and decide in one request.
+
+    `curl -fsS -H "Authorization: Bearer $KEY" -F model=@m.onnx -F data=@val.zip -F preprocess=imagenet
+    -F max_accuracy_drop=0.01 -F min_speedup=1.2 -H 'Prefer: wait=600' "$URL/v1/quantize?status=http"`
+    """
+    async with received_form(request, service.storage, FILES, FIELDS) as sent:
+        sent.file("model")
+        spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
+        job_id = await service.write(lambda db: _create(db, service, caller, sent, spec))
+    await service.watch.settled(job_id, wait)
+    return await service.read(lambda db: _answer(db, job_id, status, wait))
+
+
+def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWithoutIds) -> str:
+    labels = fields.labels(sent.fields.get("labels", ""))
+    version = models.add_from_form(db, service, caller, sent, "model", labels)
+    whole: JobSpec = replace(spec, version=version.id, labels=spec.labels | labels)  # type: ignore[arg-type]
+    if "data" in sent.files:
+        dataset = datasets.add_from_form(db, service, caller, replace_name(sent), "data")
+        whole = replace(
+            whole,
+            calibration=replace(spec.calibration, dataset=dataset.id),
+            evaluation=replace(spec.evaluation, dataset=dataset.id),
+        )
+    return jobs.create(db, caller.project_id, whole).id
+
+
+def replace_name(sent: Form) -> Form:
+    """The form without `name`, which is the model's here."""
+    return Form({k: v for k, v in sent.fields.items() if k != "name"}, sent.files)
+
+
+def _answer(db: Session, job_id: str, status: str | None, wait: float) -> Response:
+    job = db.get_one(Job, job_id)
+    headers = {"Location": f"/v1/jobs/{job_id}"}
+    if wait:
+        headers["Preference-Applied"] = f"wait={wait:.0f}"
+    if status == "http":
+        response = verdict_response(db, job_id, "json", status)
+        response.headers.update(headers)
+        return response
+    code = 200 if job.state in JOB_ENDED else 202
+    return JSONResponse(show(db, job).model_dump(mode="json"), code, headers=headers)

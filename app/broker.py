@@ -1,0 +1,94 @@
+"""The one Celery object, and the doorbell: a message carries a step's id and nothing else.
+
+A ring that is lost costs time, never work: the row is the truth and the sweeper rings again.
+"""
+
+import logging
+import queue
+import threading
+from typing import Any
+
+from celery import Celery
+
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+WAITING_RINGS = 1000
+WRITE_OPTIONS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
+QUEUES = {
+    "inspect_version": "inspect",
+    "inspect_dataset": "inspect",
+    "prepare": "default",
+    "build": "default",
+    "benchmark": "benchmark",
+    "report": "default",
+}
+
+
+def _configuration() -> dict[str, Any]:
+    return {
+        "broker_url": Settings().redis_url,
+        "broker_connection_retry_on_startup": True,
+        "task_acks_late": False,
+        "task_ignore_result": True,
+        "worker_disable_prefetch": True,
+        "worker_enable_remote_control": False,
+        "worker_hijack_root_logger": False,
+        "worker_send_task_events": False,
+    }
+
+
+celery = Celery("fewbits")
+celery.add_defaults(_configuration)  # called when the configuration is first needed
+
+
+class Doorbell:
+    """Rings from a bounded background thread, so that no request waits for the broker."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.Queue[tuple[str, str, dict[str, Any]]] = queue.Queue(WAITING_RINGS)
+        self._thread: threading.Thread | None = None
+        self._guard = threading.Lock()
+
+    def ring(self, step_id: str, kind: str) -> None:
+        """Tell a worker that this step is queued; never raises, never blocks."""
+        self.send("run_step", QUEUES[kind], args=[step_id])
+
+    def send(self, task: str, target: str, **options: Any) -> None:  # noqa: ANN401 - Celery's own options
+        """Publish a message in the background."""
+        self._start()
+        try:
+            self._waiting.put_nowait((task, target, options))
+        except queue.Full:
+            log.warning("doorbell full, %s on %s waits for the sweeper", task, target)
+
+    def _start(self) -> None:
+        with self._guard:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            task, target, options = self._waiting.get()
+            try:
+                with celery.connection_for_write(transport_options=WRITE_OPTIONS) as connection:
+                    celery.send_task(
+                        task, queue=target, ignore_result=True, retry=False, connection=connection, **options
+                    )
+            except Exception as error:  # noqa: BLE001 - whatever the client raises, the sweeper rings again
+                log.warning("could not ring %s for %s: %s", target, options.get("args"), error)
+
+
+doorbell = Doorbell()
+ring = doorbell.ring
+
+
+def reachable() -> bool:
+    """Whether the broker answers within a second."""
+    try:
+        with celery.connection_for_write(transport_options=WRITE_OPTIONS) as connection:
+            connection.ensure_connection(max_retries=1, timeout=1)
+    except Exception:  # noqa: BLE001 - whatever the client raises, it does not answer
+        return False
+    return True

@@ -1,0 +1,73 @@
+"""What all tables share: naming of constraints, ids, times, and JSON columns of domain dataclasses."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import JSON, BigInteger, Dialect, MetaData, String
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator
+from ulid import ULID
+
+MICROSECONDS = 1_000_000
+
+
+class Base(DeclarativeBase):
+    """Constraints are named, so that migrations can name them too."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+Id = String(40)
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+def new_id(prefix: str) -> str:
+    """A prefixed id that sorts by time: `job_01j…`."""
+    return f"{prefix}_{str(ULID()).lower()}"
+
+
+class now_us(FunctionElement[int]):  # noqa: N801 - reads as a SQL function
+    """The database's clock in integer microseconds since 1970, the same for every process of a cluster."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(now_us, "sqlite")
+def _now_on_sqlite(_element: now_us, _compiler: SQLCompiler, **_options: object) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
+
+
+@compiles(now_us, "postgresql")
+def _now_on_postgres(_element: now_us, _compiler: SQLCompiler, **_options: object) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)"
+
+
+class Stored(TypeDecorator[Any]):
+    """A domain dataclass, stored as JSON."""
+
+    impl = Json
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:  # noqa: ANN401 - a class or a union of classes
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
+        """To JSON."""
+        return None if value is None else TypeAdapter(self.kind).dump_python(value, mode="json")
+
+    def process_result_value(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
+        """From JSON; fields that a newer release added are taken as they are stored."""
+        return None if value is None else TypeAdapter(self.kind).validate_python(value)

@@ -1,0 +1,232 @@
+"""The tables. Times are integer microseconds of the database's clock; ids are prefixed and sort by time."""
+
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.db.base import Base, Id, Json, Stored, new_id, now_us
+from app.domain.dataset import Preprocess
+from app.domain.errors import Problem
+from app.domain.gate import Verdict
+from app.domain.job import JobSpec
+from app.domain.recipe import DynamicInt8, StaticInt8
+from app.domain.report import DatasetSummary, Examination, Figures
+
+
+def _id(prefix: str) -> Mapped[str]:
+    return mapped_column(Id, primary_key=True, default=lambda: new_id(prefix))
+
+
+def _project() -> Mapped[str]:
+    return mapped_column(Id, ForeignKey("projects.id"), index=True)
+
+
+def _created() -> Mapped[int]:
+    return mapped_column(BigInteger, default=now_us())
+
+
+class Project(Base):
+    """Whose things they are: every row but a blob belongs to one project."""
+
+    __tablename__ = "projects"
+    id: Mapped[str] = _id("prj")
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    created_at: Mapped[int] = _created()
+
+
+class ApiKey(Base):
+    """A key of a project: only its SHA-256 is kept."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = _id("key")
+    project_id: Mapped[str] = _project()
+    name: Mapped[str] = mapped_column(String(200))
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    scopes: Mapped[list[str]] = mapped_column(Json)
+    expires_at: Mapped[int | None] = mapped_column(BigInteger)
+    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    created_at: Mapped[int] = _created()
+
+
+class Blob(Base):
+    """Bytes in the blob store, under a random key."""
+
+    __tablename__ = "blobs"
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = _created()
+
+
+class ProjectBlob(Base):
+    """That a project has sent or made these bytes; a hash alone opens nobody else's."""
+
+    __tablename__ = "project_blobs"
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), ForeignKey("blobs.sha256"), primary_key=True, index=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class Model(Base):
+    """A name under which versions are uploaded."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    id: Mapped[str] = _id("mdl")
+    project_id: Mapped[str] = _project()
+    name: Mapped[str] = mapped_column(String(200))
+    created_at: Mapped[int] = _created()
+
+
+class Version(Base):
+    """One uploaded state of a model: its files, and what the inspection found."""
+
+    __tablename__ = "versions"
+    id: Mapped[str] = _id("ver")
+    project_id: Mapped[str] = _project()
+    model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id"), index=True)
+    state: Mapped[str] = mapped_column(String(20), default="inspecting")
+    labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict)
+    examination: Mapped[Examination | None] = mapped_column(Stored(Examination))
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    created_at: Mapped[int] = _created()
+    model: Mapped[Model] = relationship()
+    files: Mapped[list["VersionFile"]] = relationship(
+        order_by="VersionFile.position", cascade="all, delete-orphan"
+    )
+
+
+class VersionFile(Base):
+    """One file of a version; the first is the model, the others its external data."""
+
+    __tablename__ = "version_files"
+    version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    path: Mapped[str] = mapped_column(String(500))
+    sha256: Mapped[str] = mapped_column(String(64), ForeignKey("blobs.sha256"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+
+
+class Dataset(Base):
+    """One uploaded file of samples."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = _id("dst")
+    project_id: Mapped[str] = _project()
+    name: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(20), default="inspecting")
+    sha256: Mapped[str | None] = mapped_column(String(64), ForeignKey("blobs.sha256"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    preprocess: Mapped[Preprocess] = mapped_column(Stored(Preprocess))
+    input: Mapped[str | None] = mapped_column(String(500))
+    summary: Mapped[DatasetSummary | None] = mapped_column(Stored(DatasetSummary))
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    created_at: Mapped[int] = _created()
+
+
+class Job(Base):
+    """One quantization job. The version and the datasets of its spec stand here too, as foreign keys."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_project_id_id", "project_id", "id"),)
+    id: Mapped[str] = _id("job")
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
+    version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"), index=True)
+    calibration_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
+    evaluation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
+    retry_of: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
+    spec: Mapped[JobSpec] = mapped_column(Stored(JobSpec))
+    state: Mapped[str] = mapped_column(String(20), default="queued", index=True)
+    phase: Mapped[str | None] = mapped_column(String(20))
+    isa: Mapped[str | None] = mapped_column(String(20))
+    environment: Mapped[dict[str, str] | None] = mapped_column(Json)
+    notes: Mapped[list[str]] = mapped_column(Json, default=list)
+    best_id: Mapped[str | None] = mapped_column(Id)
+    verdict: Mapped[Verdict | None] = mapped_column(Stored(Verdict))
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    created_at: Mapped[int] = _created()
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    deadline_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    version: Mapped[Version] = relationship()
+    candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")
+    steps: Mapped[list["Step"]] = relationship(order_by="Step.id", viewonly=True)
+
+
+class Step(Base):
+    """The unit of work, of retry, and of the timeline that a user sees."""
+
+    __tablename__ = "steps"
+    __table_args__ = (
+        UniqueConstraint("subject_id", "kind", "round"),
+        Index("ix_steps_state_lease_until", "state", "lease_until"),
+        Index("ix_steps_state_rung_at", "state", "rung_at"),
+    )
+    id: Mapped[str] = _id("stp")
+    project_id: Mapped[str] = _project()
+    job_id: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"), index=True)
+    subject_id: Mapped[str] = mapped_column(Id)
+    kind: Mapped[str] = mapped_column(String(20))
+    round: Mapped[int] = mapped_column(Integer, default=0)
+    state: Mapped[str] = mapped_column(String(20), default="queued")
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    losses: Mapped[int] = mapped_column(Integer, default=0)
+    not_before: Mapped[int] = mapped_column(BigInteger, default=0)
+    rung_at: Mapped[int] = mapped_column(BigInteger, default=now_us())
+    lease_until: Mapped[int | None] = mapped_column(BigInteger)
+    worker: Mapped[str | None] = mapped_column(String(200))
+    progress: Mapped[float] = mapped_column(default=0.0)
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    created_at: Mapped[int] = _created()
+    started_at: Mapped[int | None] = mapped_column(BigInteger)
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Candidate(Base):
+    """One way of quantizing in one job; the baseline is the uploaded float model itself."""
+
+    __tablename__ = "candidates"
+    __table_args__ = (UniqueConstraint("job_id", "position"),)
+    id: Mapped[str] = _id("cnd")
+    project_id: Mapped[str] = _project()
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"))
+    position: Mapped[int] = mapped_column(Integer)
+    baseline: Mapped[bool] = mapped_column(Boolean, default=False)
+    name: Mapped[str] = mapped_column(String(200))
+    recipe: Mapped[DynamicInt8 | StaticInt8 | None] = mapped_column(Stored(DynamicInt8 | StaticInt8))
+    state: Mapped[str] = mapped_column(String(20), default="planned")
+    pareto: Mapped[bool | None] = mapped_column(Boolean)
+    figures: Mapped[Figures] = mapped_column(Stored(Figures), default=Figures)
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    created_at: Mapped[int] = _created()
+    job: Mapped[Job] = relationship(back_populates="candidates")
+
+
+class Artifact(Base):
+    """A file that a job made."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (UniqueConstraint("subject_id", "kind"),)
+    id: Mapped[str] = _id("art")
+    project_id: Mapped[str] = _project()
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"), index=True)
+    subject_id: Mapped[str] = mapped_column(Id)
+    kind: Mapped[str] = mapped_column(String(20))
+    filename: Mapped[str] = mapped_column(String(200))
+    media_type: Mapped[str] = mapped_column(String(100))
+    sha256: Mapped[str] = mapped_column(String(64), ForeignKey("blobs.sha256"), index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = _created()
+
+
+class Event(Base):
+    """One transition, written in the transaction that made it; `seq` counts per subject without gaps."""
+
+    __tablename__ = "events"
+    __table_args__ = (UniqueConstraint("subject_id", "seq"),)
+    id: Mapped[str] = _id("evt")
+    project_id: Mapped[str] = _project()
+    subject_id: Mapped[str] = mapped_column(Id)
+    seq: Mapped[int] = mapped_column(Integer)
+    type: Mapped[str] = mapped_column(String(50))
+    data: Mapped[dict[str, object]] = mapped_column(Json)
+    created_at: Mapped[int] = _created()

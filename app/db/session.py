@@ -1,0 +1,85 @@
+"""Sessions, and the only commit in the project.
+
+`reading()` is for looking, `writing()` for one transaction. What must happen once the transaction has been
+committed, and only then, is registered with `after_commit`.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.orm import Session
+
+log = logging.getLogger(__name__)
+CALLBACKS = "after_commit"
+STATEMENT_SECONDS = 30
+
+
+class Database:
+    """One process's engine. Made where it is used, never before a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _connect(url)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that is rolled back at the end."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            self._begin(session, "BEGIN")
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction; commits at the end, then runs what `after_commit` registered."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            self._begin(session, "BEGIN IMMEDIATE")  # a writer that starts as a reader can fail midway
+            yield session
+            session.commit()
+        _run_callbacks(session)
+
+    def _begin(self, session: Session, statement: str) -> None:
+        if self.engine.dialect.name == "sqlite":
+            session.execute(text(statement))
+
+    def dispose(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def after_commit(session: Session, function: Callable[..., Any], *arguments: object) -> None:
+    """Call the function after this transaction is committed; a rollback drops it."""
+    session.info.setdefault(CALLBACKS, []).append((function, arguments))
+
+
+def _run_callbacks(session: Session) -> None:
+    for function, arguments in session.info.pop(CALLBACKS, []):
+        try:
+            function(*arguments)
+        except Exception:
+            log.exception("after the commit, %s%s failed", function, arguments)
+
+
+def _connect(url: str) -> Engine:
+    if url.startswith("sqlite"):
+        engine = create_engine(url, connect_args={"timeout": STATEMENT_SECONDS})
+        event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=20,
+        connect_args={
+            "connect_timeout": 5,
+            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s",
+        },
+    )
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection
+    connection.isolation_level = None  # BEGIN is ours to say
+    # WAL lets readers go on while one writes; FULL keeps acknowledged work through a power cut.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")

@@ -1,0 +1,1 @@
+"""What lets one machine run the whole service with nothing else installed."""

@@ -1,0 +1,66 @@
+"""The commands that make up the service."""
+
+import os
+import sys
+from pathlib import Path
+
+from app.embedded import home, redis_server
+from app.embedded.address import Address
+from app.embedded.children import Child
+
+CONNECTIONS = 512
+IDLE_SECONDS = 15
+DRAIN_SECONDS = 5
+
+
+def broker(folder: Path, private: Path) -> Child:
+    """The Redis-protocol server; nothing in it outlives it."""
+    return Child("broker", redis_server.command(private), home.fresh_log(folder, "broker"))
+
+
+def api(folder: Path, address: Address) -> Child:
+    """The HTTP side; slow and idle clients are bounded."""
+    options = {
+        "host": address.host,
+        "port": address.port,
+        "limit-concurrency": CONNECTIONS,
+        "log-level": "warning",
+        "timeout-graceful-shutdown": DRAIN_SECONDS,
+        "timeout-keep-alive": IDLE_SECONDS,
+    }
+    words = [f"--{name}={value}" for name, value in options.items()]
+    factory = ["app.main:create_app", "--factory", "--no-server-header", "--no-access-log"]
+    return Child("api", [sys.executable, "-m", "uvicorn", *factory, *words], home.fresh_log(folder, "api"))
+
+
+def workers(folder: Path) -> list[Child]:
+    """Engine work spreads over the cores; measuring and sweeping never wait for it."""
+    return [
+        worker(folder, "engine", "inspect,default", cores()),
+        worker(folder, "benchmark", "benchmark", 1),
+        worker(folder, "control", "control", 1),
+    ]
+
+
+def worker(folder: Path, name: str, queues: str, concurrency: int) -> Child:
+    """One Celery worker. A thread per task is enough: the engine itself runs in processes of its own."""
+    celery = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "worker.tasks",
+        "worker",
+        "-n",
+        f"{name}@%h",
+        "-Q",
+        queues,
+    ]
+    pool = ["--pool", "threads", "--concurrency", str(concurrency)]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "info"]
+    return Child(name, [*celery, *pool, *quiet], home.fresh_log(folder, name))
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,0 +1,21 @@
+"""Before the service starts: bring the database up to date, and see to it that there is an admin key."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+
+from app.admin import bootstrap
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def main() -> None:
+    """Both in one process, because starting one takes longer than either."""
+    command.upgrade(Config(ROOT / "alembic.ini"), "head")
+    bootstrap(Settings())
+
+
+if __name__ == "__main__":
+    main()

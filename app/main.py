@@ -1,0 +1,65 @@
+"""The web application: settings → middleware, routers, error handlers, lifespan."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.staticfiles import StaticFiles
+
+from app.api import errors, openapi
+from app.api.deps import App
+from app.api.middleware import Gatekeeper
+from app.api.routes import blobs, candidates, datasets, health, jobs, models, quantize
+from app.db.session import Database
+from app.settings import Settings
+from app.storage import open_storage
+
+STATIC = Path(__file__).parent / "api" / "static"
+SUMMARY = "Quantize ONNX models and measure honestly what it costs and wins."
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """One application with its own settings, database and storage."""
+    settings = settings or Settings()
+    held = App(settings, Database(settings.database), open_storage(settings.storage))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        held.database.dispose()
+
+    app = FastAPI(
+        title="Fewbits", summary=SUMMARY, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    app.state.fewbits = held
+    app.add_middleware(Gatekeeper, settings=settings, database=lambda: held.database)
+    errors.install(app)
+    _add_routes(app)
+    openapi.describe(app)
+    return app
+
+
+def _add_routes(app: FastAPI) -> None:
+    v1 = APIRouter(prefix="/v1", responses=openapi.ERRORS)
+    for resource in (quantize, jobs, candidates, models, datasets, blobs):
+        v1.include_router(resource.router)
+    v1.include_router(health.caller_router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_api_route("/docs", _docs, include_in_schema=False)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+
+
+def _docs() -> HTMLResponse:
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Fewbits API",
+        swagger_js_url="/static/swagger-ui-bundle.js",
+        swagger_css_url="/static/swagger-ui.css",
+        swagger_favicon_url="/static/favicon.svg",
+        swagger_ui_parameters={"persistAuthorization": True, "docExpansion": "list"},
+    )

@@ -1,0 +1,167 @@
+"""The whole service under one supervisor, with nothing else installed: `python -m app.serve`."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from app.embedded import address, children, home, lineup, redis_server
+from app.embedded.address import Address
+from app.embedded.children import Child
+from app.embedded.tether import tether
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+BROKER_SECONDS = 10.0
+READY_SECONDS = 120.0
+READY_POLL_SECONDS = 0.1
+EARLY_DEATHS = 3
+LOG_TAIL = 15
+WORKER_PATIENCE = 10.0
+API_PATIENCE = lineup.DRAIN_SECONDS + 2.0
+BROKER_PATIENCE = 5.0
+
+
+class CannotServe(Exception):
+    """The service does not start, for a reason that the operator can change."""
+
+
+def main() -> int:
+    """Serve until told to stop; what goes wrong is said in a sentence, not in a traceback."""
+    try:
+        serve(Settings())
+    except ValidationError as error:
+        return _refuse(_settings_at_fault(error))
+    except (CannotServe, address.NotFree, home.HomeTaken, redis_server.NoServer, PermissionError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+def serve(settings: Settings) -> None:
+    """Prepare the home folder, and keep everything running on it until a signal says to stop."""
+    signals = _listen_for_signals()
+    folder = settings.home.absolute()
+    with home.sole_owner(folder) as lock, home.private_folder(lock) as private:
+        here = address.claim(settings.host, settings.port)
+        os.environ |= _environment(folder, here, settings.redis_url or redis_server.url(private))
+        os.chdir(ROOT)
+        broker = [] if settings.redis_url else [lineup.broker(folder, private)]
+        api, workers = [lineup.api(folder, here)], lineup.workers(folder)
+        try:
+            _start_broker(broker, private)
+            key = _prepare(folder)
+            if _come_up([*broker, *api, *workers], here, signals):
+                _say(f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}\nLogs: {folder / 'log'}")
+                _keep_up([*broker, *api, *workers], signals)
+        finally:
+            children.end(workers, WORKER_PATIENCE)
+            children.end(api, API_PATIENCE)
+            children.end(broker, BROKER_PATIENCE)
+
+
+def _start_broker(broker: Sequence[Child], private: Path) -> None:
+    for child in broker:
+        children.revive(child)
+        if not redis_server.wait(private, BROKER_SECONDS):
+            raise CannotServe(f"the broker does not answer\n{home.tail(child.log, LOG_TAIL)}")
+
+
+def _prepare(folder: Path) -> str:
+    """Prepare the database and the key; says where the key is, and what it is when it is new."""
+    key = home.admin_key(folder)
+    known = key.exists()
+    done = subprocess.run(  # noqa: S603 - the command is ours
+        tether([sys.executable, "-m", "app.embedded.prepare"]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CannotServe("\n".join(["cannot prepare the database", *done.stdout.splitlines()[-LOG_TAIL:]]))
+    return f"Admin key: in {key}" if known else f"Admin key: {key.read_text().strip()} (kept in {key})"
+
+
+def _come_up(everything: Sequence[Child], here: Address, signals: socket.socket) -> bool:
+    """Start everything; False when told to stop before it was ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not address.is_ready(here):
+        for child, death in _revive(everything):
+            if child.early_deaths >= EARLY_DEATHS:
+                raise CannotServe(f"{child.name} does not start ({death})\n{home.tail(child.log, LOG_TAIL)}")
+        if time.monotonic() > deadline:
+            raise CannotServe(f"not ready after {READY_SECONDS:.0f} s; see {everything[0].log.parent}")
+        if _told_to_stop(signals, READY_POLL_SECONDS):
+            return False
+    return True
+
+
+def _keep_up(everything: Sequence[Child], signals: socket.socket) -> None:
+    """Start again whatever dies: what was up once can be up again."""
+    while not _told_to_stop(signals, children.due(everything)):
+        for child, death in _revive(everything):
+            _warn(f"{child.name} ended ({death}) and is started again")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the wait
+    _say("Stopping …")
+
+
+def _revive(everything: Sequence[Child]) -> list[tuple[Child, str]]:
+    deaths = [(child, children.revive(child)) for child in everything]
+    return [(child, death) for child, death in deaths if death]
+
+
+def _environment(folder: Path, here: Address, redis_url: str) -> dict[str, str]:
+    """What every child is told, beside what the supervisor was told."""
+    return {
+        "FEWBITS_HOME": str(folder),
+        "FEWBITS_HOST": here.host,
+        "FEWBITS_PORT": str(here.port),
+        "FEWBITS_REDIS_URL": redis_url,
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _listen_for_signals() -> socket.socket:
+    """A socket that yields the numbers of the signals that arrive; waiting for it costs nothing."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+    for number in (*STOPPING, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _told_to_stop(signals: socket.socket, seconds: float | None) -> bool:
+    readable, _, _ = select.select([signals], [], [], seconds)
+    return bool(readable) and not STOPPING.isdisjoint(signals.recv(64))
+
+
+def _settings_at_fault(error: ValidationError) -> str:
+    return "\n".join(f"FEWBITS_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+
+
+def _refuse(reason: str) -> int:
+    _warn(f"fewbits: {reason}")
+    return 1
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the operator's terminal
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - the operator's terminal
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""Files that jobs make."""
+
+from sqlalchemy.orm import Session
+
+from app.db.models import Artifact, Job
+from app.services import blobs
+from app.storage import Received, Storage
+
+# Artifacts keep their bytes by reference; the project's own right to them is as short as it may be.
+UNREFERENCED_SECONDS = 3600
+MEDIA_TYPES = {
+    "onnx": "application/octet-stream",
+    "npz": "application/zip",
+    "data": "application/octet-stream",
+}
+
+
+def add(
+    db: Session, storage: Storage, job: Job, subject_id: str, kind: str, filename: str, received: Received
+) -> Artifact:
+    """Record a file that a step of this job made."""
+    blob = blobs.keep(db, storage, job.project_id, received, UNREFERENCED_SECONDS)
+    artifact = Artifact(
+        project_id=job.project_id,
+        job_id=job.id,
+        subject_id=subject_id,
+        kind=kind,
+        filename=filename,
+        media_type=MEDIA_TYPES.get(filename.rpartition(".")[2], "application/octet-stream"),
+        sha256=blob.sha256,
+        size=blob.size,
+    )
+    db.add(artifact)
+    db.flush()
+    return artifact

@@ -1,0 +1,45 @@
+"""Bytes of a project: recorded once, shared by hash, never across projects without being sent."""
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.models import Blob
+from app.db.session import after_commit
+from app.domain.errors import EmptyFile, FieldError, InvalidInput
+from app.storage import Received, Storage
+
+
+def keep(db: Session, storage: Storage, project_id: str, received: Received, seconds: int) -> Blob:
+    """Record received bytes and let the project refer to them; bytes the store has already are dropped.
+
+    Raises:
+        EmptyFile: There are none.
+    """
+    if received.size == 0:
+        raise EmptyFile
+    if queries.insert_blob(db, received.sha256, received.key, received.size) != received.key:
+        after_commit(db, storage.delete, received.key)
+    queries.grant_blob(db, project_id, received.sha256, seconds)
+    return queries.blob(db, received.sha256)
+
+
+def referable(db: Session, project_id: str, sha256: str, pointer: str) -> Blob:
+    """The blob behind a hash that a request names.
+
+    Raises:
+        InvalidInput: This project has not sent these bytes.
+    """
+    found = queries.project_blob(db, project_id, sha256)
+    if found is None:
+        detail = f"no blob {sha256} in this project; send it first with PUT /v1/blobs/{sha256}"
+        raise InvalidInput("A file is not here yet.", errors=(FieldError(pointer, detail),))
+    return found
+
+
+def drop(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
+    """Remove bytes that nothing in the project refers to; from the store too when nobody else has them."""
+    if queries.blob_references(db, project_id, sha256):
+        return
+    key = queries.forget_blob(db, project_id, sha256)
+    if key:
+        after_commit(db, storage.delete, key)

@@ -1,0 +1,72 @@
+"""Candidates: planned, building, built, measured, each transition with its event."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.models import Candidate, Job
+from app.domain import gate
+from app.domain.errors import Problem
+from app.domain.job import check_transition
+from app.domain.recipe import Recipe
+from app.domain.report import Figures, Latency, Memory
+from app.services import artifacts, events
+from app.storage import Received, Storage
+
+
+def start_building(db: Session, candidate_id: str) -> None:
+    """A worker took the candidate's build."""
+    candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
+    if candidate.state == "planned":
+        _move(db, candidate, "building")
+
+
+def built(
+    db: Session, storage: Storage, candidate_id: str, recipe: Recipe, figures: Figures, received: Received
+) -> None:
+    """The quantized model exists and was evaluated."""
+    candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
+    filename = f"{candidate.position:02d}-{recipe.method}.onnx"
+    job = db.get_one(Job, candidate.job_id)
+    artifacts.add(db, storage, job, candidate.id, "candidate", filename, received)
+    candidate.recipe, candidate.figures = recipe, figures
+    _move(db, candidate, "built")
+
+
+def failed(db: Session, candidate_id: str, problem: Problem) -> None:
+    """The candidate cannot be built; the job goes on without it."""
+    candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
+    candidate.problem = problem
+    _move(db, candidate, "failed")
+
+
+def measured(
+    db: Session, candidate_id: str, latency: Latency | None, memory: Memory | None, notes: tuple[str, ...]
+) -> None:
+    """The benchmark is done; what could not be measured has its reason in `notes`."""
+    candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
+    every = (*candidate.figures.notes, *notes)
+    candidate.figures = replace(candidate.figures, latency=latency, memory=memory, notes=every)
+    if not candidate.baseline:
+        _move(db, candidate, "measured")
+
+
+def conclude(db: Session, job: Job) -> None:
+    """Decide the gate, mark the Pareto front, and name the best candidate."""
+    rows = {c.id: c for c in queries.lock_candidates(db, job.id) if c.state == "measured"}
+    figures: Mapping[str, Figures] = {c.id: c.figures for c in rows.values()}
+    front = gate.pareto(figures)
+    for candidate in rows.values():
+        candidate.pareto = candidate.id in front
+    job.verdict = gate.decide(job.spec.gate, figures)
+    job.best_id = job.verdict.best
+
+
+def _move(db: Session, candidate: Candidate, state: str) -> None:
+    check_transition("candidate", candidate.state, state)
+    candidate.state = state
+    events.record(
+        db, candidate.project_id, candidate.job_id, f"candidate.{state}", candidate=candidate.id, state=state
+    )

@@ -1,0 +1,51 @@
+"""Models and their versions: stored at once, inspected by a worker before anything uses them."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.models import Blob, Version, VersionFile
+from app.domain.errors import Problem
+from app.domain.job import check_transition
+from app.domain.report import Examination
+from app.services import blobs, events, steps
+from app.storage import Storage
+
+
+def add_version(
+    db: Session, project_id: str, name: str, files: Sequence[tuple[str, Blob]], labels: Mapping[str, str]
+) -> Version:
+    """Store a new version of a model (its main file first) and queue its inspection."""
+    model = queries.model_named(db, project_id, name)
+    version = Version(project_id=project_id, model=model, labels=dict(labels))
+    version.files = [
+        VersionFile(position=i, path=path, sha256=blob.sha256, size=blob.size)
+        for i, (path, blob) in enumerate(files)
+    ]
+    db.add(version)
+    db.flush()
+    events.record(db, project_id, version.id, "version.created", state=version.state)
+    steps.enqueue(db, project_id, "inspect_version", version.id)
+    return version
+
+
+def accept(db: Session, version_id: str, examination: Examination) -> None:
+    """The inspection found nothing wrong."""
+    version = db.get_one(Version, version_id, with_for_update=True)
+    check_transition("version", version.state, "ready")
+    version.state, version.examination = "ready", examination
+    events.record(db, version.project_id, version.id, "version.ready", state="ready")
+
+
+def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> None:
+    """The upload cannot be used: the row stays with its problem, the bytes go."""
+    version = db.get_one(Version, version_id, with_for_update=True)
+    check_transition("version", version.state, "rejected")
+    version.state, version.problem = "rejected", problem
+    digests = [file.sha256 for file in version.files]
+    version.files = []
+    db.flush()
+    for sha256 in digests:
+        blobs.drop(db, storage, version.project_id, sha256)
+    events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)

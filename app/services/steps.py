@@ -1,0 +1,72 @@
+"""Steps: queued, claimed under a lease, closed behind a fence. The row is the truth."""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app import broker
+from app.db import queries
+from app.db.models import Step
+from app.db.session import after_commit
+from app.domain.errors import DomainError
+
+LOSSES_ALLOWED = 3
+RINGS_PER_QUEUE = 200
+
+
+class Stale(DomainError):
+    """Another attempt runs this step now; this one's result is dropped."""
+
+    code = "stale"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A step that this process runs; `attempt` is the fencing token of every later write."""
+
+    step_id: str
+    attempt: int
+    kind: str
+    subject_id: str
+    job_id: str | None
+    project_id: str
+    losses: int
+
+
+def enqueue(db: Session, project_id: str, kind: str, subject_id: str, job_id: str | None = None) -> Step:
+    """Insert a queued step and ring for it once the transaction is committed."""
+    step = Step(project_id=project_id, kind=kind, subject_id=subject_id, job_id=job_id)
+    db.add(step)
+    db.flush()
+    after_commit(db, broker.ring, step.id, kind)
+    return step
+
+
+def claim(db: Session, step_id: str, worker: str) -> Claim | None:
+    """Take a queued step, or None when it is not free: a doorbell rung twice is harmless."""
+    attempt = queries.claim_step(db, step_id, worker)
+    if attempt is None:
+        return None
+    step = db.get_one(Step, step_id, populate_existing=True)
+    return Claim(step.id, attempt, step.kind, step.subject_id, step.job_id, step.project_id, step.losses)
+
+
+def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> None:
+    """Return a step to the queue; only losses count.
+
+    Raises:
+        Stale: The step is not ours any more.
+    """
+    if not queries.requeue_step(db, claim.step_id, claim.attempt, lost=lost, wait_s=wait_s):
+        raise Stale
+    if wait_s == 0:
+        after_commit(db, broker.ring, claim.step_id, claim.kind)
+
+
+def ring_again(db: Session) -> int:
+    """Ring for queued steps that nobody seems to have heard of, at most 200 per queue."""
+    found = queries.unheard_steps(db, RINGS_PER_QUEUE)
+    queries.mark_rung(db, [step.id for step in found])
+    for step in found:
+        after_commit(db, broker.ring, step.id, step.kind)
+    return len(found)

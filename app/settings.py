@@ -1,0 +1,51 @@
+"""One frozen Settings, read from the environment (prefix FEWBITS_) when it is made, never at import."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Where things are, and the limits on what is accepted and run. Sizes are bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="FEWBITS_", frozen=True, extra="ignore")
+
+    home: Path = Path("var")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    database_url: str = ""
+    redis_url: str = ""
+    storage_url: str = ""
+    lock_dir: Path | None = None
+
+    max_upload_bytes: int = 8 * 1024 * MIB
+    max_json_bytes: int = 1 * MIB
+    blob_grace_s: int = 24 * 3600
+
+    sandbox_memory: int = 4 * 1024 * MIB
+    sandbox_output: int = 4 * 1024 * MIB
+    sandbox_seconds: int = 3600
+
+    @cached_property
+    def database(self) -> str:
+        """The database's URL; without one, SQLite in the home folder."""
+        return self.database_url or f"sqlite:///{self.home.absolute() / 'fewbits.db'}"
+
+    @cached_property
+    def storage(self) -> str:
+        """The blob store's URL; without one, a folder in the home folder."""
+        return self.storage_url or f"file:{self.home.absolute() / 'blobs'}"
+
+    @cached_property
+    def locks(self) -> Path:
+        """Where this host's locks lie; all containers of a host share it."""
+        return (self.lock_dir or self.home / "locks").absolute()
+
+    @cached_property
+    def work(self) -> Path:
+        """Where steps stage their files."""
+        return (self.home / "work").absolute()

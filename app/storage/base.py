@@ -1,0 +1,57 @@
+"""What a blob store can do."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Received:
+    """Bytes that are durable in the store but belong to no row yet."""
+
+    sha256: str
+    key: str
+    size: int
+
+
+class Writer(Protocol):
+    """One object being written. Leaving the context without `finish` removes every trace of it."""
+
+    size: int
+
+    def write(self, chunk: bytes) -> None:
+        """Append, hash and count."""
+
+    def finish(self) -> Received:
+        """Make the bytes durable under a random key."""
+
+
+class Storage(Protocol):
+    """A store of immutable objects."""
+
+    def create(self) -> AbstractContextManager[Writer]:
+        """Begin a new object."""
+
+    def open(self, key: str) -> BinaryIO:
+        """Read an object from its beginning; seekable."""
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file in pieces of 1 MiB."""
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+def add_file(storage: Storage, path: Path) -> Received:
+    """Copy a file into the store."""
+    with storage.create() as writer, path.open("rb") as source:
+        for chunk in chunks(source):
+            writer.write(chunk)
+        return writer.finish()

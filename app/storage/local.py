@@ -1,0 +1,80 @@
+"""Objects as files in a folder: temporary file, fsync, rename, fsync of the folder."""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from app.storage.base import Received
+
+
+class LocalStorage:
+    """A folder of objects, spread over 256 subfolders."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @contextmanager
+    def create(self) -> Iterator["LocalWriter"]:
+        """Begin a new object."""
+        writer = LocalWriter(self.root, secrets.token_hex(16))
+        try:
+            yield writer
+        finally:
+            writer.close()
+
+    def open(self, key: str) -> BinaryIO:
+        """Read an object."""
+        return self._path(key).open("rb")
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+
+class LocalWriter:
+    """One object being written."""
+
+    def __init__(self, root: Path, key: str) -> None:
+        self.size = 0
+        self._key = key
+        self._path = root / key[:2] / key
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self._path.with_name(f".{key}.part")
+        self._file = self._temporary.open("wb", buffering=0)
+        self._hash = hashlib.sha256()
+
+    def write(self, chunk: bytes) -> None:
+        """Append, hash and count."""
+        view = memoryview(chunk)
+        while view:
+            view = view[self._file.write(view) :]
+        self._hash.update(chunk)
+        self.size += len(chunk)
+
+    def finish(self) -> Received:
+        """Make the bytes durable; the object appears whole or not at all."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.rename(self._path)
+        _sync_folder(self._path.parent)
+        return Received(self._hash.hexdigest(), self._key, self.size)
+
+    def close(self) -> None:
+        """Remove what was not finished."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,70 @@
+"""Measuring a job's candidates on this host: memory, then rounds of paired latency."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from app.domain.job import JobSpec
+from app.domain.report import Latency, Memory
+from worker.engine import latency
+from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
+from worker.work import Work
+
+MEMORY_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the benchmark knows of one model; a missing figure has its reason in `notes`."""
+
+    latency: Latency | None
+    memory: Memory | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The baseline and every candidate (by id) of one benchmark."""
+
+    baseline: Measured
+    candidates: Mapping[str, Measured]
+
+
+def measure(
+    work: Work, spec: JobSpec, baseline: Path, candidates: Mapping[str, Path], feeds: Path
+) -> Comparison:
+    """Measure the float model and every candidate, each round in a fresh process."""
+    models = (baseline, *candidates.values())
+    uses = [_memory(work, model, feeds, spec.benchmark.threads) for model in models]
+
+    def run_round(seed: int) -> Round:
+        request = MeasureRound(models=models, feeds=feeds, threads=spec.benchmark.threads, seed=seed)
+        return work.call("measure_round", request, Round, (work.lease.progress, work.lease.progress))
+
+    def report(share: float, _doing: str) -> None:
+        work.lease.progress = MEMORY_SHARE + (1 - MEMORY_SHARE) * share
+
+    limit = spec.gate.min_speedup if spec.gate else None
+    rounds = latency.measure(run_round, len(candidates), spec.benchmark.max_seconds, limit, report)
+    # As contestant 0 the baseline is measured against itself.
+    series = [replace(one, candidates=(one.noise, *one.candidates)) for one in rounds]
+    results = [_measured(series, index, spec, use, uses[0]) for index, use in enumerate(uses)]
+    return Comparison(results[0], dict(zip(candidates, results[1:], strict=True)))
+
+
+def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:
+    request = MeasureMemory(model=model, feeds=feeds, threads=threads)
+    return work.call("measure_memory", request, MemoryUse, (0.0, 0.0))
+
+
+def _measured(
+    rounds: list[Round], index: int, spec: JobSpec, use: MemoryUse, baseline: MemoryUse
+) -> Measured:
+    asked = spec.benchmark
+    found = latency.summarize(rounds, index, asked.threads, asked.batch, max_seconds=asked.max_seconds)
+    memory = Memory(
+        use.peak_bytes, use.peak_bytes - use.import_bytes, baseline.peak_bytes - baseline.import_bytes
+    )
+    if isinstance(found, str):
+        return Measured(None, memory, (found,))
+    return Measured(found, memory, ())

@@ -1,0 +1,84 @@
+"""The sandboxed child: confine itself, run one engine call, answer as JSON, end.
+
+Exit codes as the engine's command line: 0 done, 2 refused (a problem object), 1 crashed.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, TextIO
+
+from app.domain.errors import DomainError, Problem
+from worker.confine import MIB, Limits, confine
+
+DONE, CRASHED, REFUSED = 0, 1, 2
+OUT_OF_MEMORY = ("bad allocation", "std::bad_alloc", "failed to allocate memory", "bad_alloc")
+
+
+def main() -> int:
+    """Read one request line from standard input; the end of standard input means the parent is gone."""
+    answer_to = _take_stdout()
+    request = json.loads(sys.stdin.buffer.readline())
+    limits = Limits(**request["limits"])
+    confine(limits)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    try:
+        answer, code = _call(request["call"], request["arguments"]), DONE
+    except Exception as error:
+        problem = _problem(error, limits)
+        if problem is None:
+            raise
+        answer, code = asdict(problem), REFUSED
+    json.dump(answer, answer_to)
+    answer_to.flush()
+    return code
+
+
+def _call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    # Imported only now: everything that opens a model runs behind the limits.
+    from worker.engine.calls import run_call  # noqa: PLC0415
+
+    return run_call(name, arguments, _progress)
+
+
+def _progress(share: float, _doing: str) -> None:
+    sys.stderr.write(json.dumps({"progress": round(share, 4)}) + "\n")
+    sys.stderr.flush()
+
+
+def _problem(error: Exception, limits: Limits) -> Problem | None:
+    """The refusal that this error stands for; None when it is a crash."""
+    if isinstance(error, DomainError):
+        return Problem.of(error)
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        detail = f"The model needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
+        return Problem("memory_limit", detail)
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."
+        return Problem("output_limit", detail)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Problem("no_space", "The worker's disk is full; free some space and retry.", retryable=True)
+    return None
+
+
+def _take_stdout() -> TextIO:
+    """Keep standard output for the answer; what libraries print goes to standard error."""
+    answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answer_to
+
+
+def _die_with_parent() -> None:
+    while os.read(0, 65536):  # not through sys.stdin, whose lock would be held at the interpreter's end
+        pass
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Files inside a zip or a tar, read one at a time and never written to disk by name."""
+
+import bz2
+import gzip
+import lzma
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from app.domain.errors import Refused
+
+MAX_ENTRIES = 200_000
+MAX_UNPACKED_BYTES = 32 * 2**30
+MAX_ENTRY_BYTES = 256 * 2**20
+MAX_RATIO = 100
+RATIO_MATTERS_ABOVE = 10 * 2**20  # a small file of one colour may shrink more than this, and does no harm
+CHUNK = 2**20
+BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    OSError,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One regular file of an archive."""
+
+    name: str  # with forward slashes
+    size: int
+    read: Callable[[int], bytes]  # its first n bytes; -1 for all
+
+
+def open_zip(path: Path) -> list[Entry]:
+    """The files of a zip.
+
+    Raises:
+        Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except BROKEN as error:
+        raise Refused("broken_archive", f"The zip cannot be read: {error}. Upload it again.") from error
+    members = [m for m in archive.infolist() if not m.is_dir()]
+    for member in members:
+        _check_zip_member(member)
+    entries = [Entry(_safe(m.filename), m.file_size, partial(_read_zip, archive, m)) for m in members]
+    return _within_limits(entries, packed=path.stat().st_size)
+
+
+def open_tar(path: Path) -> list[Entry]:
+    """The files of a tar, compressed or not.
+
+    Raises:
+        Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
+    """
+    file = _plain_tar(path)
+    entries = []
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in _regular_files(archive):
+                read = partial(_read_at, file, member.offset_data, member.size)
+                entries.append(Entry(_safe(member.name), member.size, read))
+    except BROKEN as error:
+        raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
+    return _within_limits(entries, packed=path.stat().st_size)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the content is a tar, also inside gzip, bzip2 or xz."""
+    try:
+        with tarfile.open(path, "r:*"):
+            return True
+    except BROKEN:
+        return False
+
+
+def _plain_tar(path: Path) -> IO[bytes]:
+    """The tar itself; a compressed one is unpacked once, since reading at random needs positions."""
+    with path.open("rb") as file:
+        opener = _opener(file.read(6))
+    if opener is None:
+        return path.open("rb")
+    spill = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the entries do
+    written = 0
+    try:
+        with opener(path) as source:
+            while chunk := source.read(CHUNK):
+                written += len(chunk)
+                _check_unpacked(written, path.stat().st_size)
+                spill.write(chunk)
+    except BROKEN as error:
+        raise Refused("broken_archive", f"The tar cannot be unpacked: {error}. Upload it again.") from error
+    spill.seek(0)
+    return spill
+
+
+def _opener(magic: bytes) -> Callable[[Path], IO[bytes]] | None:
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.open  # type: ignore[return-value]  # GzipFile is a file in all but name
+    if magic.startswith(b"BZh"):
+        return bz2.open
+    return lzma.open if magic.startswith(b"\xfd7zXZ") else None
+
+
+def _regular_files(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    for count, member in enumerate(archive):
+        if count > MAX_ENTRIES:
+            raise _too_many(count)
+        if member.isdir():
+            _safe(member.name)
+        elif member.isreg() and not member.issparse():
+            yield member
+        else:
+            detail = (
+                f"{member.name!r} is a link, a device or a sparse file; an archive may hold plain files only."
+            )
+            raise Refused("unsafe_archive", detail)
+
+
+def _check_zip_member(member: zipfile.ZipInfo) -> None:
+    if stat.S_ISLNK(member.external_attr >> 16):
+        detail = f"{member.filename!r} is a symbolic link; put the file itself into the archive."
+        raise Refused("unsafe_archive", detail)
+    if member.flag_bits & 1:
+        raise Refused("unsafe_archive", f"{member.filename!r} is encrypted; send the zip without a password.")
+    if member.file_size > MAX_RATIO * max(member.compress_size, 1) and member.file_size > RATIO_MATTERS_ABOVE:
+        raise _bomb(f"{member.filename!r}", member.file_size, member.compress_size)
+
+
+def _within_limits(entries: list[Entry], packed: int) -> list[Entry]:
+    if len(entries) > MAX_ENTRIES:
+        raise _too_many(len(entries))
+    names: set[str] = set()
+    for entry in entries:
+        if entry.size > MAX_ENTRY_BYTES:
+            detail = (
+                f"{entry.name!r} unpacks to {entry.size} bytes; the limit for one file is {MAX_ENTRY_BYTES}."
+            )
+            raise Refused("archive_too_large", detail)
+        if entry.name in names:
+            raise Refused("unsafe_archive", f"{entry.name!r} is in the archive twice; remove one of the two.")
+        names.add(entry.name)
+    _check_unpacked(sum(entry.size for entry in entries), packed)
+    return entries
+
+
+def _check_unpacked(unpacked: int, packed: int) -> None:
+    if unpacked > MAX_UNPACKED_BYTES:
+        detail = (
+            f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes, which is the limit; send fewer samples."
+        )
+        raise Refused("archive_too_large", detail)
+    if unpacked > MAX_RATIO * packed and unpacked > RATIO_MATTERS_ABOVE:
+        raise _bomb("The archive", unpacked, packed)
+
+
+def _bomb(what: str, unpacked: int, packed: int) -> Refused:
+    detail = (
+        f"{what} unpacks from {packed} to {unpacked} bytes; the limit is {MAX_RATIO} times. Send it as it is."
+    )
+    return Refused("archive_too_large", detail)
+
+
+def _too_many(count: int) -> Refused:
+    return Refused("archive_too_large", f"The archive holds {count} files; the limit is {MAX_ENTRIES}.")
+
+
+def _safe(name: str) -> str:
+    """The name with forward slashes; nothing that points outside the archive passes."""
+    parts = name.replace("\\", "/").split("/")
+    if not parts[0] or parts[0].endswith(":") or ".." in parts or "\0" in name:
+        detail = f"{name!r} points outside the archive; names must be relative and without '..'."
+        raise Refused("unsafe_archive", detail)
+    return "/".join(part for part in parts if part not in {"", "."})
+
+
+def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int) -> bytes:
+    with archive.open(member) as file:
+        return file.read(count)
+
+
+def _read_at(file: IO[bytes], offset: int, size: int, count: int) -> bytes:
+    file.seek(offset)
+    return file.read(size if count < 0 else min(size, count))

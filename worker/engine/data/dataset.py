@@ -1,0 +1,98 @@
+"""What every reader offers: samples by index, decoded one at a time."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.domain.report import ArrayInfo, DatasetSummary
+
+Array = NDArray[Any]
+Sample = Mapping[str, Array]
+MAX_SHOWN_CLASSES = 1000
+
+
+class Dataset(Protocol):
+    """Samples of a dataset that stays on disk; `sample` decodes one of them anew each time."""
+
+    @property
+    def format(self) -> str:
+        """`npz` or `images`."""
+        ...
+
+    @property
+    def labels(self) -> tuple[int | None, ...] | None:
+        """The class of each sample; None as a whole when there are no labels."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, or the distinct labels as text."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was left out or looks wrong."""
+        ...
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def sample(self, index: int) -> dict[str, Array]:
+        """The arrays of one sample, without a batch axis."""
+        ...
+
+    def content_hash(self, index: int) -> bytes:
+        """16 bytes that are equal exactly when the content of two samples is; labels do not count."""
+        ...
+
+    def arrays(self) -> tuple[ArrayInfo, ...]:
+        """Names, dtypes and per-sample shapes; reading it may decode samples, and so refuse broken ones."""
+        ...
+
+
+def summarize(dataset: Dataset) -> DatasetSummary:
+    """What is in a dataset, for people."""
+    arrays = dataset.arrays()
+    labels = dataset.labels
+    return DatasetSummary(
+        format=dataset.format,
+        samples=len(dataset),
+        arrays=arrays,
+        labels=None if labels is None else sum(label is not None for label in labels),
+        classes=dataset.classes[:MAX_SHOWN_CLASSES],
+        warnings=dataset.warnings,
+    )
+
+
+def common_shape(shapes: set[tuple[int, ...]]) -> tuple[int | None, ...]:
+    """One shape for all, null where they differ; shapes of several ranks have none in common."""
+    if len({len(shape) for shape in shapes}) != 1:
+        return ()
+    axes = zip(*shapes, strict=True)
+    return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in axes)
+
+
+def number_labels(values: list[str | None]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    """Labels as integers, and the classes as text.
+
+    Integers stay what they are. If any label is a name, the distinct labels are numbered in sorted order.
+    """
+    distinct = {value for value in values if value is not None}
+    if all(_is_integer(value) for value in distinct):
+        numbers = tuple(None if value is None else int(value) for value in values)
+        return numbers, tuple(str(n) for n in sorted({n for n in numbers if n is not None}))
+    classes = sorted(distinct)
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(None if value is None else index[value] for value in values), tuple(classes)
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
+
+
+def as_bytes(array: Array) -> bytes:
+    """The array's dtype, shape and values in C order, for hashing."""
+    return f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()

@@ -1,0 +1,98 @@
+"""Ready inputs for a few runs, from real samples or, where there are none, made up."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from app.domain.errors import FieldError, Refused
+from worker.engine.data.bind import Input, Session, feed, inputs_of
+from worker.engine.data.dataset import Array
+from worker.engine.data.made_up import made_up
+from worker.engine.data.source import Source
+
+COUNT = 8
+FREE_SIZES = (1, 64, 224)  # tried in turn for a free dimension that `shapes` does not name
+Feed = Mapping[str, Array]
+Axis = int | str | None
+
+
+def write_feeds(path: Path, feeds: Iterable[Feed]) -> None:
+    """Write an npz with the keys `<six digits>/<input>`."""
+    arrays = {f"{i:06}/{name}": array for i, one in enumerate(feeds) for name, array in one.items()}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def read_feeds(path: Path) -> list[dict[str, Array]]:
+    """Read what `write_feeds` wrote."""
+    feeds: dict[str, dict[str, Array]] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for key in sorted(archive.files):
+            number, name = key.split("/", 1)
+            feeds.setdefault(number, {})[name] = archive[key]
+    return list(feeds.values())
+
+
+def real_feeds(source: Source, batch: int) -> tuple[list[Feed], int]:
+    """Up to 8 runs' inputs from the first samples, and how many samples each holds.
+
+    Raises:
+        Refused: `fixed_batch`, the model cannot take `batch` samples at once.
+    """
+    size = _batch(source, batch)
+    indices = source.indices[: COUNT * size]
+    starts = range(0, len(indices), size)
+    chunks = [[source.dataset.sample(i) for i in indices[start : start + size]] for start in starts]
+    return [feed(source.binding, samples, size) for samples in chunks], size
+
+
+def synthetic_feeds(
+    model: Path, session: Session, shapes: Mapping[str, int], batch: int, run: Callable[[Feed], object]
+) -> list[Feed]:
+    """8 runs' made-up inputs, in the first shapes that the model runs on.
+
+    A free first dimension gets `batch`; other free ones get what `shapes` says, or are tried as 1, 64, 224.
+
+    Raises:
+        Refused: `shapes_needed`, naming the free dimensions.
+    """
+    inputs = inputs_of(session)
+    declared = [argument.shape or () for argument in session.get_inputs()]
+    for size in FREE_SIZES:
+        sized = [[_size(d, i, shapes, batch, size) for i, d in enumerate(shape)] for shape in declared]
+        feeds: list[Feed] = [*made_up(model, inputs, sized, COUNT)]
+        try:
+            run(feeds[0])
+        except Refused:
+            continue
+        return feeds
+    raise _shapes_needed(inputs, declared)
+
+
+def _size(declared: Axis, axis: int, shapes: Mapping[str, int], batch: int, size: int) -> int:
+    if isinstance(declared, int) and declared > 0:
+        return declared
+    return shapes.get(str(declared), batch if axis == 0 else size)
+
+
+def _batch(source: Source, batch: int) -> int:
+    binding = source.binding
+    stacked = [item for item in binding.inputs if item.name in binding.stacked]
+    fixed = {item.shape[0] for item in stacked if item.shape[0] is not None}
+    if batch == 1 or fixed == {batch}:
+        return binding.batch
+    if fixed or len(stacked) < len(binding.inputs):
+        detail = f"The model takes {binding.batch} samples at a time, not {batch}; leave benchmark.batch out."
+        raise Refused("fixed_batch", detail, errors=(FieldError("/benchmark/batch", detail),))
+    return batch
+
+
+def _shapes_needed(inputs: Sequence[Input], declared: Sequence[Sequence[Axis]]) -> Refused:
+    free = sorted({str(d) for shape in declared for d in shape if not isinstance(d, int)})
+    listed = ", ".join(free) or "none by name"
+    names = ", ".join(item.name for item in inputs)
+    detail = (
+        f"The model runs on no made-up input (inputs {names}; free dimensions "
+        f"{listed}). Send data, or give the sizes of free dimensions in shapes."
+    )
+    return Refused("shapes_needed", detail, errors=(FieldError("/shapes", detail),))

@@ -1,0 +1,186 @@
+"""Images in a zip or a tar, with labels from `labels.csv` or from a folder per class."""
+
+import csv
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from app.domain.dataset import Preprocess
+from app.domain.errors import Refused
+from app.domain.report import ArrayInfo
+from worker.engine.data.archive import BROKEN, Entry, open_tar, open_zip
+from worker.engine.data.dataset import Array, common_shape, number_labels
+from worker.engine.data.preprocess import pixels
+
+Image.MAX_IMAGE_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"P5", b"P6", b"P2", b"P3")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm"})
+HEAD_BYTES = 12
+LABELS_FILE = "labels.csv"
+INPUT = "image"
+MAX_DECODED_BY_EXAMINE = 2000
+SEVERAL = 2
+WIDE_MODES = ("I", "F")
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images that stay packed until they are asked for."""
+
+    entries: tuple[Entry, ...]
+    preprocess: Preprocess
+    labels: tuple[int | None, ...] | None
+    classes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    name: str = INPUT
+    format: str = "images"
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def sample(self, index: int) -> dict[str, Array]:
+        """The pixels in the preprocessing's geometry, colour and layout, uint8."""
+        entry = self.entries[index]
+        return {self.name: pixels(_decoded(entry), self.preprocess)}
+
+    def content_hash(self, index: int) -> bytes:
+        """16 bytes over the file's bytes; its name does not count."""
+        return hashlib.blake2b(_bytes(self.entries[index]), digest_size=16).digest()
+
+    def arrays(self) -> tuple[ArrayInfo, ...]:
+        """The shape over up to 2,000 decoded images, spread over all."""
+        step = -(-len(self) // MAX_DECODED_BY_EXAMINE)
+        shapes = {self.sample(index)[self.name].shape for index in range(0, len(self), step)}
+        return (ArrayInfo(self.name, self.preprocess.dtype, common_shape(shapes)),)
+
+
+def open_images(path: Path, preprocess: Preprocess, *, is_zip: bool) -> ImageDataset:
+    """Open an archive of images.
+
+    Raises:
+        Refused: an unsafe, broken or too large archive, no images, or labels that do not match.
+    """
+    entries = [e for e in (open_zip(path) if is_zip else open_tar(path)) if not _is_clutter(e.name)]
+    images = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
+    if not images:
+        raise Refused("unknown_data_format", _nothing_found(entries))
+    sheet = next((e for e in entries if PurePosixPath(e.name).name == LABELS_FILE), None)
+    others = [e.name for e in entries if e not in images and e is not sheet]
+    labels, classes, notes = _from_sheet(sheet, images) if sheet else _from_folders(images)
+    return ImageDataset(tuple(images), preprocess, labels, classes, (*notes, *_left_out(others)))
+
+
+Labels = tuple[tuple[int | None, ...] | None, tuple[str, ...], tuple[str, ...]]
+
+
+def _from_sheet(sheet: Entry, images: list[Entry]) -> Labels:
+    rows = _rows(sheet)
+    folder = PurePosixPath(sheet.name).parent
+    by_name = {str(folder / name): label for name, label in rows}
+    absent = by_name.keys() - {image.name for image in images}
+    if absent:
+        first, count = min(absent), len(absent)
+        detail = f"{sheet.name} names {first!r}, which is no image in the archive ({count} such rows)."
+        raise Refused("labels_mismatch", detail)
+    values = [by_name.get(image.name) for image in images]
+    labels, classes = number_labels(values)
+    missing = values.count(None)
+    return labels, classes, (f"{missing} images have no row in {sheet.name}.",) if missing else ()
+
+
+def _rows(sheet: Entry) -> list[tuple[str, str]]:
+    try:
+        table = [row for row in csv.reader(io.StringIO(_bytes(sheet).decode("utf-8-sig"))) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Refused("broken_labels", f"{sheet.name} is not a CSV file in UTF-8: {error}.") from error
+    for number, row in enumerate(table, 1):
+        if len(row) != SEVERAL:
+            detail = f"{sheet.name} has {len(row)} columns in row {number}; two are needed: file,label."
+            raise Refused("broken_labels", detail)
+    pairs = [(name.strip(), label.strip()) for name, label in table]
+    return pairs[1:] if pairs[:1] == [("file", "label")] else pairs
+
+
+def _from_folders(images: list[Entry]) -> Labels:
+    """The first folder below what all paths share is the class; sorted folders are numbered from 0."""
+    parents = [PurePosixPath(image.name).parts[:-1] for image in images]
+    columns = enumerate(zip(*parents, strict=False))
+    shared = next((i for i, names in columns if len(set(names)) > 1), min(map(len, parents)))
+    folders = [parts[shared] if len(parts) > shared else None for parts in parents]
+    if len({folder for folder in folders if folder is not None}) < SEVERAL:
+        return None, (), ("There are no labels: add a labels.csv (file,label) or a folder per class.",)
+    if None in folders:
+        note = "Some images lie in folders and some do not, so folders were not taken for labels."
+        return None, (), (note,)
+    classes = sorted({folder for folder in folders if folder is not None})
+    index = {name: i for i, name in enumerate(classes)}
+    return tuple(index[folder] for folder in folders if folder is not None), tuple(classes), ()
+
+
+def _is_image(entry: Entry) -> bool:
+    try:
+        head = entry.read(HEAD_BYTES)
+    except BROKEN as error:
+        raise _broken(entry, str(error)) from error
+    if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return True
+    if PurePosixPath(entry.name).suffix.lower() in SUFFIXES:
+        raise _broken(entry, "its content is no image")
+    return False
+
+
+def _is_clutter(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1] in {"Thumbs.db", "desktop.ini"}
+
+
+def _decoded(entry: Entry) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(_bytes(entry)), formats=FORMATS)
+            _check_depth(entry, image)
+            image.load()
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            detail = (
+                f"{entry.name!r} has over {Image.MAX_IMAGE_PIXELS} pixels, which is the limit; shrink it."
+            )
+            raise Refused("image_too_large", detail) from error
+        except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
+            raise _broken(entry, str(error)) from error
+    return image
+
+
+def _check_depth(entry: Entry, image: Image.Image) -> None:
+    if image.mode.startswith(WIDE_MODES):
+        detail = (
+            f"{entry.name!r} has more than 8 bits per channel ({image.mode}); send 8-bit images or an npz."
+        )
+        raise Refused("unsupported_image", detail)
+
+
+def _bytes(entry: Entry) -> bytes:
+    try:
+        return entry.read(-1)
+    except BROKEN as error:
+        raise _broken(entry, str(error)) from error
+
+
+def _broken(entry: Entry, why: str) -> Refused:
+    return Refused("broken_image", f"{entry.name!r} cannot be read: {why}. Replace it or leave it out.")
+
+
+def _nothing_found(entries: list[Entry]) -> str:
+    shown = ", ".join(entry.name for entry in entries[:3]) or "no files at all"
+    return f"The archive holds no images but {shown}; send JPEG or PNG images, or an npz of arrays."
+
+
+def _left_out(others: list[str]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    return (f"{len(others)} files that are no images were left out, such as {others[0]!r}.",)

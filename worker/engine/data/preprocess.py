@@ -1,0 +1,107 @@
+"""From a decoded image to a model's input: geometry on pixels first, then scale, mean and std.
+
+Resizing is Pillow's, which filters before it shrinks (antialiasing). EXIF orientation is ignored.
+"""
+
+import numpy as np
+from PIL import Image
+
+from app.domain.dataset import Preprocess
+from app.domain.errors import FieldError, Refused
+from worker.engine.data.dataset import Array
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+LETTERBOX_GREY = 114  # what YOLO-style letterboxing pads with
+RGB_CHANNELS = 3
+
+
+def pixels(image: Image.Image, spec: Preprocess) -> Array:
+    """Colour, resize, crop and layout.
+
+    Returns:
+        uint8, [C, H, W] or [H, W, C] by `spec.layout`; C is 1 for GRAY and Y, else 3.
+    """
+    image = _cropped(_resized(_coloured(image, spec.color), spec), spec.crop)
+    array = np.asarray(image, np.uint8)
+    array = array[..., None] if array.ndim < RGB_CHANNELS else array
+    if spec.color == "BGR":
+        array = array[..., ::-1]
+    return np.ascontiguousarray(array if spec.layout == "NHWC" else array.transpose(2, 0, 1))
+
+
+def values(array: Array, spec: Preprocess) -> Array:
+    """`(pixel * scale - mean) / std`, mean and std in the order of the array's channels.
+
+    Args:
+        array: uint8; by `spec.layout` its third axis from the end or its last one is channels.
+        spec: scale, mean, std, layout and dtype are read.
+
+    Returns:
+        The same shape in `spec.dtype`; uint8 is rounded and clipped.
+
+    Raises:
+        Refused: `invalid_preprocess`, mean or std do not have one value or one per channel.
+    """
+    mean = _per_channel("mean", spec.mean, array, spec.layout)
+    std = _per_channel("std", spec.std, array, spec.layout)
+    result = (array.astype(np.float32) * np.float32(spec.scale) - mean) / std
+    if spec.dtype == "uint8":
+        return np.clip(np.rint(result), 0, 255).astype(np.uint8)
+    return result.astype(spec.dtype)
+
+
+def _per_channel(name: str, numbers: tuple[float, ...], array: Array, layout: str) -> Array:
+    if name == "std" and not all(numbers):
+        raise _invalid(name, "std holds 0, by which nothing can be divided.")
+    given = np.asarray(numbers, np.float32)
+    if given.size == 1:
+        return given.reshape(())
+    axis = max(array.ndim - 3, 0) if layout == "NCHW" else array.ndim - 1
+    if not array.ndim or given.size != array.shape[axis]:
+        shape = list(array.shape)
+        raise _invalid(
+            name, f"{name} has {given.size} values, but samples of shape {shape} differ ({layout})."
+        )
+    return given.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+
+
+def _invalid(name: str, detail: str) -> Refused:
+    return Refused("invalid_preprocess", detail, errors=(FieldError(f"/preprocess/{name}", detail),))
+
+
+def _coloured(image: Image.Image, color: str) -> Image.Image:
+    if color == "GRAY":
+        return image.convert("L")
+    rgb = image.convert("RGB")
+    return rgb.convert("YCbCr").getchannel("Y") if color == "Y" else rgb
+
+
+def _resized(image: Image.Image, spec: Preprocess) -> Image.Image:
+    if spec.resize is None:
+        return image
+    if spec.fit == "stretch":
+        return image.resize((spec.resize, spec.resize), FILTERS[spec.interpolation])
+    side = min(image.size) if spec.fit == "short_side" else max(image.size)
+    width, height = (max(1, round(length * spec.resize / side)) for length in image.size)
+    resized = image.resize((width, height), FILTERS[spec.interpolation])
+    return _letterboxed(resized, spec.resize) if spec.fit == "letterbox" else resized
+
+
+def _letterboxed(image: Image.Image, side: int) -> Image.Image:
+    grey = LETTERBOX_GREY if image.mode == "L" else (LETTERBOX_GREY,) * RGB_CHANNELS
+    box = Image.new(image.mode, (side, side), grey)
+    box.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return box
+
+
+def _cropped(image: Image.Image, crop: int | None) -> Image.Image:
+    """The centre, a square of `crop` pixels; where the image is smaller, the rest is black."""
+    if crop is None:
+        return image
+    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    return image.crop((left, top, left + crop, top + crop))

@@ -1,0 +1,116 @@
+"""Which samples serve calibration and which evaluation, as one model takes them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
+from worker.engine.data import open_dataset
+from worker.engine.data.bind import Binding, Input, bind, feed
+from worker.engine.data.dataset import Array, Dataset, Sample
+from worker.engine.data.split import check_disjoint, choose, split
+from worker.engine.requests import Data, Prepare
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples of a dataset, in order, bound to a model's inputs."""
+
+    dataset: Dataset
+    binding: Binding
+    indices: Sequence[int]
+
+    def feeds(self) -> Iterator[dict[str, Array]]:
+        """One run's inputs after the other; the last run is filled up with its last sample."""
+        return (feed(self.binding, samples) for samples in self.runs())
+
+    def runs(self) -> Iterator[list[Sample]]:
+        """The samples of one run after the other: one each, or the model's fixed batch."""
+        size = self.binding.batch
+        for start in range(0, len(self.indices), size):
+            yield [self.dataset.sample(index) for index in self.indices[start : start + size]]
+
+    def run_count(self) -> int:
+        """How many runs all samples take."""
+        return -(-len(self.indices) // self.binding.batch)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The samples of both uses; None where there is no data."""
+
+    calibration: Source | None = None
+    evaluation: Source | None = None
+    notes: tuple[str, ...] = ()
+
+    def first(self) -> Source | None:
+        """Where real samples for latency come from."""
+        return self.evaluation or self.calibration
+
+
+def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> Source:
+    """Chosen samples of a dataset, bound to a model's inputs.
+
+    Raises:
+        Refused: the dataset cannot be read or does not fit.
+    """
+    dataset = open_dataset(data)
+    return Source(dataset, bind(inputs, dataset, data.preprocess, data.input), indices)
+
+
+def choose_sources(request: Prepare, inputs: Sequence[Input]) -> Sources:
+    """Open what is given, check that it fits the model, and choose the samples.
+
+    One dataset for both uses is split; two must not overlap.
+
+    Raises:
+        Refused: a dataset does not fit the model, or `overlapping_datasets`, or `too_few_samples`.
+    """
+    calibration = open_source(request.calibration, inputs, ()) if request.calibration else None
+    evaluation = open_source(request.evaluation, inputs, ()) if request.evaluation else None
+    if not (calibration and evaluation):
+        return _one_use(calibration, evaluation, request)
+    if _same_file(request):
+        return _shared(calibration, evaluation, request)
+    first, second = _hashes(calibration.dataset), _hashes(evaluation.dataset)
+    check_disjoint(first, second)
+    return _noted(
+        _chosen(calibration, first, request.calibration_samples or DEFAULT_CALIBRATION_SAMPLES),
+        _chosen(evaluation, second, request.evaluation_samples),
+    )
+
+
+def _same_file(request: Prepare) -> bool:
+    pair = request.calibration, request.evaluation
+    return all(pair) and len({data.path for data in pair if data}) == 1
+
+
+def _one_use(calibration: Source | None, evaluation: Source | None, request: Prepare) -> Sources:
+    if calibration:
+        samples = request.calibration_samples or DEFAULT_CALIBRATION_SAMPLES
+        return _noted(_chosen(calibration, _hashes(calibration.dataset), samples), None)
+    if evaluation:
+        return _noted(None, _chosen(evaluation, _hashes(evaluation.dataset), request.evaluation_samples))
+    return Sources()
+
+
+def _shared(calibration: Source, evaluation: Source, request: Prepare) -> Sources:
+    dataset = evaluation.dataset
+    first, second = split(_hashes(dataset), dataset.labels, request.calibration_samples)
+    return _noted(
+        Source(calibration.dataset, calibration.binding, first),
+        Source(dataset, evaluation.binding, second[: request.evaluation_samples]),
+    )
+
+
+def _chosen(source: Source, hashes: Sequence[bytes], samples: int | None) -> Source:
+    return Source(source.dataset, source.binding, choose(hashes, source.dataset.labels, samples))
+
+
+def _noted(calibration: Source | None, evaluation: Source | None) -> Sources:
+    found = [source for source in (calibration, evaluation) if source]
+    notes = dict.fromkeys(note for s in found for note in (*s.dataset.warnings, *s.binding.notes))
+    return Sources(calibration, evaluation, tuple(f"data: {note}" for note in notes))
+
+
+def _hashes(dataset: Dataset) -> list[bytes]:
+    return [dataset.content_hash(index) for index in range(len(dataset))]

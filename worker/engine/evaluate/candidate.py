@@ -1,0 +1,59 @@
+"""Evaluate a candidate against the float model's stored outputs, sample by sample."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.domain.errors import Refused
+from app.domain.report import Accuracy, Fidelity
+from worker.engine.data.bind import Session
+from worker.engine.data.dataset import Array
+from worker.engine.data.source import Source
+from worker.engine.evaluate.accuracy import Pairs
+from worker.engine.evaluate.fidelity import Closeness, headline
+from worker.engine.evaluate.reference import Reference
+from worker.engine.evaluate.run import Progress, outputs
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a candidate loses; accuracy is null without labels."""
+
+    accuracy: Accuracy | None
+    fidelity: Fidelity
+    notes: tuple[str, ...]
+
+
+def evaluate_candidate(session: Session, source: Source, reference: Reference, progress: Progress) -> Loss:
+    """Run a candidate over the reference's samples.
+
+    Args:
+        session: the candidate.
+        source: the evaluation samples in the reference's order.
+        reference: the float model's outputs.
+        progress: told about each sample.
+
+    Raises:
+        Refused: `nan_output` or `output_changed`.
+    """
+    closeness = {name: Closeness() for name in reference.names}
+    labelled = reference.labelled
+    pairs = Pairs(labelled.metric) if labelled else None
+    total = len(reference.order)
+    for position, (float_outputs, found) in enumerate(zip(reference, outputs(session, source), strict=True)):
+        for name, running in closeness.items():
+            running.add(float_outputs[name], _same_output(found, name))
+        label = labelled.labels[position] if labelled else None
+        if pairs and labelled and label is not None:
+            pairs.add(label, float_outputs[labelled.output], found[labelled.output])
+        progress((position + 1) / total, "evaluating the candidate")
+    fidelity, notes = headline(closeness)
+    return Loss(pairs.accuracy() if pairs and pairs.samples else None, fidelity, (*reference.notes, *notes))
+
+
+def _same_output(found: Mapping[str, Array], name: str) -> Array:
+    if name not in found:
+        detail = (
+            f"The candidate has no output {name!r}, only {', '.join(found)}; names must stay as they were."
+        )
+        raise Refused("output_changed", detail)
+    return found[name]

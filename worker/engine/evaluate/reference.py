@@ -1,0 +1,107 @@
+"""The float model's outputs, kept so that every candidate is compared with the same ones.
+
+A zip of npy members: `order` (int64, the samples' indices), `labels` (int64, -1 for none) with `metric` and
+`output` where there is a metric, `notes` on accuracy, and one member for each sample and output, so neither
+writing nor reading holds more than one sample in memory.
+"""
+
+import io
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from worker.engine.data.dataset import Array
+
+MAX_BYTES = 2**30
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What accuracy needs: the metric, the output that holds class scores, and the samples' labels."""
+
+    metric: str
+    output: str
+    labels: Sequence[int | None]
+
+
+class ReferenceWriter:
+    """Takes one sample after the other until `MAX_BYTES` are written; nothing is kept in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._archive = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._bytes = 0
+        self._samples = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._archive.close()
+
+    def add(self, outputs: Iterable[Array]) -> bool:
+        """Write one sample; False when there is no room for another like it."""
+        written = sum(self._write(f"{k}/{self._samples}", array) for k, array in enumerate(outputs))
+        self._bytes += written
+        self._samples += 1
+        return self._bytes + written <= MAX_BYTES
+
+    def finish(
+        self, names: Sequence[str], order: Sequence[int], labelled: Labelled | None, notes: Sequence[str]
+    ) -> int:
+        """Write what concerns all samples, and say how many there are.
+
+        Args:
+            names: the outputs, as `add` takes them.
+            order: the index of each sample in its dataset.
+            labelled: what accuracy needs, with one label for each sample.
+            notes: why there is no accuracy, or not of all samples.
+        """
+        self._write("names", np.asarray(names, np.str_))
+        self._write("order", np.asarray(order[: self._samples], np.int64))
+        self._write("notes", np.asarray(notes, np.str_))
+        if labelled:
+            numbers = [NO_LABEL if label is None else label for label in labelled.labels[: self._samples]]
+            self._write("labels", np.asarray(numbers, np.int64))
+            self._write("metric", np.asarray(labelled.metric))
+            self._write("output", np.asarray(labelled.output))
+        return self._samples
+
+    def _write(self, name: str, array: Array) -> int:
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, array, allow_pickle=False)
+        self._archive.writestr(f"{name}.npy", buffer.getbuffer())
+        return buffer.tell()
+
+
+class Reference:
+    """Reads what `ReferenceWriter` wrote."""
+
+    def __init__(self, path: Path) -> None:
+        self._archive = zipfile.ZipFile(path)
+        self.names: tuple[str, ...] = tuple(str(name) for name in self._read("names"))
+        self.order: list[int] = self._read("order").tolist()
+        self.notes: tuple[str, ...] = tuple(str(note) for note in self._read("notes"))
+        self.labelled = self._labelled() if "labels.npy" in self._archive.namelist() else None
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for sample in range(len(self.order)):
+            yield {name: self._read(f"{k}/{sample}") for k, name in enumerate(self.names)}
+
+    def _labelled(self) -> Labelled:
+        numbers = self._read("labels").tolist()
+        labels = [None if number == NO_LABEL else number for number in numbers]
+        return Labelled(str(self._read("metric")), str(self._read("output")), labels)
+
+    def _read(self, name: str) -> Array:
+        array: Array = np.lib.format.read_array(
+            io.BytesIO(self._archive.read(f"{name}.npy")), allow_pickle=False
+        )
+        return array

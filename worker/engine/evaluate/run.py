@@ -1,0 +1,66 @@
+"""Run a model over chosen samples and take its outputs one sample at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from app.domain.errors import Refused
+from worker.engine.data.bind import Session, feed
+from worker.engine.data.dataset import Array, Sample
+from worker.engine.data.source import Source
+
+Progress = Callable[[float, str], None]  # a share from 0 to 1, and what is going on
+Outputs = dict[str, Array]
+REASON_LENGTH = 300
+
+
+def outputs(session: Session, source: Source) -> Iterator[Outputs]:
+    """The numeric outputs of each sample, in order; with a fixed batch, its row of each.
+
+    Raises:
+        Refused: `nan_output` or `model_fails`.
+    """
+    names = [output.name for output in session.get_outputs()]
+    position = 0
+    for samples in source.runs():
+        found = run(session, names, feed(source.binding, samples))
+        for row in range(len(samples)):
+            mine = {name: _row(array, row, source.binding.batch) for name, array in found.items()}
+            _refuse_nan(mine, source.indices[position])
+            position += 1
+            yield mine
+
+
+def run(session: Session, names: Sequence[str], inputs: Sample) -> Outputs:
+    """One run; outputs that are no numeric arrays (strings, maps) are left out.
+
+    Raises:
+        Refused: `model_fails`, with the runtime's reason.
+    """
+    try:
+        found = session.run(list(names), dict(inputs))
+    except Exception as error:  # the runtime's errors share no base class but this
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
+        raise Refused("model_fails", f"The model fails on the data: {reason}.") from error
+    pairs = zip(names, found, strict=True)
+    return {name: a for name, a in pairs if isinstance(a, np.ndarray) and a.dtype.kind in "fiub"}
+
+
+def _row(array: Array, row: int, batch: int) -> Array:
+    if batch == 1 or not array.ndim or array.shape[0] != batch:
+        return array
+    return array[row : row + 1]
+
+
+def _refuse_nan(found: Outputs, index: int) -> None:
+    for name, array in found.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise Refused(
+                "nan_output",
+                f"The output {name!r} holds NaN for sample {index}, so nothing can be said of it.",
+            )
+
+
+def within(progress: Progress, start: float, end: float) -> Progress:
+    """A progress that fills the part from `start` to `end` of another."""
+    return lambda share, what: progress(start + (end - start) * share, what)

@@ -1,0 +1,206 @@
+"""Read and write models, with or without external data, and open them in ONNX Runtime."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+# The runtime reads this when it is imported: set later, it has no effect.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import onnx  # noqa: E402
+import onnxruntime as ort  # noqa: E402
+from google.protobuf.message import DecodeError  # noqa: E402
+from onnx.external_data_helper import (  # noqa: E402
+    _get_all_tensors,
+    load_external_data_for_tensor,
+    uses_external_data,
+)
+
+from app.domain.errors import Refused  # noqa: E402
+
+INLINE_LIMIT = 1_500_000_000  # bytes of tensors; protobuf ends at 2 GiB, and the graph needs room too
+_LOG_ERRORS = 3
+_REASON_LENGTH = 400
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read a model and its external data into memory.
+
+    Args:
+        path: the main file; external data is looked for in its folder and nowhere else.
+
+    Raises:
+        Refused: `not_onnx`, `external_data_missing` or `external_data_unsafe`.
+    """
+    model = parse(path)
+    check_external_data(model, path.parent)
+    for tensor in external_tensors(model):
+        load_external_data_for_tensor(tensor, str(path.parent))
+    return model
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """Read the main file only: tensors with external data stay references.
+
+    Raises:
+        Refused: `not_onnx` when the bytes are no ONNX model.
+    """
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise Refused("not_onnx", f"{path.name} is not an ONNX model: {error}.") from error
+    if not model.HasField("graph") or not model.ir_version:
+        raise Refused(
+            "not_onnx", f"{path.name} holds no ONNX graph. Upload the .onnx file that your exporter wrote."
+        )
+    return model
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The tensors whose bytes lie in another file, in every graph and attribute."""
+    return (tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor))
+
+
+def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
+    """Refuse references that leave the folder, that have no file, or that run past its end.
+
+    Raises:
+        Refused: `external_data_missing` or `external_data_unsafe`.
+    """
+    for tensor in external_tensors(model):
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location = fields.get("location", "")
+        _refuse_unsafe(tensor.name, location, folder)
+        size = (folder / location).stat().st_size
+        end = _end(tensor.name, fields)
+        if end > size:
+            raise Refused(
+                "external_data_missing",
+                f"Tensor {tensor.name!r} needs {end} bytes of {location!r}, which has {size}. Upload it whole.",
+            )
+
+
+def _refuse_unsafe(tensor: str, location: str, folder: Path) -> None:
+    path = folder / location
+    parts = PurePosixPath(location.replace("\\", "/"))
+    outside = parts.is_absolute() or ".." in parts.parts or ":" in location
+    if not location or outside or not path.resolve().is_relative_to(folder.resolve()):
+        raise Refused(
+            "external_data_unsafe",
+            f"Tensor {tensor!r} points at {location!r}, outside the upload. "
+            "Save the model again with its external data in the same folder.",
+        )
+    if not path.is_file():
+        raise Refused(
+            "external_data_missing",
+            f"Tensor {tensor!r} needs the file {location!r}, which was not uploaded. "
+            "Send it as a further file of the same model.",
+        )
+
+
+def _end(tensor: str, fields: dict[str, str]) -> int:
+    try:
+        offset, length = int(fields.get("offset") or 0), int(fields.get("length") or 0)
+    except ValueError:
+        offset = length = -1
+    if offset < 0 or length < 0:
+        raise Refused("external_data_unsafe", f"Tensor {tensor!r} has an offset or a length that is no size.")
+    return offset + length
+
+
+def tensor_bytes(model: onnx.ModelProto) -> int:
+    """Bytes of all tensors that are held in memory; safe above 2 GB, where `ByteSize` is not."""
+    return sum(len(t.raw_data) if t.HasField("raw_data") else t.ByteSize() for t in _get_all_tensors(model))
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model as `write_model` does, and check it.
+
+    Raises:
+        Refused: `invalid_model` when the ONNX checker finds fault with what was written.
+    """
+    write_model(model, path)
+    check(path)
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; above 1.5 GB its tensors go into `<name>.data` beside it.
+
+    Above that size `model` itself is turned into references: load it again to use it.
+    """
+    if tensor_bytes(model) > INLINE_LIMIT:
+        data = path.name + ".data"
+        (path.parent / data).unlink(missing_ok=True)  # onnx appends to what is there
+        onnx.save_model(model, path, save_as_external_data=True, location=data)
+    else:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def check(path: Path) -> None:
+    """Run the ONNX checker on a file, external data included.
+
+    Raises:
+        Refused: `invalid_model` with the checker's first sentence.
+    """
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise Refused(
+            "invalid_model", f"The ONNX checker refuses {path.name}: {reason(error, path)}"
+        ) from error
+
+
+def model_bytes(path: Path) -> int:
+    """Bytes on disk: the main file and every file that it refers to."""
+    tensors = external_tensors(parse(path))
+    locations = {e.value for t in tensors for e in t.external_data if e.key == "location"}
+    return path.stat().st_size + sum((path.parent / location).stat().st_size for location in locations)
+
+
+def open_session(
+    path: Path, threads: int = 1, *, optimize: bool = True, optimized_path: Path | None = None
+) -> ort.InferenceSession:
+    """Open a model on the CPU.
+
+    Args:
+        path: the model's main file.
+        threads: threads inside one operator; operators run one after another.
+        optimize: False runs the graph as it is written.
+        optimized_path: where to save the graph that the runtime made of it, weights beside it.
+
+    Raises:
+        Refused: `model_not_loadable` with the runtime's reason.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if optimized_path:
+        options.optimized_model_filepath = str(optimized_path)
+        key = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{key}_file_name", optimized_path.name + ".data")
+        options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
+    return _session(path, options)
+
+
+def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors share no base class but this
+        raise Refused(
+            "model_not_loadable",
+            f"ONNX Runtime {ort.__version__} cannot load {path.name}: {reason(error, path)}",
+        ) from error
+
+
+def reason(error: Exception, path: Path) -> str:
+    """The sentence that matters: no codes, no folders of this host, no C++ signatures."""
+    text = str(error).strip().replace(str(path), path.name).replace(str(path.parent), "")
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"^Load model from \S+ failed:", "", text)
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ \S.*?\) ", "", text)
+    text = " ".join(text.split())
+    return text if len(text) <= _REASON_LENGTH else text[:_REASON_LENGTH] + "…"

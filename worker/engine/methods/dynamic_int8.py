@@ -1,0 +1,152 @@
+"""int8 weights; activations are quantized as they come, at run time. Needs no data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import prod
+
+import onnx
+from onnxruntime.quantization import QuantizationMode, QuantType
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+from app.domain.recipe import DynamicInt8
+from worker.engine.calibrate import Statistics
+from worker.engine.methods.gemm import gemm_to_matmul, is_plain
+from worker.engine.methods.resolve import resolve, types_for
+from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.passes.scopes import (
+    FLOATS,
+    all_graphs,
+    attribute,
+    initializers,
+    opset,
+    subgraphs,
+)
+
+Constants = Mapping[str, onnx.TensorProto]
+_ON_REQUEST = frozenset({"Conv"})
+_FIRST_OPSET = 11  # DynamicQuantizeLinear
+_SMALLEST_TABLE = 4096  # values; below it a table is not worth a node
+_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+
+
+def dynamic_int8(
+    model: onnx.ModelProto, recipe: DynamicInt8, isa: str, _: Statistics | None
+) -> tuple[onnx.ModelProto, DynamicInt8, list[str]]:
+    """Quantize the weights of products, LSTMs and embeddings, subgraphs included.
+
+    Conv is quantized only when `include` names it: ConvInteger is slower than float Conv on a CPU.
+
+    Args:
+        model: the prepared model; it is changed.
+        recipe: the choices; `auto` is resolved.
+        isa: a key of `app.domain.target.RULES`.
+
+    Returns:
+        The quantized model, the resolved recipe, and the reasons.
+
+    Raises:
+        Refused: `nothing_to_quantize` or `selection_matches_nothing`.
+    """
+    chosen, left = _choose(model, recipe)
+    refuse_nothing(chosen, "dynamic_int8", left)
+    convolves = any(n.op_type == "Conv" and n.name in chosen for g in all_graphs(model.graph) for n in g.node)
+    resolved, reasons = _resolve(recipe, isa, convolves=convolves)
+    gemm_to_matmul(model)
+    if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
+        add_infer_metadata(model)
+    quantizer = _quantizer(model, resolved, sorted(chosen))
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    return quantizer.model.model, resolved, reasons + stays_float(left)
+
+
+def _resolve(recipe: DynamicInt8, isa: str, *, convolves: bool) -> tuple[DynamicInt8, list[str]]:
+    asked = {name: getattr(recipe, name) for name in ("weight", "reduce_range", "per_channel")}
+    choices = types_for(isa) | {"per_channel": (True, "one scale per output channel is closer")}
+    if convolves:
+        choices["weight"] = ("uint8", "ConvInteger takes uint8 weights only")
+        choices["per_channel"] = (False, "ConvInteger takes one scale per tensor")
+    values, reasons = resolve(asked, choices)
+    return replace(recipe, **values), reasons
+
+
+def _choose(model: onnx.ModelProto, recipe: DynamicInt8) -> tuple[set[str], dict[str, str]]:
+    included, excluded = matching(model.graph, recipe.include), matching(model.graph, recipe.exclude)
+    asked = bool(recipe.include.op_types or recipe.include.nodes)
+    chosen: set[str] = set()
+    left: dict[str, str] = {}
+    for node, constants in _candidates(model.graph, {}):
+        reason = _hindrance(node, constants, opset(model))
+        if node.name in excluded:
+            reason = "excluded"
+        elif asked and node.name not in included:
+            reason = "not included"
+        elif node.op_type in _ON_REQUEST and not asked:
+            reason = "dynamic Conv is slower than float Conv, so only `include` brings it in"
+        if reason is None:
+            chosen.add(node.name)
+        else:
+            left[node.name] = reason
+    return chosen, left
+
+
+def _candidates(graph: onnx.GraphProto, outer: Constants) -> Iterator[tuple[onnx.NodeProto, Constants]]:
+    """Nodes that could be quantized, with the constants that they can see."""
+    constants = {**outer, **initializers(graph)}
+    for node in graph.node:
+        if node.op_type in _RULES:
+            yield node, constants
+        for below in subgraphs(node):
+            yield from _candidates(below, constants)
+
+
+def _hindrance(node: onnx.NodeProto, constants: Constants, version: int) -> str | None:
+    if version < _FIRST_OPSET:
+        return f"opset {version} has no DynamicQuantizeLinear"
+    weights = [constants.get(node.input[index]) for index in _WEIGHTS[node.op_type]]
+    if any(weight is None or weight.data_type not in FLOATS for weight in weights):
+        return "its weights are computed"
+    return _RULES[node.op_type](node, [weight for weight in weights if weight is not None])
+
+
+def _product(_: onnx.NodeProto, weights: Sequence[onnx.TensorProto]) -> str | None:
+    return None if len(weights[0].dims) == 2 else "its weights are not a matrix"  # noqa: PLR2004
+
+
+def _gemm(node: onnx.NodeProto, weights: Sequence[onnx.TensorProto]) -> str | None:
+    return _product(node, weights) if is_plain(node) else "alpha, beta or transA is set"
+
+
+def _lstm(node: onnx.NodeProto, _: Sequence[onnx.TensorProto]) -> str | None:
+    return "its layout is batch first" if attribute(node, "layout", 0) else None
+
+
+def _table(_: onnx.NodeProto, weights: Sequence[onnx.TensorProto]) -> str | None:
+    small = len(weights[0].dims) != 2 or prod(weights[0].dims) < _SMALLEST_TABLE  # noqa: PLR2004
+    return "its table is small" if small else None
+
+
+def _any(_: onnx.NodeProto, __: Sequence[onnx.TensorProto]) -> str | None:
+    return None
+
+
+_RULES = {"MatMul": _product, "Gemm": _gemm, "LSTM": _lstm, "Gather": _table, "Attention": _any, "Conv": _any}
+_WEIGHTS = {"MatMul": (1,), "Gemm": (1,), "LSTM": (1, 2), "Gather": (0,), "Attention": (1,), "Conv": (1,)}
+
+
+def _quantizer(model: onnx.ModelProto, recipe: DynamicInt8, nodes: list[str]) -> ONNXQuantizer:
+    return ONNXQuantizer(
+        model,
+        recipe.per_channel,
+        recipe.reduce_range,
+        QuantizationMode.IntegerOps,
+        False,
+        _TYPES[recipe.weight],
+        QuantType.QUInt8,
+        None,
+        nodes,
+        [],
+        sorted(_RULES),
+        {"MatMulConstBOnly": True, "EnableSubgraph": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+    )

@@ -1,0 +1,35 @@
+"""Graph passes: each takes a model and returns `(model, modified)`; a second run modifies nothing."""
+
+from collections.abc import Callable
+
+import onnx
+
+from worker.engine.passes.batchnorm import fold_batchnorm
+from worker.engine.passes.constants import constants_to_initializers, fold_constants
+from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.half import widen_half
+from worker.engine.passes.identities import remove_identities
+from worker.engine.passes.inference import infer_shapes
+from worker.engine.passes.inputs import separate_constants_from_inputs
+from worker.engine.passes.legacy import rewrite_legacy
+from worker.engine.passes.naming import name_nodes
+from worker.engine.passes.opset import convert_opset
+from worker.engine.passes.sharing import separate_shared_weights
+
+Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, bool]]
+
+PASSES: tuple[Pass, ...] = (
+    separate_constants_from_inputs,
+    name_nodes,
+    widen_half,
+    rewrite_legacy,
+    convert_opset,
+    constants_to_initializers,
+    fold_constants,
+    remove_identities,
+    fold_batchnorm,
+    separate_shared_weights,
+    name_nodes,  # conversion adds nodes
+    drop_unused_domains,
+    infer_shapes,
+)

@@ -1,0 +1,114 @@
+"""One doorbell: wait for the host, claim the step, do it, write how it ended."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.db.models import Step
+from app.domain.errors import DomainError, Problem
+from app.services import outcomes, steps
+from app.services.outcomes import Record
+from app.services.steps import Claim, Stale
+from worker import hostlock
+from worker.lease import Lease
+from worker.process import Process
+from worker.sandbox import ChildLost, Interrupted, Refusal
+from worker.steps import STEPS
+from worker.work import Work
+
+log = logging.getLogger(__name__)
+WITHOUT_ENGINE = ("report",)
+RETRY_SECONDS = 5.0
+
+
+def run(process: Process, step_id: str) -> None:
+    """Run a step if it is still free; every way it can end is written down, or left to the sweeper."""
+    with process.database.reading() as db:
+        step = db.get(Step, step_id)
+    if step is None or step.state != "queued":
+        return
+    try:
+        with _host(process, step.kind):
+            _claim_and_work(process, step_id)
+    except hostlock.Stopped:
+        log.info("%s stays queued: this worker stops", step_id)
+
+
+@contextmanager
+def _host(process: Process, kind: str) -> Iterator[None]:
+    if kind in WITHOUT_ENGINE:
+        yield
+        return
+    stopping = process.stopping.is_set
+    with hostlock.hold(process.settings.locks, exclusive=kind == "benchmark", stopping=stopping):
+        yield
+
+
+def _claim_and_work(process: Process, step_id: str) -> None:
+    with process.database.writing() as db:
+        claim = outcomes.begin(db, step_id, process.name)
+    if claim is None:
+        return
+    log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
+    try:
+        _work(process, claim)
+    except Stale:
+        log.info("%s was taken away; its result is dropped", step_id)
+
+
+def _work(process: Process, claim: Claim) -> None:
+    """Do the step and write its end.
+
+    Raises:
+        Stale: The step is not ours any more.
+    """
+    try:
+        record = _do(process, claim)
+    except Refusal as refusal:
+        _fail(process, claim, refusal.problem)
+    except Interrupted:
+        _hand_back(process, claim)
+    except ChildLost as loss:
+        _lose(process, claim, loss.detail)
+    except DomainError as error:
+        _fail(process, claim, Problem.of(error))
+    except Exception as error:
+        # The store, the disk or the database is in trouble, or this is a bug: others may do better, later.
+        log.exception("%s of %s failed", claim.kind, claim.subject_id)
+        _lose(process, claim, f"{type(error).__name__}: {error}", RETRY_SECONDS * (claim.losses + 1))
+    else:
+        with process.database.writing() as db:
+            outcomes.complete(db, claim, record)
+
+
+def _do(process: Process, claim: Claim) -> Record:
+    with _folder(process, claim) as folder, Lease(process.database, claim) as lease:
+        return STEPS[claim.kind](Work(process, claim, lease, folder))
+
+
+@contextmanager
+def _folder(process: Process, claim: Claim) -> Iterator[Path]:
+    process.settings.work.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=process.settings.work))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fail(process: Process, claim: Claim, problem: Problem) -> None:
+    with process.database.writing() as db:
+        outcomes.fail(db, process.storage, claim, problem)
+
+
+def _lose(process: Process, claim: Claim, detail: str, wait_s: float = 0) -> None:
+    with process.database.writing() as db:
+        outcomes.lose(db, process.storage, claim, detail, wait_s)
+
+
+def _hand_back(process: Process, claim: Claim) -> None:
+    with process.database.writing() as db:
+        steps.hand_back(db, claim, lost=False)

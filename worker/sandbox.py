@@ -1,0 +1,198 @@
+"""Runs engine calls in a limited child process: progress, time-out, cancel, and what a death means."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from pydantic import TypeAdapter
+
+import worker
+from app.domain.errors import DomainError, Problem
+from worker.child import DONE, REFUSED
+from worker.confine import Limits
+
+ROOT = Path(worker.__file__).parents[1]
+POLL_SECONDS = 0.2
+ANSWER_BYTES = 64 * 1024 * 1024
+LOG_BYTES = 64 * 1024
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+Answer = TypeVar("Answer")
+
+
+class Refusal(DomainError):
+    """The engine refused, crashed or exceeded a limit: final, trying again changes nothing."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+class ChildLost(DomainError):
+    """The child was killed and nobody here ordered it."""
+
+
+class Interrupted(DomainError):
+    """The child was killed because its step was taken away or the worker stops."""
+
+
+def run(
+    name: str,
+    request: object,
+    answer: type[Answer],
+    *,
+    folder: Path,
+    limits: Limits,
+    on_progress: Callable[[float], None] = lambda _share: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Answer:
+    """Run one engine call in a child whose working folder is `folder`.
+
+    Raises:
+        Refusal: The engine said no, crashed, or a limit was exceeded.
+        ChildLost: Somebody else killed the child.
+        Interrupted: `interrupted` became true.
+    """
+    call = {"call": name, "arguments": TypeAdapter(type(request)).dump_python(request, mode="json")}
+    with _spawn(folder) as child:
+        try:
+            _send(child, {**call, "limits": asdict(limits)})
+            output, log = _watch(child, limits, on_progress, interrupted)
+        finally:
+            _kill(child)
+    return _answer(child.returncode, output, log, answer, limits)
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    # -P keeps the working folder, which holds uploads, out of the module path.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "worker.child"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=environment(folder),
+        start_new_session=True,
+    )
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Nothing of the parent's environment but what Python needs to start."""
+    return {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "0",
+        "ORT_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+    """One line; the pipe stays open, so that its end tells the child that we are gone."""
+    assert child.stdin is not None  # noqa: S101 - a pipe was asked for
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(json.dumps(request).encode() + b"\n")
+        child.stdin.flush()
+
+
+def _watch(
+    child: subprocess.Popen[bytes],
+    limits: Limits,
+    on_progress: Callable[[float], None],
+    interrupted: Callable[[], bool],
+) -> tuple[bytes, bytes]:
+    """Collect both streams until they end."""
+    output, log = bytearray(), bytearray()
+    deadline = time.monotonic() + limits.wall_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(_pipe(child.stdout), selectors.EVENT_READ, output)
+        selector.register(_pipe(child.stderr), selectors.EVENT_READ, log)
+        while selector.get_map():
+            for key, _ in selector.select(POLL_SECONDS):
+                chunk = os.read(key.fd, 65536)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                key.data.extend(chunk)
+            _report_progress(log, on_progress)
+            _check(output, deadline, limits, interrupted)
+    while not _has_ended(child):
+        _check(output, deadline, limits, interrupted)
+        time.sleep(POLL_SECONDS / 20)
+    return bytes(output), bytes(log)
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Without reaping it: until then its process group's id cannot be given to anybody else."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None  # noqa: S101 - a pipe was asked for
+    return stream
+
+
+def _report_progress(log: bytearray, on_progress: Callable[[float], None]) -> None:
+    """Take the progress lines out of the log, and keep only its tail."""
+    *lines, rest = bytes(log).split(b"\n")
+    kept = []
+    for line in lines:
+        if line.startswith(b'{"progress":'):
+            on_progress(_share(line))
+        else:
+            kept.append(line)
+    log[:] = b"\n".join([*kept, rest])[-LOG_BYTES:]
+
+
+def _share(line: bytes) -> float:
+    try:
+        return min(max(float(json.loads(line)["progress"]), 0.0), 1.0)
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _check(output: bytearray, deadline: float, limits: Limits, interrupted: Callable[[], bool]) -> None:
+    if interrupted():
+        raise Interrupted
+    if time.monotonic() > deadline:
+        detail = f"The step took more than {limits.wall_s:.0f} s, the limit for one engine call."
+        raise Refusal(Problem("time_limit", detail))
+    if len(output) > ANSWER_BYTES:
+        detail = f"The engine's answer has more than {ANSWER_BYTES // 2**20} MiB, the limit."
+        raise Refusal(Problem("output_limit", detail))
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the whole group: a child that is done may have left others behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: Limits) -> Answer:
+    if code == DONE:
+        return TypeAdapter(answer).validate_json(output)
+    if code == REFUSED:
+        raise Refusal(Problem.from_json(json.loads(output)))
+    if code == -signal.SIGXCPU:
+        detail = f"The step used more than {limits.cpu_s} s of CPU time, the limit for one engine call."
+        raise Refusal(Problem("time_limit", detail))
+    if code < 0 and -code not in CRASHES:
+        message = f"the engine's process was ended by {signal.Signals(-code).name}"
+        raise ChildLost(message)
+    raise Refusal(Problem("engine_crashed", _crash(code, log)))
+
+
+def _crash(code: int, log: bytes) -> str:
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    last = log.decode(errors="replace").strip().rpartition("\n")[2][:500]
+    return f"The engine crashed with {how} on this model. {last}".strip()

@@ -1,0 +1,166 @@
+"""One function per kind of step, in running order.
+
+Each reads what it needs in a short transaction, works without one, and returns what to write at the end.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.models import Candidate, Dataset, Job, Version
+from app.domain.recipe import needs_calibration
+from app.domain.report import DatasetSummary, Examination
+from app.services import artifacts, candidates, datasets, models
+from app.services.outcomes import Record
+from worker import host
+from worker.benchmark import Measured, measure
+from worker.engine.requests import Build, Built, Data, ExamineDataset, ExamineModel, Prepare, Prepared
+from worker.work import Work
+
+PREPARED = ("model", "statistics", "reference", "feeds")
+
+
+def inspect_version(work: Work) -> Record:
+    """Look at an uploaded model: what is in it, what can be quantized."""
+    model = _stage_version(work, work.claim.subject_id, "model")
+    examination = work.call("examine_model", ExamineModel(model=model), Examination)
+    return lambda db: models.accept(db, work.claim.subject_id, examination)
+
+
+def inspect_dataset(work: Work) -> Record:
+    """Look at uploaded samples."""
+    data = _stage_dataset(work, work.claim.subject_id)
+    summary = work.call("examine_dataset", ExamineDataset(data=data), DatasetSummary)
+    return lambda db: datasets.accept(db, work.claim.subject_id, summary)
+
+
+def prepare(work: Work) -> Record:
+    """Prepare the float model once for all recipes, calibrate, and evaluate the baseline."""
+    with work.process.database.reading() as db:
+        job = db.get_one(Job, work.claim.subject_id)
+        calibrates = any(c.recipe and needs_calibration(c.recipe) for c in queries.candidates(db, job.id))
+    out = _output_folder(work)
+    request = _prepare_request(work, job, out, calibrates=calibrates)
+    prepared = work.call("prepare", request, Prepared)
+    names = {kind: getattr(prepared, kind) for kind in PREPARED}
+    files = {kind: (name, work.publish(out / name)) for kind, name in names.items() if name}
+    isa = host.isa() if job.spec.target.isa == "auto" else job.spec.target.isa
+
+    def record(db: Session) -> None:
+        row = db.get_one(Job, job.id)
+        row.isa, row.notes = isa, list(prepared.notes)
+        for kind, (name, received) in files.items():
+            artifacts.add(db, work.process.storage, row, row.id, kind, name, received)
+        queries.baseline(db, row.id).figures = prepared.baseline
+
+    return record
+
+
+def build(work: Work) -> Record:
+    """Quantize by one recipe and evaluate the result."""
+    with work.process.database.reading() as db:
+        candidate = db.get_one(Candidate, work.claim.subject_id)
+        job = db.get_one(Job, candidate.job_id)
+        found = {kind: a.sha256 for kind, a in queries.artifacts(db, job.id).items()}
+    assert candidate.recipe is not None  # noqa: S101 - only the baseline has none
+    staged = {kind: work.stage(sha256, f"prepared/{kind}") for kind, sha256 in found.items()}
+    out = _output_folder(work)
+    request = Build(
+        original=_stage_version(work, job.version_id, "original"),
+        model=staged["model"],
+        out=out,
+        recipe=candidate.recipe,
+        isa=str(job.isa),
+        statistics=staged.get("statistics"),
+        reference=staged.get("reference"),
+        feeds=staged.get("feeds"),
+        evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
+    )
+    built = work.call("build", request, Built)
+    received = work.publish(out / built.model)
+    figures = replace(built.figures, notes=(*built.figures.notes, *built.reasons))
+    storage = work.process.storage
+    return lambda db: candidates.built(db, storage, candidate.id, built.recipe, figures, received)
+
+
+def benchmark(work: Work) -> Record:
+    """Measure all candidates against the baseline, alone on this host."""
+    with work.process.database.reading() as db:
+        job = db.get_one(Job, work.claim.subject_id)
+        models_of = queries.candidate_artifacts(db, job.id)
+        built = [c.id for c in queries.candidates(db, job.id) if c.state == "built"]
+        feeds = queries.artifacts(db, job.id)["feeds"].sha256
+    contestants = {c: work.stage(models_of[c].sha256, f"{c}/model.onnx") for c in built}
+    baseline = _stage_version(work, job.version_id, "baseline")
+    measured = measure(work, job.spec, baseline, contestants, work.stage(feeds, "feeds.npz"))
+
+    def record(db: Session) -> None:
+        row = db.get_one(Job, job.id)
+        row.environment = host.describe()
+        _record(db, queries.baseline(db, job.id).id, measured.baseline)
+        for candidate_id, result in measured.candidates.items():
+            _record(db, candidate_id, result)
+
+    return record
+
+
+def report(work: Work) -> Record:
+    """Decide the gate, the Pareto front and the best candidate."""
+    return lambda db: candidates.conclude(db, db.get_one(Job, work.claim.subject_id))
+
+
+STEPS: dict[str, Callable[[Work], Record]] = {
+    "inspect_version": inspect_version,
+    "inspect_dataset": inspect_dataset,
+    "prepare": prepare,
+    "build": build,
+    "benchmark": benchmark,
+    "report": report,
+}
+
+
+def _record(db: Session, candidate_id: str, result: Measured) -> None:
+    candidates.measured(db, candidate_id, result.latency, result.memory, result.notes)
+
+
+def _stage_version(work: Work, version_id: str, folder: str) -> Path:
+    """Stage a version's files beside each other; the answer is its main file."""
+    with work.process.database.reading() as db:
+        files = [(f.path, f.sha256) for f in db.get_one(Version, version_id).files]
+    staged = [work.stage(sha256, f"{folder}/{path}") for path, sha256 in files]
+    return staged[0]
+
+
+def _stage_dataset(work: Work, dataset_id: str) -> Data:
+    with work.process.database.reading() as db:
+        row = db.get_one(Dataset, dataset_id)
+    path = work.folder / "data" / dataset_id
+    if not path.exists():
+        work.stage(str(row.sha256), f"data/{dataset_id}")
+    return Data(path=path, preprocess=row.preprocess, input=row.input)
+
+
+def _output_folder(work: Work) -> Path:
+    out = work.folder / "out"
+    out.mkdir()
+    return out
+
+
+def _prepare_request(work: Work, job: Job, out: Path, *, calibrates: bool) -> Prepare:
+    spec = job.spec
+    calibration = job.calibration_id if calibrates else None
+    return Prepare(
+        model=_stage_version(work, job.version_id, "model"),
+        out=out,
+        calibration=_stage_dataset(work, calibration) if calibration else None,
+        evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
+        calibration_samples=spec.calibration.samples,
+        evaluation_samples=spec.evaluation.samples,
+        metric=spec.evaluation.metric,
+        output=spec.evaluation.output,
+        batch=spec.benchmark.batch,
+        shapes=spec.shapes,
+    )

@@ -1,0 +1,58 @@
+"""The worker's Celery side: `run_step` answers a doorbell, `sweep` keeps everything moving.
+
+Started with `celery -A worker.tasks worker`; what runs it decides which queues it listens to.
+"""
+
+import logging
+import threading
+from functools import cache
+from typing import Any
+
+from celery.signals import worker_ready, worker_shutting_down
+
+from app.broker import celery, doorbell
+from app.services import sweeper
+from app.settings import Settings
+from worker import run
+from worker.process import Process, start
+
+SWEEP_SECONDS = 5.0
+CONTROL = "control"
+__all__ = ["celery"]
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+
+@cache
+def process() -> Process:
+    """This worker process; made at the first task, after any fork."""
+    return start(Settings())
+
+
+@celery.task(name="run_step")  # type: ignore[untyped-decorator]
+def run_step(step_id: str) -> None:
+    """Run one step, if it is still to be run."""
+    run.run(process(), step_id)
+
+
+@celery.task(name="sweep")  # type: ignore[untyped-decorator]
+def sweep() -> None:
+    """End what is late, requeue what was lost, ring again for what nobody heard."""
+    sweeper.sweep(process().database, process().storage)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def stop(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
+    """Running steps go back to the queue at once."""
+    process().stopping.set()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def tick(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
+    """The control worker calls for a sweep every few seconds."""
+    if CONTROL in sender.app.amqp.queues.consume_from:
+        threading.Thread(target=_ring_for_sweeps, name="sweep clock", daemon=True).start()
+
+
+def _ring_for_sweeps() -> None:
+    while not process().stopping.wait(SWEEP_SECONDS):
+        doorbell.send("sweep", CONTROL, expires=SWEEP_SECONDS * 2)

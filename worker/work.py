@@ -1,0 +1,85 @@
+"""One claimed step at work: its folder, its lease, and what it may do with them."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from app.db import queries
+from app.services.steps import Claim
+from app.storage import Received
+from app.storage.base import add_file, chunks
+from worker import host, sandbox
+from worker.confine import MIB, Limits
+from worker.lease import Lease
+from worker.process import Process
+
+Answer = TypeVar("Answer")
+MEMORY_PER_BYTE = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step function gets."""
+
+    process: Process
+    claim: Claim
+    lease: Lease
+    folder: Path
+
+    def stage(self, sha256: str, path: str) -> Path:
+        """Copy a blob into the step's folder and check its digest.
+
+        Raises:
+            OSError: The store's bytes are not what they were.
+        """
+        with self.process.database.reading() as db:
+            key = queries.blob(db, sha256).key
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with self.process.storage.open(key) as source, target.open("xb") as copy:
+            for chunk in chunks(source):
+                digest.update(chunk)
+                copy.write(chunk)
+        if digest.hexdigest() != sha256:
+            message = f"blob {sha256} is damaged in the store"
+            raise OSError(message)
+        return target
+
+    def publish(self, path: Path) -> Received:
+        """Copy a file that the step made into the store."""
+        return add_file(self.process.storage, path)
+
+    def call(
+        self, name: str, request: object, answer: type[Answer], share: tuple[float, float] = (0.0, 1.0)
+    ) -> Answer:
+        """Run an engine call in the sandbox; its progress fills `share` of the step's."""
+        return sandbox.run(
+            name,
+            request,
+            answer,
+            folder=self.folder,
+            limits=self._limits(),
+            on_progress=self._progress(share),
+            interrupted=lambda: self.lease.lost or self.process.stopping.is_set(),
+        )
+
+    def _progress(self, share: tuple[float, float]) -> Callable[[float], None]:
+        low, high = share
+
+        def report(value: float) -> None:
+            self.lease.progress = low + (high - low) * value
+
+        return report
+
+    def _limits(self) -> Limits:
+        settings = self.process.settings
+        staged = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
+        return Limits(
+            memory=max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB),
+            cpu_s=settings.sandbox_seconds * host.cores_allowed(),
+            file=settings.sandbox_output,
+            wall_s=settings.sandbox_seconds,
+        )
