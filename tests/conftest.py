@@ -1,5 +1,6 @@
 """Servers for the tests that need them; each is started once, when the first test asks."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,9 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import make_url
 
+from app import broker
+from app.db.session import Database
+from app.storage import LocalStorage
 from tests import servers
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +45,65 @@ def fresh_postgres(postgres_url: str, migrated_postgres: str) -> Iterator[Callab
     template = make_url(migrated_postgres).database or ""
     with ExitStack() as databases:
         yield lambda name: databases.enter_context(servers.fresh_postgres(postgres_url, name, template))
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that the migrations make: copy it."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(migrated_sqlite: Path, tmp_path: Path) -> str:
+    """A migrated SQLite database of this test's own."""
+    path = shutil.copy(migrated_sqlite, tmp_path / "fewbits.db")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def own_postgres_url(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
+    """A migrated Postgres database of this test's own."""
+    template = make_url(migrated_postgres).database or ""
+    with servers.fresh_postgres(postgres_url, "own", template) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite_url", "own_postgres_url"], ids=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def database(database_url: str, rings: list[str]) -> Iterator[Database]:
+    """A migrated database: the test runs on SQLite and on Postgres."""
+    assert rings == []
+    opened = Database(database_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def postgres_database(own_postgres_url: str, rings: list[str]) -> Iterator[Database]:
+    """For what only a database with many writers can show."""
+    assert rings == []
+    opened = Database(own_postgres_url)
+    yield opened
+    opened.dispose()
+
+
+@pytest.fixture
+def rings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps that were rung for, instead of messages that nobody would hear."""
+    heard: list[str] = []
+    monkeypatch.setattr(broker, "ring", lambda step_id, _kind: heard.append(step_id))
+    return heard
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "blobs")
 
 
 def migrate(url: str) -> None:

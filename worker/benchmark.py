@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.domain.job import JobSpec
+from app.domain.job import Benchmark, JobSpec
 from app.domain.report import Latency, Memory
 from worker.engine import latency
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
@@ -31,7 +31,7 @@ class Comparison:
 
 
 def measure(
-    work: Work, spec: JobSpec, baseline: Path, candidates: Mapping[str, Path], feeds: Path
+    work: Work, spec: JobSpec, batch: int, baseline: Path, candidates: Mapping[str, Path], feeds: Path
 ) -> Comparison:
     """Measure the float model and every candidate, each round in a fresh process."""
     models = (baseline, *candidates.values())
@@ -48,8 +48,11 @@ def measure(
     rounds = latency.measure(run_round, len(candidates), spec.benchmark.max_seconds, limit, report)
     # As contestant 0 the baseline is measured against itself.
     series = [replace(one, candidates=(one.noise, *one.candidates)) for one in rounds]
-    results = [_measured(series, index, spec, use, uses[0]) for index, use in enumerate(uses)]
-    return Comparison(results[0], dict(zip(candidates, results[1:], strict=True)))
+    measured = [
+        _measured(_latency(series, index, spec.benchmark, batch), use, uses[0])
+        for index, use in enumerate(uses)
+    ]
+    return Comparison(measured[0], dict(zip(candidates, measured[1:], strict=True)))
 
 
 def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:
@@ -57,11 +60,11 @@ def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:
     return work.call("measure_memory", request, MemoryUse, (0.0, 0.0))
 
 
-def _measured(
-    rounds: list[Round], index: int, spec: JobSpec, use: MemoryUse, baseline: MemoryUse
-) -> Measured:
-    asked = spec.benchmark
-    found = latency.summarize(rounds, index, asked.threads, asked.batch, max_seconds=asked.max_seconds)
+def _latency(rounds: list[Round], index: int, asked: Benchmark, batch: int) -> Latency | str:
+    return latency.summarize(rounds, index, asked.threads, batch, max_seconds=asked.max_seconds)
+
+
+def _measured(found: Latency | str, use: MemoryUse, baseline: MemoryUse) -> Measured:
     memory = Memory(
         use.peak_bytes, use.peak_bytes - use.import_bytes, baseline.peak_bytes - baseline.import_bytes
     )

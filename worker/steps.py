@@ -51,10 +51,10 @@ def prepare(work: Work) -> Record:
 
     def record(db: Session) -> None:
         row = db.get_one(Job, job.id)
-        row.isa, row.notes = isa, list(prepared.notes)
+        row.isa, row.batch, row.notes = isa, prepared.batch, list(prepared.notes)
         for kind, (name, received) in files.items():
             artifacts.add(db, work.process.storage, row, row.id, kind, name, received)
-        queries.baseline(db, row.id).figures = prepared.baseline
+        candidates.prepared(db, row.id, prepared.baseline)
 
     return record
 
@@ -95,7 +95,8 @@ def benchmark(work: Work) -> Record:
         feeds = queries.artifacts(db, job.id)["feeds"].sha256
     contestants = {c: work.stage(models_of[c].sha256, f"{c}/model.onnx") for c in built}
     baseline = _stage_version(work, job.version_id, "baseline")
-    measured = measure(work, job.spec, baseline, contestants, work.stage(feeds, "feeds.npz"))
+    staged = work.stage(feeds, "feeds.npz")
+    measured = measure(work, job.spec, job.batch or 1, baseline, contestants, staged)
 
     def record(db: Session) -> None:
         row = db.get_one(Job, job.id)

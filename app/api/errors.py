@@ -2,7 +2,7 @@
 
 import logging
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
+from app.domain.recipe import Recipe
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -30,6 +31,8 @@ STATUS = {
     "unavailable": 503,
     "error": 500,
 }
+METHODS = frozenset(get_args(kind.__annotations__["method"])[0] for kind in get_args(Recipe))
+SHOWN_INPUT = 80
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
@@ -55,7 +58,7 @@ def problem_response(problem: Problem, status: int, request_id: str, headers: An
 
 def invalid_input(error: ValidationError | RequestValidationError, prefix: str = "") -> InvalidInput:
     """What pydantic found, as JSON pointers below `prefix`."""
-    found = tuple(FieldError(prefix + _pointer(row["loc"]), _sentence(row)) for row in error.errors())
+    found = tuple(FieldError(prefix + _pointer(row), _sentence(row)) for row in error.errors())
     return InvalidInput("; ".join(f"{e.pointer or '/'}: {e.detail}" for e in found[:3]), errors=found)
 
 
@@ -110,15 +113,28 @@ def _bug(request: Request, error: Exception) -> Response:
     return problem_response(Problem("error", detail), 500, request_id(request))
 
 
-def _pointer(location: tuple[int | str, ...]) -> str:
-    """A JSON pointer; FastAPI's first word says where a value came from."""
-    parts = location[1:] if location and location[0] in {"body", "query", "path", "header"} else location
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+def _pointer(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
+    """A JSON pointer: without FastAPI's first word and without the tag that chose a recipe's class."""
+    parts = list(row["loc"])
+    if row["type"] == "json_invalid":
+        return ""
+    if parts and parts[0] in {"body", "query", "path", "header"}:
+        del parts[0]
+    shown = [p for i, p in enumerate(parts) if not (i and isinstance(parts[i - 1], int) and p in METHODS)]
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in shown)
 
 
 def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
-    if row["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return "there is no field of this name"
-    text = str(row["msg"])
+    match row["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return "there is no field of this name"
+        case "json_invalid":
+            return f"the body is no JSON: {row['ctx']['error']} at character {row['loc'][-1]}"
+        case "union_tag_invalid":
+            return f"there is no {row['ctx']['tag']!r}; use one of {row['ctx']['expected_tags']}"
+        case "union_tag_not_found":
+            return f"the field {row['ctx']['discriminator']} is required"
+        case "missing":
+            return "this field is required"
     shown = repr(row.get("input"))
-    return text if len(shown) > 80 or row["type"] == "missing" else f"{text}, not {shown}"  # noqa: PLR2004
+    return str(row["msg"]) if len(shown) > SHOWN_INPUT else f"{row['msg']}, not {shown}"

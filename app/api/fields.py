@@ -23,11 +23,13 @@ def preprocess(text: str, pointer: str = "/preprocess") -> Preprocess:
     Raises:
         InvalidInput: It is neither.
     """
-    if not text.strip():
-        return Preprocess()
-    if not text.lstrip().startswith("{"):
-        return preset(text.strip(), pointer)
-    return parse(Preprocess, loaded(text, pointer), pointer)
+    text = text.strip() or "{}"
+    return preprocess_value(loaded(text, pointer) if text.startswith("{") else text, pointer)
+
+
+def preprocess_value(value: str | dict[str, Any], pointer: str = "/preprocess") -> Preprocess:
+    """A preset's name, or an object."""
+    return preset(value, pointer) if isinstance(value, str) else parse(Preprocess, value, pointer)
 
 
 def preset(name: str, pointer: str) -> Preprocess:

@@ -65,7 +65,7 @@ class DatasetCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Name
     sha256: Sha256
-    preprocess: Preprocess | str = Preprocess()
+    preprocess: Annotated[str | dict[str, Any], Field(description="a preset's name, or a Preprocess")] = {}
     input: str | None = None
 
 

@@ -138,6 +138,7 @@ class Job(Base):
     state: Mapped[str] = mapped_column(String(20), default="queued", index=True)
     phase: Mapped[str | None] = mapped_column(String(20))
     isa: Mapped[str | None] = mapped_column(String(20))
+    batch: Mapped[int | None] = mapped_column(Integer)
     environment: Mapped[dict[str, str] | None] = mapped_column(Json)
     notes: Mapped[list[str]] = mapped_column(Json, default=list)
     best_id: Mapped[str | None] = mapped_column(Id)

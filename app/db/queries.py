@@ -316,12 +316,12 @@ def lease_expired(db: Session, step_id: str) -> bool:
     return db.scalars(late.with_for_update()).one_or_none() is not None
 
 
-def unheard_steps(db: Session, limit: int) -> Sequence[Step]:
-    """Queued steps to ring again: rung over 60 s ago, or due since the last ring."""
+def unheard_steps(db: Session, kinds: Sequence[str], limit: int) -> Sequence[Step]:
+    """Queued steps of these kinds to ring again: rung over 60 s ago, or due since the last ring."""
     long_ago = Step.rung_at < now_us() - RING_AGAIN
     due = and_(Step.not_before > Step.rung_at, Step.not_before <= now_us())
     found = select(Step).where(Step.state == "queued", Step.not_before <= now_us(), or_(long_ago, due))
-    return db.scalars(found.order_by(Step.rung_at).limit(limit)).all()
+    return db.scalars(found.where(Step.kind.in_(kinds)).order_by(Step.rung_at).limit(limit)).all()
 
 
 def mark_rung(db: Session, step_ids: Sequence[str]) -> None:

@@ -23,6 +23,12 @@ def start_building(db: Session, candidate_id: str) -> None:
         _move(db, candidate, "building")
 
 
+def prepared(db: Session, job_id: str, figures: Figures) -> None:
+    """The baseline was evaluated; nothing is built for it."""
+    baseline = queries.baseline(db, job_id)
+    baseline.state, baseline.figures = "built", figures
+
+
 def built(
     db: Session, storage: Storage, candidate_id: str, recipe: Recipe, figures: Figures, received: Received
 ) -> None:
@@ -49,8 +55,12 @@ def measured(
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
     every = (*candidate.figures.notes, *notes)
     candidate.figures = replace(candidate.figures, latency=latency, memory=memory, notes=every)
-    if not candidate.baseline:
-        _move(db, candidate, "measured")
+    _move(db, candidate, "measured")
+
+
+def canceled(db: Session, candidate: Candidate) -> None:
+    """The job ended before the candidate did."""
+    _move(db, candidate, "canceled")
 
 
 def conclude(db: Session, job: Job) -> None:

@@ -11,7 +11,7 @@ from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
 from app.domain.recipe import needs_calibration, title
-from app.services import events, steps
+from app.services import candidates, events, steps
 
 
 def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = None) -> Job:
@@ -101,9 +101,10 @@ def advance_users(db: Session, subject_id: str) -> None:
 def end(db: Session, job: Job, state: str, problem: Problem | None = None) -> None:
     """The one way a job ends, under its lock: its open candidates and steps end with it."""
     check_transition("job", job.state, state)
-    for candidate in queries.lock_candidates(db, job.id):
+    baseline = queries.measured_baseline(db, job.id)
+    for candidate in (*queries.lock_candidates(db, job.id), *([baseline] if baseline else [])):
         if candidate.state not in CANDIDATE_ENDED:
-            candidate.state = "canceled"
+            candidates.canceled(db, candidate)
     queries.cancel_steps(db, job.id)
     job.state, job.phase, job.problem, job.finished_at = state, None, problem, queries.now(db)
     data = {"state": state, "code": problem.code if problem else None}

@@ -65,7 +65,8 @@ def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> No
 
 def ring_again(db: Session) -> int:
     """Ring for queued steps that nobody seems to have heard of, at most 200 per queue."""
-    found = queries.unheard_steps(db, RINGS_PER_QUEUE)
+    kinds_of = {q: [kind for kind, name in broker.QUEUES.items() if name == q] for q in broker.QUEUES.values()}
+    found = [s for kinds in kinds_of.values() for s in queries.unheard_steps(db, kinds, RINGS_PER_QUEUE)]
     queries.mark_rung(db, [step.id for step in found])
     for step in found:
         after_commit(db, broker.ring, step.id, step.kind)

@@ -126,6 +126,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("phase", sa.String(length=20), nullable=True),
         sa.Column("isa", sa.String(length=20), nullable=True),
+        sa.Column("batch", sa.Integer(), nullable=True),
         sa.Column("environment", JSON, nullable=True),
         sa.Column("notes", JSON, nullable=False),
         sa.Column("best_id", sa.String(length=40), nullable=True),

@@ -17,7 +17,6 @@ from worker.engine.passes.scopes import (
     all_graphs,
     all_nodes,
     attribute,
-    initializers,
     opset,
 )
 
@@ -37,6 +36,7 @@ _SIGNATURES = {  # offset and bytes of what is often sent instead
 _MASK = -1e30
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _GRAPH_FIELD = 7
+_VARINT_BITS = 64
 
 
 def examine(model: Path) -> Examination:
@@ -69,7 +69,8 @@ def _refuse_other_files(path: Path) -> None:
     if head.startswith(b"version https://git-lfs"):
         raise Refused(
             "lfs_pointer",
-            f"{path.name} is a git-LFS pointer of {size} bytes, not the model. Run `git lfs pull`, then upload.",
+            f"{path.name} is a git-LFS pointer of {size} bytes, not the model. "
+            "Run `git lfs pull`, then upload.",
         )
     for (offset, signature), kind in _SIGNATURES.items():
         if head[offset:].startswith(signature):
@@ -107,7 +108,7 @@ def _missing_bytes(path: Path) -> int:
 
 def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
     value, shift = 0, 0
-    while position < len(data):
+    while position < len(data) and shift < _VARINT_BITS:
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
@@ -121,8 +122,8 @@ def _refuse_no_opset(model: onnx.ModelProto, path: Path) -> None:
     if not model.opset_import:
         raise Refused(
             "no_opset",
-            f"{path.name} has IR version {model.ir_version} and imports no operator set, so its operators are "
-            "not defined. Export it again with a current exporter (opset 13 or later).",
+            f"{path.name} has IR version {model.ir_version} and imports no operator set, so its operators "
+            "are not defined. Export it again with a current exporter (opset 13 or later).",
         )
 
 
@@ -132,9 +133,13 @@ def _refuse_domains(model: onnx.ModelProto) -> None:
         if node.domain not in SUPPORTED_DOMAINS and (node.domain, node.op_type) not in functions:
             raise Refused(
                 "unsupported_domain",
-                f"Node {node.name or node.output[0]!r} is {node.op_type} of the domain {node.domain!r}, which "
-                "ONNX Runtime knows only with a custom library. Remove it or export it as standard operators.",
+                f"Node {_label(node)!r} is {node.op_type} of the domain {node.domain!r}, which "
+                "ONNX Runtime knows only with a custom library. Export it as standard operators.",
             )
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return node.name or next(iter(node.output), node.op_type)
 
 
 def _describe(model: onnx.ModelProto, session: ort.InferenceSession, path: Path) -> Examination:
@@ -218,11 +223,16 @@ def _warnings(model: onnx.ModelProto, counts: Counter[str]) -> Iterator[str]:
         yield f"Opset {opset(model)} has no per-channel quantization: it will be converted where possible."
     if any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer):
         yield "Weights are float16: on a CPU they are computed in float32."
-    if _quantizable(model.graph) and not initializers(model.graph) and counts["If"]:
-        yield "The weights lie in subgraphs (If), which only weights-first methods can reach."
+    if _quantizable(model.graph) and not _has_weights(model.graph):
+        yield "The weights lie in subgraphs, which static recipes do not reach."
     masks = [t.name for t in _constants(model.graph) if _is_mask(t)]
     if masks:
         yield f"Mask values below {_MASK:g} in {masks[0]!r} would stretch a quantized range."
+
+
+def _has_weights(graph: onnx.GraphProto) -> bool:
+    constants = {tensor.name for tensor in _constants(graph)}
+    return any(node.op_type in WEIGHTED and constants & set(node.input[:2]) for node in graph.node)
 
 
 def _is_mask(tensor: onnx.TensorProto) -> bool:

@@ -133,7 +133,7 @@ def _kind(node: onnx.NodeProto, types: dict[str, int]) -> str | None:
 
 
 def requires(model: Path) -> Requires:
-    """What a runtime must know to load a model: IR version, operator sets, and the first release that has both.
+    """What a runtime must know to load a model: IR, operator sets, and the first release that has both.
 
     Operator sets of other domains than the standard one are listed, but do not decide the release.
     """

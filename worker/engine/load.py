@@ -8,16 +8,16 @@ from pathlib import Path, PurePosixPath
 # The runtime reads this when it is imported: set later, it has no effect.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import onnx  # noqa: E402
-import onnxruntime as ort  # noqa: E402
-from google.protobuf.message import DecodeError  # noqa: E402
-from onnx.external_data_helper import (  # noqa: E402
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx.external_data_helper import (
     _get_all_tensors,
     load_external_data_for_tensor,
     uses_external_data,
 )
 
-from app.domain.errors import Refused  # noqa: E402
+from app.domain.errors import Refused
 
 INLINE_LIMIT = 1_500_000_000  # bytes of tensors; protobuf ends at 2 GiB, and the graph needs room too
 _LOG_ERRORS = 3
@@ -52,7 +52,7 @@ def parse(path: Path) -> onnx.ModelProto:
         raise Refused("not_onnx", f"{path.name} is not an ONNX model: {error}.") from error
     if not model.HasField("graph") or not model.ir_version:
         raise Refused(
-            "not_onnx", f"{path.name} holds no ONNX graph. Upload the .onnx file that your exporter wrote."
+            "not_onnx", f"{path.name} holds no ONNX graph. Upload the file that your exporter wrote."
         )
     return model
 
@@ -77,7 +77,8 @@ def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
         if end > size:
             raise Refused(
                 "external_data_missing",
-                f"Tensor {tensor.name!r} needs {end} bytes of {location!r}, which has {size}. Upload it whole.",
+                f"Tensor {tensor.name!r} needs {end} bytes of {location!r}, which has {size}. "
+                "Upload the whole file.",
             )
 
 
@@ -111,7 +112,8 @@ def _end(tensor: str, fields: dict[str, str]) -> int:
 
 def tensor_bytes(model: onnx.ModelProto) -> int:
     """Bytes of all tensors that are held in memory; safe above 2 GB, where `ByteSize` is not."""
-    return sum(len(t.raw_data) if t.HasField("raw_data") else t.ByteSize() for t in _get_all_tensors(model))
+    tensors = _get_all_tensors(model)
+    return sum(len(t.raw_data) if t.HasField("raw_data") else int(t.ByteSize()) for t in tensors)
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
@@ -155,7 +157,8 @@ def model_bytes(path: Path) -> int:
     """Bytes on disk: the main file and every file that it refers to."""
     tensors = external_tensors(parse(path))
     locations = {e.value for t in tensors for e in t.external_data if e.key == "location"}
-    return path.stat().st_size + sum((path.parent / location).stat().st_size for location in locations)
+    files = [path, *(path.parent / location for location in locations)]
+    return sum(file.stat().st_size for file in files)
 
 
 def open_session(

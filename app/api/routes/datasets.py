@@ -73,8 +73,7 @@ def read_dataset(dataset_id: str, caller: Who, db: ReadDb) -> DatasetRead:
 async def _from_json(request: Request, caller: Caller, service: App) -> str:
     text = (await request.body()).decode(errors="replace")
     body = fields.parse(DatasetCreate, fields.loaded(text, ""), "")
-    named = body.preprocess
-    preprocess = fields.preset(named, "/preprocess") if isinstance(named, str) else named
+    preprocess = fields.preprocess_value(body.preprocess)
 
     def create(db: Session) -> str:
         blob = blobs.referable(db, caller.project_id, body.sha256, "/sha256")

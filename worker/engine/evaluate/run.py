@@ -12,6 +12,7 @@ from worker.engine.data.source import Source
 Progress = Callable[[float, str], None]  # a share from 0 to 1, and what is going on
 Outputs = dict[str, Array]
 REASON_LENGTH = 300
+OUT_OF_MEMORY = "alloc"
 
 
 def outputs(session: Session, source: Source) -> Iterator[Outputs]:
@@ -40,6 +41,8 @@ def run(session: Session, names: Sequence[str], inputs: Sample) -> Outputs:
     try:
         found = session.run(list(names), dict(inputs))
     except Exception as error:  # the runtime's errors share no base class but this
+        if OUT_OF_MEMORY in str(error).lower():
+            raise  # a limit of this process, which says nothing about the model
         reason = " ".join(str(error).split())[:REASON_LENGTH]
         raise Refused("model_fails", f"The model fails on the data: {reason}.") from error
     pairs = zip(names, found, strict=True)

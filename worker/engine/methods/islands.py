@@ -1,6 +1,7 @@
 """Which nodes become integer kernels together: an island has no float node that it could do without."""
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import onnx
@@ -24,12 +25,12 @@ class Graph:
     """What is asked about a graph over and over, looked up once."""
 
     proto: onnx.GraphProto
-    ranged: Set[str]  # tensors with a calibrated range
+    ranged: AbstractSet[str]  # tensors with a calibrated range
     constants: Mapping[str, onnx.TensorProto]
     types: Mapping[str, int]
 
     @classmethod
-    def of(cls, proto: onnx.GraphProto, ranged: Set[str]) -> "Graph":
+    def of(cls, proto: onnx.GraphProto, ranged: AbstractSet[str]) -> "Graph":
         """Look all up."""
         return cls(proto, ranged, initializers(proto), tensor_types(proto))
 
@@ -161,13 +162,13 @@ def _before_weights(graph: onnx.GraphProto) -> set[str]:
     return leading
 
 
-def _trailing(node: onnx.NodeProto, leading: Set[str]) -> str | None:
+def _trailing(node: onnx.NodeProto, leading: AbstractSet[str]) -> str | None:
     if node.op_type in WEIGHTED | ABSORBED or leading & set(node.output):
         return None
     return "behind the last weighted node"
 
 
-def _alone(graph: Graph, node: onnx.NodeProto, chosen: Set[str], *, grow: bool) -> str | None:
+def _alone(graph: Graph, node: onnx.NodeProto, chosen: AbstractSet[str], *, grow: bool) -> str | None:
     if node.op_type in WEIGHTED:
         weighted = node.input[1] in graph.constants
         return None if weighted or (grow and chosen & set(node.input)) else "it multiplies two activations"

@@ -12,7 +12,6 @@ from worker.engine.passes.scopes import (
     attribute,
     consumers,
     initializers,
-    key,
     producers,
     replace_nodes,
     tensor_names,
@@ -34,16 +33,16 @@ def fold_batchnorm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     graph = model.graph
     before, readers, constants = producers(graph), consumers(graph), initializers(graph)
     outputs = {value.name for value in graph.output}
-    removed: set[tuple[str, ...]] = set()
-    for norm in graph.node:
+    removed: set[int] = set()
+    for index, norm in enumerate(graph.node):
         operator = before.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
         if operator is None or norm.input[0] in outputs or len(readers[norm.input[0]]) > 1:
             continue
         if _fits(operator, norm, constants, readers):
             _fold(graph, operator, norm, constants)
-            removed.add(key(norm))
+            removed.add(index)
     if removed:
-        replace_nodes(graph, [node for node in graph.node if key(node) not in removed])
+        replace_nodes(graph, (node for index, node in enumerate(graph.node) if index not in removed))
     return model, bool(removed)
 
 

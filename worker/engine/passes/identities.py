@@ -54,4 +54,4 @@ def _idle(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     read = {name for other in graph.node for name in other.input}
     training = len(node.input) > 2 and node.input[2]  # noqa: PLR2004 - its third input is training_mode
     mask = any(name in read for name in node.output[1:])
-    return not training and not mask and not attribute(node, "is_test", 1) == 0
+    return not training and not mask and attribute(node, "is_test", 1) != 0

@@ -1,8 +1,10 @@
 """Operators of 2018 that left the standard are rewritten, since no converter knows them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -16,6 +18,7 @@ from worker.engine.passes.scopes import (
 )
 
 _SLICE_TAKES_INPUTS = 10
+Values = np.floating[Any] | npt.NDArray[np.float32]
 Rewrite = Callable[[onnx.ModelProto, onnx.NodeProto, set[str]], list[onnx.NodeProto]]
 
 
@@ -50,7 +53,7 @@ def _affine(model: onnx.ModelProto, node: onnx.NodeProto, names: set[str]) -> li
 
 
 def _scale_and_shift(
-    model: onnx.ModelProto, node: onnx.NodeProto, names: set[str], scale: np.generic, shift: np.generic
+    model: onnx.ModelProto, node: onnx.NodeProto, names: set[str], scale: Values, shift: Values
 ) -> list[onnx.NodeProto]:
     output = node.output[0]
     factor, term, scaled = (unused_name(f"{output}_{part}", names) for part in ("scale", "shift", "scaled"))

@@ -11,7 +11,7 @@ MODERN = 17
 _PROTOBUF_LIMIT = 2_000_000_000
 
 
-class CannotConvert(Exception):  # noqa: N818
+class CannotConvert(Exception):
     """The model cannot be brought to a newer operator set; the message says why."""
 
 

@@ -1,0 +1,77 @@
+# Needs make and Python 3.11 or newer with venv; everything else goes into .venv. `make help` lists what there is.
+MAKEFLAGS += --no-print-directory
+SHELL := /bin/sh
+BIN := .venv/bin
+# A lock holds every package with its hash: pip has nothing to resolve. Python compiles what it imports.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
+  --no-compile --no-deps --require-hashes
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --no-header --extra embedded
+
+.PHONY: help setup demo serve test check fmt lint types lock migrate accept clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/dev ## install everything, start nothing
+
+demo: .venv/run ## quantize a sample model over HTTP and show the result; ONCE=1 stops the service at the end
+	@$(BIN)/python examples/demo.py
+
+serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEWBITS_PORT, FEWBITS_HOME)
+	@$(BIN)/python -m app.serve
+
+test: .venv/dev ## run the whole suite on servers that it starts itself
+	@$(BIN)/python -m pytest
+
+check: lint types test ## exactly what CI runs
+
+fmt: .venv/dev ## format, and fix what can be fixed
+	@$(BIN)/ruff format --quiet
+	@$(BIN)/ruff check --fix --quiet
+
+lint: .venv/dev ## style and the direction of imports
+	@$(BIN)/ruff format --check --quiet || { echo "not formatted; run make fmt"; exit 1; }
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/lint-imports --no-logo >.venv/imports.log 2>&1 || { cat .venv/imports.log; exit 1; }
+
+types: .venv/dev ## check types
+	@$(BIN)/mypy --no-error-summary .
+
+lock: .venv/dev ## choose the newest versions that fit, and write both locks
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) --upgrade --output-file requirements.lock
+	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+migrate: .venv/run ## bring the database of FEWBITS_DATABASE_URL (or of FEWBITS_HOME) up to date
+	@$(BIN)/python -m alembic upgrade head
+
+accept: ## run the black-box checks of another folder on what is committed: DATA=../shared
+	@test -d "$(DATA)/accept" || { echo "say where the checks are: make accept DATA=../shared"; exit 2; }
+	@failed=; for check in "$(DATA)"/accept/*; do \
+	  case $${check##*/} in *.*) continue;; esac; \
+	  "$$check" || failed="$$failed $${check##*/}"; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+clean: ## remove what was installed and cached; var, where services keep their state, stays
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/python:
+	@if $(BIN)/python -c 'import pip' 2>/dev/null; then touch $@; exit; fi; \
+	for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	  "$$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  echo "Installing into .venv, which takes about a minute …"; \
+	  "$$python" -m venv --clear .venv && touch $@; exit; \
+	done; \
+	echo "Fewbits needs Python 3.11 or newer with venv. On Debian or Ubuntu: apt install python3-venv;" >&2; \
+	echo "on Fedora: dnf install python3; on macOS: brew install python. Or name one: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+.venv/run: requirements.lock | .venv/python
+	@$(INSTALL) -r requirements.lock
+	@touch $@
+
+.venv/dev: requirements-dev.lock requirements.lock | .venv/python
+	@$(INSTALL) -r requirements-dev.lock
+	@touch .venv/run $@

@@ -1,0 +1,227 @@
+"""The sweeper moves what was lost, forgotten or is too late."""
+
+from collections import Counter
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from app import broker
+from app.db import queries
+from app.db.base import new_id
+from app.db.models import Job, Step
+from app.db.session import Database
+from app.services import sweeper
+from app.storage import LocalStorage
+from tests import factories
+
+
+@pytest.fixture
+def project(database: Database) -> str:
+    return factories.make_project(database)
+
+
+@pytest.fixture
+def step(database: Database, project: str) -> str:
+    """A step that is queued."""
+    version = factories.make_version(database, project, ready=False)
+    return factories.step_of(database, version, "inspect_version").id
+
+
+def alter(database: Database, step_id: str, **values: object) -> None:
+    with database.writing() as db:
+        db.execute(update(Step).where(Step.id == step_id).values(**values))
+
+
+def one(database: Database, step_id: str) -> Step:
+    with database.reading() as db:
+        return db.get_one(Step, step_id)
+
+
+def test_a_step_whose_lease_ran_out_is_queued_again_and_rung_for(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    factories.take(database, step)
+    alter(database, step, lease_until=1)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+
+    found = one(database, step)
+    assert (found.state, found.losses, found.worker, found.lease_until) == ("queued", 1, None, None)
+    assert rings == [step]
+    assert factories.take(database, step).attempt == 2
+
+
+def test_a_step_whose_lease_runs_is_left_alone(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    factories.take(database, step)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+
+    assert (one(database, step).state, one(database, step).losses) == ("running", 0)
+    assert rings == []
+
+
+def test_the_third_expired_lease_fails_the_job(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    job = factories.make_job(database, project)
+    step = factories.step_of(database, job, "prepare").id
+
+    for _ in range(3):
+        factories.take(database, step)
+        alter(database, step, lease_until=1)
+        sweeper.sweep(database, storage)
+
+    found = factories.job_row(database, job)
+    assert found.state == "failed"
+    assert found.problem is not None
+    assert found.problem.code == "worker_lost"
+    assert found.problem.retryable
+
+
+def test_the_third_lost_build_fails_its_candidate_alone(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    job = factories.make_job(database, project)
+    factories.work_off(database, storage, job, until="build")
+    lost, other = factories.steps_of(database, job, "build")
+
+    for _ in range(3):
+        factories.take(database, lost.id)
+        alter(database, lost.id, lease_until=1)
+        sweeper.sweep(database, storage)
+    factories.work_off(database, storage, job)
+
+    states = {c.id: c.state for c in factories.candidates_of(database, job)}
+    assert states == {lost.subject_id: "failed", other.subject_id: "measured"}
+    assert factories.job_row(database, job).state == "succeeded"
+
+
+def test_a_step_that_nobody_heard_of_for_a_minute_is_rung_again_once(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    alter(database, step, rung_at=Step.rung_at - 61_000_000)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+    sweeper.sweep(database, storage)
+
+    assert rings == [step]
+
+
+def test_a_step_that_was_just_rung_for_is_not_rung_again(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    alter(database, step, rung_at=Step.rung_at - 50_000_000)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+
+    assert rings == []
+
+
+def test_a_step_that_waited_for_its_time_is_rung_when_it_is_due(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    alter(database, step, rung_at=Step.rung_at - 6_000_000, not_before=Step.rung_at - 1_000_000)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+
+    assert rings == [step]
+
+
+def test_a_step_that_is_not_due_is_not_rung(
+    database: Database, storage: LocalStorage, step: str, rings: list[str]
+) -> None:
+    alter(database, step, rung_at=1, not_before=Step.created_at + 60_000_000)
+    rings.clear()
+
+    sweeper.sweep(database, storage)
+
+    assert rings == []
+
+
+def test_one_pass_rings_at_most_200_times_for_each_queue(
+    database: Database, storage: LocalStorage, project: str, rings: list[str]
+) -> None:
+    kinds = {"inspect_version": 250, "prepare": 120, "build": 130, "benchmark": 20}
+    rows = [
+        {"id": new_id("stp"), "project_id": project, "kind": kind, "subject_id": f"x_{i}", "rung_at": i}
+        for kind, count in kinds.items()
+        for i in range(count)
+    ]
+    with database.writing() as db:
+        db.execute(insert(Step), rows)
+    kind_of = {str(row["id"]): str(row["kind"]) for row in rows}
+
+    sweeper.sweep(database, storage)
+    first = Counter(broker.QUEUES[kind_of[step]] for step in rings)
+    rings.clear()
+    sweeper.sweep(database, storage)
+    second = Counter(broker.QUEUES[kind_of[step]] for step in rings)
+
+    assert first == {"inspect": 200, "default": 200, "benchmark": 20}
+    assert second == {"inspect": 50, "default": 50}
+
+
+def test_a_job_past_its_deadline_expires_with_everything_it_has_open(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    late = factories.make_job(database, project, deadline_s=10)
+    in_time = factories.make_job(database, project, deadline_s=10)
+    factories.work_off(database, storage, late, until="build")
+    factories.take(database, factories.steps_of(database, late, "build")[0].id)
+    with database.writing() as db:
+        db.execute(update(Job).where(Job.id == late).values(deadline_at=queries.now(db)))
+
+    sweeper.sweep(database, storage)
+
+    found = factories.job_row(database, late)
+    assert (found.state, found.phase) == ("expired", None)
+    assert found.problem is not None
+    assert found.problem.code == "deadline_exceeded"
+    assert {s.state for s in factories.steps_of(database, late, "build")} == {"canceled"}
+    assert {c.state for c in factories.candidates_of(database, late)} == {"canceled"}
+    assert factories.job_row(database, in_time).state == "queued"
+
+
+def test_the_deadline_counts_from_the_jobs_creation(database: Database, project: str) -> None:
+    version = factories.make_version(database, project, ready=False)
+    job = factories.make_job(database, project, version=version, deadline_s=90)
+
+    found = factories.job_row(database, job)
+    assert abs(found.deadline_at - found.created_at - 90_000_000) < 5_000_000
+
+
+def test_a_job_that_ended_in_time_does_not_expire(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    job = factories.make_job(database, project)
+    factories.work_off(database, storage, job)
+    with database.writing() as db:
+        db.execute(update(Job).where(Job.id == job).values(deadline_at=1))
+
+    sweeper.sweep(database, storage)
+
+    assert factories.job_row(database, job).state == "succeeded"
+
+
+def test_sweeping_twice_at_once_counts_a_loss_once(
+    database: Database, storage: LocalStorage, step: str
+) -> None:
+    factories.take(database, step)
+    alter(database, step, lease_until=1)
+    with database.reading() as db:
+        lost = [s.id for s in queries.expired_leases(db)]
+
+    sweeper.sweep(database, storage)
+    for step_id in lost:  # what another sweeper saw before the first one acted
+        sweeper._recover(database, storage, step_id)
+
+    assert (one(database, step).state, one(database, step).losses) == ("queued", 1)
+    with database.reading() as db:
+        assert db.scalars(select(Step.id).where(Step.state == "running")).all() == []

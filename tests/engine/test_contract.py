@@ -1,0 +1,131 @@
+"""What the engine uses of ONNX Runtime's insides: a release that changes one fails here first."""
+
+import inspect
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.base_quantizer import BaseQuantizer
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_infer_metadata, model_has_infer_metadata
+from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+
+from tests.engine.graphs import convolution
+from worker.engine.kernels import RELEASES
+from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED
+from worker.engine.passes.inference import infer_shapes
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)[1:]  # type: ignore[arg-type]
+
+
+def test_the_runtime_is_the_pinned_one() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+
+    pins = [line for line in project["dependencies"] if line.startswith("onnxruntime")]
+    assert pins == [f"onnxruntime=={ort.__version__}"]
+
+
+def test_the_static_quantizer_takes_what_it_is_given() -> None:
+    assert parameters(QDQQuantizer.__init__) == [
+        "model",
+        "per_channel",
+        "reduce_range",
+        "weight_qType",
+        "activation_qType",
+        "tensors_range",
+        "nodes_to_quantize",
+        "nodes_to_exclude",
+        "op_types_to_quantize",
+        "extra_options",
+    ]
+
+
+def test_the_dynamic_quantizer_takes_what_it_is_given() -> None:
+    assert parameters(ONNXQuantizer.__init__) == [
+        "model",
+        "per_channel",
+        "reduce_range",
+        "mode",
+        "static",
+        "weight_qType",
+        "activation_qType",
+        "tensors_range",
+        "nodes_to_quantize",
+        "nodes_to_exclude",
+        "op_types_to_quantize",
+        "extra_options",
+    ]
+
+
+def quantizer(ranges: TensorsData) -> QDQQuantizer:
+    model, _ = infer_shapes(convolution())
+    add_infer_metadata(model)
+    types = QuantType.QInt8, QuantType.QUInt8
+    nodes = ["first", "relu", "second"]
+    return QDQQuantizer(model, True, False, *types, ranges, nodes, [], ["Conv", "Relu"], {})
+
+
+def spans(**bounds: tuple[float, float]) -> TensorsData:
+    data = {n: TensorData(lowest=np.float32(a), highest=np.float32(b)) for n, (a, b) in bounds.items()}
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def test_ranges_become_scales() -> None:
+    made = quantizer(spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0)))
+
+    made.quantize_model()
+
+    scales = {t.name: onnx.numpy_helper.to_array(t) for t in made.model.model.graph.initializer}
+    assert scales["x_scale"] == pytest.approx(4 / 255)
+    assert scales["r_scale"] == pytest.approx(2 / 255)
+
+
+def test_the_quantizer_changes_the_ranges_that_it_gets() -> None:
+    given = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
+
+    quantizer(given)
+
+    assert given["a"].range_value == (0.0, 2.0), "so every candidate needs ranges of its own"
+
+
+def test_a_marked_model_is_not_inferred_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = inspect.getmodule(BaseQuantizer)
+    monkeypatch.delattr(module, "save_and_reload_model_with_shape_infer")
+    ranges = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
+
+    made = quantizer(ranges)
+
+    assert model_has_infer_metadata(made.model.model)
+
+
+def test_the_operators_that_are_quantized_are_known_to_the_quantizer() -> None:
+    assert set(QDQRegistry) >= (WEIGHTED | ABSORBED | MOVERS)
+    assert {"MatMul", "Conv", "LSTM", "Attention", "Gather"} <= set(IntegerOpsRegistry)
+
+
+def test_symbolic_inference_has_the_steps_that_are_called() -> None:
+    inference = SymbolicShapeInference(2**31 - 1, auto_merge=True, guess_output_rank=False, verbose=0)
+
+    inference._preprocess(convolution())
+
+    assert inference.run_ is True
+    assert inference._infer_impl() is True
+    assert inference.run_ is False
+    assert {value.name for value in inference.out_mp_.graph.value_info} >= {"a", "r"}
+
+
+def test_the_newest_release_in_the_table_loads_what_the_table_says() -> None:
+    release, opset, ir = RELEASES[-1]
+    model = convolution(opset=opset, ir=ir).SerializeToString()
+
+    assert ort.__version__.startswith(release)
+    assert ort.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name == "x"

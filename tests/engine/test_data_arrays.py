@@ -1,0 +1,164 @@
+"""Datasets of arrays: npz and npy."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.domain.errors import Refused
+from worker.engine.data import open_dataset
+from worker.engine.data.dataset import summarize
+from worker.engine.requests import Data
+
+Save = Callable[..., None]
+
+
+def open_arrays(folder: Path, save: Save = np.savez, **arrays: Any) -> Any:
+    with (folder / "data").open("wb") as file:
+        save(file, **arrays)
+    return open_dataset(Data(path=folder / "data"))
+
+
+def npy(array: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def write_member(path: Path, content: bytes, name: str = "x.npy", compress: int = zipfile.ZIP_STORED) -> Data:
+    with zipfile.ZipFile(path, "w", compress) as archive:
+        archive.writestr(name, content)
+    return Data(path=path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_axis_0_is_samples_and_the_values_come_back(tmp_path: Path, save: Save) -> None:
+    x = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+
+    dataset = open_arrays(tmp_path, save, x=x, labels=np.array([3, 1, 2, 0]))
+
+    assert len(dataset) == 4
+    assert np.array_equal(dataset.sample(2)["x"], x[2])
+    assert dataset.labels == (3, 1, 2, 0)
+
+
+def test_stored_arrays_are_mapped_and_not_read(tmp_path: Path) -> None:
+    dataset = open_arrays(tmp_path, x=np.zeros((5, 1000), np.float32))
+
+    assert isinstance(dataset.stacked["x"], np.memmap)
+
+
+def test_fortran_order_keeps_its_values(tmp_path: Path) -> None:
+    x = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+
+    assert np.array_equal(open_arrays(tmp_path, x=x).sample(1)["x"], x[1])
+
+
+def test_0d_arrays_are_in_every_sample(tmp_path: Path) -> None:
+    dataset = open_arrays(tmp_path, x=np.zeros((3, 2)), rate=np.int64(16000))
+
+    assert [int(dataset.sample(i)["rate"]) for i in range(3)] == [16000] * 3
+
+
+def test_ragged_samples_are_numbered_members(tmp_path: Path) -> None:
+    arrays = {f"x/{i:06}": np.full((i + 1, 2), i, np.float32) for i in range(12)}
+
+    dataset = open_arrays(tmp_path, **arrays)
+
+    assert [dataset.sample(i)["x"].shape for i in range(12)] == [(i + 1, 2) for i in range(12)]
+    assert summarize(dataset).arrays[0].shape == (None, 2)
+
+
+def test_a_plain_npy_is_one_array_whatever_its_file_is_called(tmp_path: Path) -> None:
+    (tmp_path / "data.jpeg").write_bytes(npy(np.zeros((7, 2), np.float32)))
+
+    assert len(open_dataset(Data(path=tmp_path / "data.jpeg"))) == 7
+
+
+def test_labels_that_are_names_are_numbered_in_sorted_order(tmp_path: Path) -> None:
+    dataset = open_arrays(tmp_path, x=np.zeros((3, 1)), labels=np.array(["dog", "cat", "dog"]))
+
+    assert dataset.labels == (1, 0, 1)
+    assert dataset.classes == ("cat", "dog")
+
+
+def test_the_same_content_has_the_same_hash_and_labels_do_not_count(tmp_path: Path) -> None:
+    x = np.array([[1, 2], [1, 2], [2, 1]])
+
+    dataset = open_arrays(tmp_path, x=x, labels=np.array([0, 1, 0]))
+
+    assert dataset.content_hash(0) == dataset.content_hash(1) != dataset.content_hash(2)
+
+
+def test_pickles_are_refused_and_never_loaded(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (tmp_path.joinpath("sprung").touch, ())
+
+    with (tmp_path / "data").open("wb") as file:
+        np.savez(file, x=np.array([Trap()], dtype=object))
+
+    with pytest.raises(Refused, match="never unpickled") as refused:
+        open_dataset(Data(path=tmp_path / "data"))
+    assert refused.value.refusal == "pickled_array"
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("compress", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_claims_more_than_there_is_is_refused_before_allocation(
+    tmp_path: Path, compress: int
+) -> None:
+    honest = npy(np.zeros(8, np.float64))
+    lying = honest.replace(b"(8,), }" + b" " * 12, b"(549755813888,), }" + b" ")
+
+    with pytest.raises(Refused, match="claims 4398046511104 bytes") as refused:
+        open_dataset(write_member(tmp_path / "data", lying, compress=compress))
+    assert refused.value.refusal == "broken_array"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "code"),
+    [
+        ({"x": np.zeros((0, 3))}, "empty_dataset"),
+        ({"labels": np.zeros(3, int)}, "empty_dataset"),
+        ({"x": np.zeros((3, 1)), "y": np.zeros((4, 1))}, "unequal_lengths"),
+        ({"x": np.zeros((3, 1)), "labels": np.zeros(4, int)}, "unequal_lengths"),
+        ({"x": np.zeros((3, 1)), "labels": np.eye(3)}, "unequal_lengths"),
+        ({"x": np.zeros((3, 1)), "labels": np.array([0.5, 1, 2])}, "labels_not_integer"),
+        ({"x": np.zeros((3, 1)), "labels": np.array([np.nan, 1, 2])}, "labels_not_integer"),
+        ({"x": np.array(["a", "b"])}, "unsupported_array"),
+        ({"x": np.zeros(3, "datetime64[s]")}, "unsupported_array"),
+    ],
+)
+def test_arrays_that_make_no_dataset_are_refused(tmp_path: Path, arrays: dict[str, Any], code: str) -> None:
+    with pytest.raises(Refused) as refused:
+        open_arrays(tmp_path, **arrays)
+
+    assert refused.value.refusal == code
+    assert len(refused.value.detail.split()) > 5
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (b"", "empty_file"),
+        (b"hello, this is text", "unknown_data_format"),
+        (b"\x80\x04\x95", "unknown_data_format"),
+        (b"PK\x03\x04 cut off", "broken_archive"),
+        (b"\x93NUMPY\x01\x00v", "broken_array"),
+        (b"PK\x05\x06" + bytes(18), "empty_dataset"),
+    ],
+)
+def test_files_that_are_no_dataset_are_refused_by_their_content(
+    tmp_path: Path, content: bytes, code: str
+) -> None:
+    (tmp_path / "data.npz").write_bytes(content)
+
+    with pytest.raises(Refused) as refused:
+        open_dataset(Data(path=tmp_path / "data.npz"))
+
+    assert refused.value.refusal == code

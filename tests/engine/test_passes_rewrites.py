@@ -1,0 +1,309 @@
+"""Each pass: what it makes of a small graph, that outputs stay, and that a second run does nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.engine.graphs import (
+    branch_feeds,
+    branches,
+    build,
+    convolution,
+    dense,
+    feeds,
+    half,
+    normalized,
+    weights,
+)
+from worker.engine.load import open_session, save_model
+from worker.engine.passes import PASSES, Pass
+from worker.engine.passes.batchnorm import fold_batchnorm
+from worker.engine.passes.constants import constants_to_initializers, fold_constants
+from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.half import widen_half
+from worker.engine.passes.identities import remove_identities
+from worker.engine.passes.inputs import separate_constants_from_inputs
+from worker.engine.passes.legacy import rewrite_legacy
+from worker.engine.passes.naming import name_nodes
+from worker.engine.passes.opset import CannotConvert, convert_opset
+from worker.engine.passes.scopes import all_nodes, opset
+from worker.engine.passes.sharing import separate_shared_weights
+
+IMAGE = feeds(1)[0]
+
+
+def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> list[Any]:
+    path = folder / "model.onnx"
+    save_model(model, path)
+    return open_session(path).run(None, feed)
+
+
+def applied(
+    step: Pass, model: onnx.ModelProto, folder: Path, feed: dict[str, np.ndarray] = IMAGE
+) -> onnx.ModelProto:
+    """Apply a pass, and hold it to what every pass promises."""
+    before = run(model, feed, folder)
+
+    changed, modified = step(model)
+
+    assert modified
+    for reference, value in zip(before, run(changed, feed, folder), strict=True):
+        assert value.dtype == reference.dtype
+        np.testing.assert_allclose(value, reference, atol=1e-3 if value.dtype == np.float16 else 1e-5)
+    assert not step(changed)[1]
+    return changed
+
+
+def op_types(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def pointwise(
+    *nodes: onnx.NodeProto, constants: dict[str, np.ndarray] | None = None, version: int = 17, ir: int = 8
+) -> onnx.ModelProto:
+    """Nodes from x to y that keep the shape."""
+    shape: Sequence[int] = (1, 3, 16, 16)
+    return build(nodes, {"x": shape}, {"y": shape}, constants or {}, opset=version, ir=ir)
+
+
+@pytest.mark.parametrize("step", dict.fromkeys(PASSES), ids=lambda step: step.__name__)
+def test_a_pass_leaves_a_clean_model_alone(step: Pass) -> None:
+    model = convolution()
+    if step.__name__ == "infer_shapes":
+        model, _ = step(model)
+    before = model.SerializeToString(deterministic=True)
+
+    changed, modified = step(model)
+
+    assert not modified
+    assert changed.SerializeToString(deterministic=True) == before
+
+
+def test_nodes_get_names_of_their_own_also_in_branches(tmp_path: Path) -> None:
+    model = branches()
+    for node in all_nodes(model.graph):
+        node.name = ""
+    model.graph.node[0].name = "MatMul_0"
+
+    named = applied(name_nodes, model, tmp_path, branch_feeds(1)[0])
+
+    names = [node.name for node in all_nodes(named.graph)]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    assert names[0] == "MatMul_0"
+
+
+def test_of_nodes_with_one_name_the_first_keeps_it() -> None:
+    model = convolution()
+    for node in model.graph.node:
+        node.name = "same"
+
+    named, _ = name_nodes(model)
+
+    assert [node.name for node in named.graph.node] == ["same", "same_2", "same_3"]
+
+
+def test_constants_leave_the_inputs_and_the_ir_version_follows(tmp_path: Path) -> None:
+    model = applied(separate_constants_from_inputs, convolution(opset=8, ir=3), tmp_path)
+
+    assert [value.name for value in model.graph.input] == ["x"]
+    assert model.ir_version == 4
+
+
+def test_an_old_operator_set_is_converted_with_its_surroundings(tmp_path: Path) -> None:
+    model = convolution(opset=9, ir=4)
+    model.producer_name = "exporter"
+    model.metadata_props.add(key="labels", value="cat,dog")
+
+    converted = applied(convert_opset, model, tmp_path)
+
+    assert (opset(converted), converted.ir_version, converted.producer_name) == (17, 8, "exporter")
+    assert converted.metadata_props[0].value == "cat,dog"
+    assert converted.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_a_model_that_cannot_be_converted_says_why() -> None:
+    model = pointwise(helper.make_node("Affine", ["x"], ["y"], "affine"), version=7, ir=3)
+
+    with pytest.raises(CannotConvert, match="Affine"):
+        convert_opset(model)
+
+
+def test_a_newer_ir_version_is_never_lowered(tmp_path: Path) -> None:
+    converted = applied(convert_opset, convolution(opset=11, ir=10), tmp_path)
+
+    assert converted.ir_version == 10
+
+
+def test_constant_nodes_become_initializers_in_their_own_scope(tmp_path: Path) -> None:
+    model = applied(constants_to_initializers, branches(), tmp_path, branch_feeds(1)[0])
+
+    assert "Constant" not in {node.op_type for node in all_nodes(model.graph)}
+    inner = [entry.g for entry in model.graph.node[0].attribute]
+    assert sorted(tensor.name for graph in inner for tensor in graph.initializer) == ["else_w", "then_w"]
+
+
+def test_a_constant_that_is_an_output_stays_a_node() -> None:
+    value = numpy_helper.from_array(weights(1, 3, 16, 16))
+    model = pointwise(helper.make_node("Constant", [], ["y"], "constant", value=value))
+
+    assert not constants_to_initializers(model)[1]
+
+
+def test_what_depends_on_constants_alone_is_computed(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], "turn"),
+        helper.make_node("Mul", ["t", "s"], ["scaled"], "scale"),
+        helper.make_node("MatMul", ["x", "scaled"], ["y"], "product"),
+    ]
+    constants = {"w": weights(16, 16), "s": np.float32(3).reshape(())}
+
+    model = applied(fold_constants, pointwise(*nodes, constants=constants), tmp_path)
+
+    assert op_types(model) == ["MatMul"]
+    assert [tensor.name for tensor in model.graph.initializer] == ["scaled"]
+    np.testing.assert_allclose(
+        numpy_helper.to_array(model.graph.initializer[0]), constants["w"].T * 3, rtol=1e-6
+    )
+
+
+def test_constants_are_folded_in_branches_with_weights_from_outside(tmp_path: Path) -> None:
+    model = branches()
+    model, _ = constants_to_initializers(model)
+    then = next(entry.g for entry in model.graph.node[0].attribute if entry.name == "then_branch")
+    model.graph.initializer.append(numpy_helper.from_array(weights(16, 16, seed=9), "outer"))
+    then.node.insert(0, helper.make_node("Add", ["then_w", "outer"], ["sum"], "sum"))
+    then.node[1].input[1] = "sum"
+
+    folded = applied(fold_constants, model, tmp_path, branch_feeds(1)[0])
+
+    assert [node.op_type for node in all_nodes(folded.graph)] == ["If", "MatMul", "MatMul"]
+
+
+def test_random_nodes_are_not_computed_once() -> None:
+    noise = helper.make_node("RandomNormalLike", ["w"], ["n"], "noise")
+    add = helper.make_node("Add", ["x", "n"], ["y"], "add")
+
+    assert not fold_constants(pointwise(noise, add, constants={"w": weights(16, 16)}))[1]
+
+
+def test_a_short_recipe_for_a_huge_constant_is_not_followed() -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"], "zeros"),
+        helper.make_node("ReduceSum", ["zeros"], ["sum"], "sum", keepdims=0),
+        helper.make_node("Expand", ["w", "shape"], ["huge"], "huge"),
+        helper.make_node("Gather", ["huge", "x"], ["y"], "pick"),
+    ]
+    constants = {"shape": np.array([20_000_000], np.int64), "w": weights(1, 1)[0]}
+    model = build(nodes, {"x": [1]}, {"y": [1]}, constants, kind=TensorProto.INT64)
+
+    assert not fold_constants(model)[1]
+
+
+def test_identities_and_idle_dropout_are_bridged(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Identity", ["x"], ["a"], "same"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Dropout", ["b"], ["c", "mask"], "dropout"),
+        helper.make_node("Neg", ["c"], ["y"], "neg"),
+    ]
+
+    model = applied(remove_identities, pointwise(*nodes), tmp_path)
+
+    assert [list(node.input) for node in model.graph.node] == [["x"], ["b"]]
+
+
+def test_an_identity_that_writes_an_output_stays() -> None:
+    assert not remove_identities(pointwise(helper.make_node("Identity", ["x"], ["y"], "same")))[1]
+
+
+def test_a_dropout_that_trains_stays() -> None:
+    dropout = helper.make_node("Dropout", ["x", "ratio", "training"], ["a"], "dropout")
+    constants = {"ratio": np.float32(0.5).reshape(()), "training": np.array(True)}
+    model = pointwise(dropout, helper.make_node("Neg", ["a"], ["y"], "neg"), constants=constants)
+
+    assert not remove_identities(model)[1]
+
+
+def test_batchnorm_is_folded_into_the_convolution(tmp_path: Path) -> None:
+    model = applied(fold_batchnorm, normalized(), tmp_path)
+
+    assert op_types(model) == ["Conv"]
+    assert len(model.graph.node[0].input) == 3
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_batchnorm_is_folded_into_a_gemm(tmp_path: Path, transposed: bool) -> None:
+    model = dense(transposed=transposed)
+    model.graph.node[1].CopyFrom(
+        helper.make_node("BatchNormalization", ["a", "scale", "shift", "mean", "var"], ["r"], "norm")
+    )
+    for seed, name in enumerate(("scale", "shift", "mean", "var")):
+        values = np.abs(weights(32, 1, seed=seed)[:, 0]) + 1
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+
+    folded = applied(fold_batchnorm, model, tmp_path, {"x": weights(2, 32)})
+
+    assert op_types(folded) == ["Gemm", "Gemm"]
+    assert folded.graph.node[1].input[2] == "b", "the other Gemm keeps the bias that both shared"
+
+
+def test_batchnorm_behind_a_shared_result_stays() -> None:
+    model = normalized()
+    model.graph.output.append(helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 8, 16, 16]))
+
+    assert not fold_batchnorm(model)[1]
+
+
+def test_a_weight_in_two_roles_becomes_two(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["a"], "turned", transB=1),
+        helper.make_node("Gemm", ["a", "w"], ["b"], "straight"),
+        helper.make_node("Gemm", ["b", "w"], ["y"], "turned_again", transB=1),
+    ]
+    model = build(nodes, {"x": [2, 16]}, {"y": [2, 16]}, {"w": weights(16, 16)})
+
+    separated = applied(separate_shared_weights, model, tmp_path, {"x": weights(2, 16)})
+
+    assert [node.input[1] for node in separated.graph.node] == ["w", "w_2", "w"]
+
+
+def test_a_weight_in_one_role_stays_shared() -> None:
+    assert not separate_shared_weights(dense(shared=True))[1]
+
+
+def test_half_precision_is_widened_behind_an_unchanged_surface(tmp_path: Path) -> None:
+    feed = {"x": IMAGE["x"].astype(np.float16)}
+
+    model = applied(widen_half, half(), tmp_path, feed)
+
+    assert op_types(model) == ["Cast", "Conv", "Relu", "Cast"]
+    assert {tensor.data_type for tensor in model.graph.initializer} == {TensorProto.FLOAT}
+
+
+def test_operators_of_2018_are_rewritten(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ImageScaler", ["x"], ["a"], "scaler", scale=0.5, bias=[0.1, 0.2, 0.3]),
+        helper.make_node("Affine", ["a"], ["b"], "affine", alpha=2.0, beta=-1.0),
+        helper.make_node("Crop", ["b"], ["y"], "crop", border=[1, 2, 3, 4]),
+    ]
+    model = build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 3, 10, 12]}, {}, opset=7, ir=4)
+
+    rewritten = applied(rewrite_legacy, model, tmp_path)
+
+    assert op_types(rewritten) == ["Mul", "Add", "Mul", "Add", "Slice"]
+
+
+def test_unused_and_doubled_domains_go(tmp_path: Path) -> None:
+    model = convolution()
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 2))
+
+    cleaned = applied(drop_unused_domains, model, tmp_path)
+
+    assert [(entry.domain, entry.version) for entry in cleaned.opset_import] == [("", 17)]

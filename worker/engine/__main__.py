@@ -1,0 +1,248 @@
+"""The engine's command line: JSON on standard output, progress on standard error.
+
+Exit codes: 0 done, 2 refused (standard output is the problem: code, detail, errors), 1 crashed.
+"""
+# ruff: noqa: PLC0415  # each command imports what it needs: a latency round must start quickly
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from pydantic import Discriminator, TypeAdapter, ValidationError
+
+from app.domain.dataset import PRESETS, Preprocess
+from app.domain.errors import DomainError, FieldError, Problem, Refused
+from app.domain.recipe import Recipe, needs_calibration
+from app.domain.target import RULES, detect
+from worker.engine.calls import CALLS, run_call
+from worker.engine.requests import Data, Prepare
+
+DONE, REFUSED = 0, 2
+CPU_INFO = Path("/proc/cpuinfo")
+STEP = 0.05
+METRICS = ("auto", "top1", "top5")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a crash is left to Python, which ends with 1."""
+    try:
+        arguments = _parser().parse_args(words)
+        answer = arguments.command(arguments)
+    except DomainError as error:
+        _print(asdict(Problem.of(error)))
+        return REFUSED
+    _print(answer)
+    return DONE
+
+
+def examine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is in a model."""
+    return run_call("examine_model", {"model": arguments.model}, Report())
+
+
+def calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the statistics from which static recipes take their ranges."""
+    with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
+        prepared = _prepare(arguments, Path(folder))
+        (Path(folder) / prepared["statistics"]).replace(arguments.out)
+    return {
+        "statistics": str(arguments.out),
+        "samples": prepared["calibration_samples"],
+        "notes": prepared["notes"],
+    }
+
+
+def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Write the model quantized by one recipe."""
+    from worker.engine.calibrate import load_statistics
+    from worker.engine.kernels import kernels, requires
+    from worker.engine.load import model_bytes
+    from worker.engine.methods import quantize as apply
+
+    recipe = read_recipe(arguments.recipe)
+    with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
+        prepared = _prepare(arguments, Path(folder), calibrated=needs_calibration(recipe))
+        given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
+        statistics = load_statistics(given) if given else None
+        isa = arguments.target if arguments.target != "auto" else detect_isa()
+        quantized = apply(Path(folder) / prepared["model"], arguments.out, recipe, isa, statistics)
+    size = model_bytes(arguments.out)
+    return {
+        "model": str(arguments.out),
+        "recipe": asdict(quantized.recipe),
+        "reasons": quantized.reasons,
+        "notes": prepared["notes"],
+        "size": {"bytes": size, "ratio": size / model_bytes(arguments.model)},
+        "kernels": asdict(kernels(arguments.out)),
+        "requires": asdict(requires(arguments.out)),
+    }
+
+
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Hold candidates against a float model."""
+    from worker.engine.compare import Compare, Comparison
+    from worker.engine.compare import compare as run
+
+    request = Compare(
+        model=arguments.model,
+        candidates=tuple(arguments.candidates),
+        data=_data(arguments),
+        metric=arguments.metric,
+        threads=arguments.threads,
+        max_seconds=arguments.max_seconds,
+    )
+    answer: dict[str, Any] = TypeAdapter(Comparison).dump_python(run(request, Report()), mode="json")
+    return answer
+
+
+def call(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One call of the table, its arguments as JSON on standard input."""
+    return run_call(arguments.name, json.load(sys.stdin), Report())
+
+
+def read_recipe(text: str) -> Recipe:
+    """Parse a recipe.
+
+    Raises:
+        Refused: `invalid_recipe`, with a JSON pointer for each field that is wrong.
+    """
+    adapter: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Discriminator("method")])
+    try:
+        return adapter.validate_json(text)
+    except ValidationError as error:
+        # a location begins with the method that the discriminator chose, which is no field
+        raise _invalid("invalid_recipe", "The recipe", error, skip=1) from error
+
+
+def read_preprocess(text: str) -> Preprocess:
+    """A preset by its name, or a specification as JSON.
+
+    Raises:
+        Refused: `invalid_preprocess`, with a JSON pointer for each field that is wrong.
+    """
+    if text in PRESETS:
+        return PRESETS[text]
+    try:
+        return TypeAdapter(Preprocess).validate_json(text)
+    except ValidationError as error:
+        names = ", ".join(PRESETS)
+        raise _invalid("invalid_preprocess", f"The preprocessing (JSON, or one of {names})", error) from error
+
+
+def detect_isa() -> str:
+    """The instruction set of this host."""
+    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return detect(platform.machine(), flags)
+
+
+class Report:
+    """Progress on standard error: a line for each new activity, and one every 5 %."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] | None = None
+
+    def __call__(self, share: float, what: str) -> None:
+        shown = (what, int(share / STEP))
+        if shown != self._last:
+            self._last = shown
+            sys.stderr.write(f"{share:4.0%} {what}\n")
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments are a refusal like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise Refused("invalid_arguments", f"{message}. {' '.join(self.format_usage().split())}.")
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m worker.engine", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    data = _data_options()
+    one = commands.add_parser("examine", help=examine.__doc__)
+    one.add_argument("model", type=_file)
+    one.set_defaults(command=examine)
+    two = commands.add_parser("calibrate", help=calibrate.__doc__, parents=[data])
+    two.add_argument("model", type=_file)
+    two.add_argument("out", type=Path)
+    two.set_defaults(command=calibrate, needs_data=True)
+    three = commands.add_parser("quantize", help=quantize.__doc__, parents=[data])
+    three.add_argument("model", type=_file)
+    three.add_argument("out", type=Path)
+    three.add_argument("--recipe", required=True, metavar="JSON")
+    three.add_argument("--calibration", type=_file, metavar="FILE", help="what `calibrate` wrote")
+    three.add_argument("--target", default="auto", choices=("auto", *RULES), metavar="ISA")
+    three.set_defaults(command=quantize)
+    four = commands.add_parser("compare", help=compare.__doc__, parents=[data])
+    four.add_argument("model", type=_file)
+    four.add_argument("candidates", type=_file, nargs="+", metavar="candidate")
+    four.add_argument("--metric", default="auto", choices=METRICS)
+    four.add_argument("--threads", type=int, default=1)
+    four.add_argument("--max-seconds", type=float, default=60, help="for the latency of each candidate")
+    four.set_defaults(command=compare)
+    five = commands.add_parser("call", help=call.__doc__)
+    five.add_argument("name", choices=CALLS)
+    five.set_defaults(command=call)
+    return parser
+
+
+def _data_options() -> Parser:
+    options = Parser(add_help=False)
+    options.add_argument("--data", type=_file, metavar="FILE")
+    options.add_argument("--preprocess", default="{}", metavar="JSON|NAME")
+    options.add_argument("--input", help="the model's input that images feed")
+    options.add_argument("--samples", type=int, help="at most so many calibration samples")
+    return options
+
+
+def _file(text: str) -> Path:
+    path = Path(text).absolute()
+    if not path.is_file():
+        raise Refused("file_not_found", f"There is no file {text}.")
+    return path
+
+
+def _data(arguments: argparse.Namespace) -> Data | None:
+    preprocess = read_preprocess(arguments.preprocess)
+    if arguments.data is None:
+        return None
+    return Data(path=arguments.data, preprocess=preprocess, input=arguments.input)
+
+
+def _prepare(arguments: argparse.Namespace, out: Path, *, calibrated: bool = True) -> dict[str, Any]:
+    data = _data(arguments)
+    if arguments.command is calibrate and data is None:
+        raise Refused("no_calibration_data", "Calibration needs samples: give --data.")
+    request = Prepare(
+        model=arguments.model,
+        out=out,
+        calibration=data if calibrated else None,
+        calibration_samples=arguments.samples,
+    )
+    return run_call("prepare", TypeAdapter(Prepare).dump_python(request), Report())
+
+
+def _invalid(code: str, what: str, error: ValidationError, skip: int = 0) -> Refused:
+    errors = tuple(FieldError(_pointer(e["loc"][skip:]), e["msg"]) for e in error.errors())
+    listed = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in errors)
+    return Refused(code, f"{what} is not valid: {listed}.", errors=errors)
+
+
+def _pointer(location: Sequence[int | str]) -> str:
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
+
+
+def _print(answer: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer, indent=2, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Models side by side, from the command line: losses here, latency and memory in fresh processes."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from app.domain.errors import Problem, Refused
+from app.domain.report import Figures, Latency, Memory
+from worker.engine.calls import Progress
+from worker.engine.evaluate.run import within
+from worker.engine.evaluate.stages import figures_of, prepare
+from worker.engine.latency import measure, summarize
+from worker.engine.requests import Data, MemoryUse, Prepare, Round
+
+REFUSED = 2
+SHOWN_OF_CRASH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Candidates against a float model, on the same data."""
+
+    model: Path
+    candidates: tuple[Path, ...]
+    data: Data | None = None
+    metric: str = "auto"
+    threads: int = 1
+    max_seconds: float = 60  # for each candidate's latency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One model's figures."""
+
+    model: Path
+    figures: Figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The float model, and the candidates in the order given."""
+
+    baseline: Compared
+    candidates: tuple[Compared, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """What each candidate is held against."""
+
+    original: Path
+    reference: Path | None
+    feeds: Path
+    evaluation: Data | None
+
+
+def compare(request: Compare, progress: Progress) -> Comparison:
+    """Evaluate the candidates here, then time them in rounds of fresh processes.
+
+    Raises:
+        Refused: a model does not run, or the data does not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="compare-") as folder:
+        asked = Prepare(model=request.model, out=Path(folder), evaluation=request.data, metric=request.metric)
+        prepared = prepare(asked, within(progress, 0.0, 0.3))
+        against = Against(
+            original=request.model,
+            reference=asked.out / prepared.reference if prepared.reference else None,
+            feeds=asked.out / prepared.feeds,
+            evaluation=request.data,
+        )
+        figures = [figures_of(path, against, within(progress, 0.3, 0.5)) for path in request.candidates]
+        rounds = _rounds(request, against.feeds, within(progress, 0.5, 0.9))
+        figures = [
+            _with_latency(
+                f, summarize(rounds, i, request.threads, prepared.batch, max_seconds=request.max_seconds)
+            )
+            for i, f in enumerate(figures)
+        ]
+        return _with_memory(request, against.feeds, [prepared.baseline, *figures])
+
+
+def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """One call in a fresh process.
+
+    Raises:
+        Refused: as the call did.
+        RuntimeError: the process crashed.
+    """
+    command = [sys.executable, "-m", "worker.engine", "call", name]
+    given = json.dumps(arguments)
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode == REFUSED:
+        problem = Problem.from_json(json.loads(done.stdout))
+        raise Refused(problem.code, problem.detail, errors=problem.errors)
+    if done.returncode:
+        raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr[-SHOWN_OF_CRASH:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def _rounds(request: Compare, feeds: Path, progress: Progress) -> list[Round]:
+    models = [str(path) for path in (request.model, *request.candidates)]
+    adapter = TypeAdapter(Round)
+
+    def run_round(seed: int) -> Round:
+        arguments = {"models": models, "feeds": str(feeds), "threads": request.threads, "seed": seed}
+        return adapter.validate_python(call("measure_round", arguments))
+
+    return measure(run_round, len(request.candidates), request.max_seconds, None, progress)
+
+
+def _with_latency(figures: Figures, latency: Latency | str) -> Figures:
+    if isinstance(latency, str):
+        return replace(figures, notes=(*figures.notes, latency))
+    return replace(figures, latency=latency)
+
+
+def _with_memory(request: Compare, feeds: Path, every: Sequence[Figures]) -> Comparison:
+    models = (request.model, *request.candidates)
+    uses = [_memory(path, feeds, request.threads) for path in models]
+    own = [use.peak_bytes - use.import_bytes for use in uses]
+    baseline, *candidates = (
+        Compared(model=path, figures=replace(one, memory=Memory(use.peak_bytes, mine, own[0])))
+        for path, one, use, mine in zip(models, every, uses, own, strict=True)
+    )
+    return Comparison(baseline=baseline, candidates=tuple(candidates))
+
+
+def _memory(model: Path, feeds: Path, threads: int) -> MemoryUse:
+    arguments = {"model": str(model), "feeds": str(feeds), "threads": threads}
+    return MemoryUse(**call("measure_memory", arguments))

@@ -1,0 +1,171 @@
+"""What the candidates of one job share, and what each of them adds."""
+
+from pathlib import Path
+from typing import Protocol
+
+from app.domain.report import Figures, Size
+from worker.engine import kernels, methods
+from worker.engine.calibrate import collect, load_statistics, save_statistics
+from worker.engine.data.bind import Session, inputs_of
+from worker.engine.data.dataset import Sample
+from worker.engine.data.feeds import Feed, read_feeds, real_feeds, synthetic_feeds, write_feeds
+from worker.engine.data.source import Source, Sources, choose_sources, open_source
+from worker.engine.evaluate.baseline import Evaluated, Question, evaluate_baseline
+from worker.engine.evaluate.candidate import Loss, evaluate_candidate
+from worker.engine.evaluate.fidelity import exact
+from worker.engine.evaluate.reference import Reference
+from worker.engine.evaluate.run import Progress, run, within
+from worker.engine.load import model_bytes, open_session
+from worker.engine.prepare import prepare_model
+from worker.engine.requests import Build, Built, Data, Prepare, Prepared
+
+MODEL = "model.onnx"
+STATISTICS = "statistics.npz"
+REFERENCE = "reference.npz"
+FEEDS = "feeds.npz"
+NO_DATA = (
+    "accuracy: there is no data to measure it on; send samples with labels",
+    "fidelity: there is no data to compare outputs on; send samples",
+)
+SYNTHETIC = "feeds: inputs are made up (synthetic), for there is no data; they serve latency and memory only"
+
+
+class Against(Protocol):
+    """What a candidate is held against; `Build` is one."""
+
+    @property
+    def original(self) -> Path:
+        """The uploaded model: the size ratio is to this."""
+        ...
+
+    @property
+    def reference(self) -> Path | None:
+        """The float model's outputs, and the evaluation samples' order."""
+        ...
+
+    @property
+    def feeds(self) -> Path | None:
+        """A few ready inputs."""
+        ...
+
+    @property
+    def evaluation(self) -> Data | None:
+        """The samples."""
+        ...
+
+
+def prepare(request: Prepare, progress: Progress) -> Prepared:
+    """Prepare the float model once for all recipes, split the data, evaluate the baseline, and calibrate.
+
+    The baseline is the uploaded file, untouched.
+
+    Raises:
+        Refused: the data does not fit the model, or the model does not run on it.
+    """
+    session = open_session(request.model)
+    progress(0.0, "reading the data")
+    sources = choose_sources(request, inputs_of(session))
+    feeds, batch = _feeds(session, sources.first(), request)
+    write_feeds(request.out / FEEDS, feeds)
+    progress(0.1, "preparing the model")
+    notes = prepare_model(request.model, request.out / MODEL, feeds, request.shapes)
+    evaluated = _evaluate(session, sources.evaluation, request, within(progress, 0.2, 0.6))
+    _calibrate(sources.calibration, request, within(progress, 0.6, 1.0))
+    return Prepared(
+        model=MODEL,
+        statistics=STATISTICS if sources.calibration else None,
+        reference=REFERENCE if evaluated else None,
+        feeds=FEEDS,
+        metric=evaluated.metric if evaluated else None,
+        calibration_samples=len(sources.calibration.indices) if sources.calibration else 0,
+        evaluation_samples=evaluated.samples if evaluated else 0,
+        synthetic_feeds=sources.first() is None,
+        baseline=_baseline(request, evaluated, sources),
+        notes=notes,
+        batch=batch,
+    )
+
+
+def build(request: Build, progress: Progress) -> Built:
+    """Quantize the prepared model by one recipe, and compare the result with the float model's outputs.
+
+    Raises:
+        Refused: the recipe cannot be applied, or the result does not run or gives NaN.
+    """
+    statistics = load_statistics(request.statistics) if request.statistics else None
+    out = request.out / MODEL
+    progress(0.0, "quantizing")
+    quantized = methods.quantize(request.model, out, request.recipe, request.isa, statistics)
+    figures = figures_of(out, request, within(progress, 0.1, 1.0))
+    return Built(model=MODEL, recipe=quantized.recipe, figures=figures, reasons=quantized.reasons)
+
+
+def figures_of(candidate: Path, request: Against, progress: Progress) -> Figures:
+    """Everything about a candidate that needs no quiet host: size, loss, kernels and requirements.
+
+    Raises:
+        Refused: the candidate does not run or gives NaN.
+    """
+    session = open_session(candidate)
+    loss = _loss(session, request, progress)
+    size = model_bytes(candidate)
+    return Figures(
+        size=Size(size, size / model_bytes(request.original)),
+        accuracy=loss.accuracy if loss else None,
+        fidelity=loss.fidelity if loss else None,
+        kernels=kernels.kernels(candidate),
+        requires=kernels.requires(candidate),
+        notes=loss.notes if loss else NO_DATA,
+    )
+
+
+def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[list[Feed], int]:
+    if source:
+        return real_feeds(source, request.batch)
+
+    def attempt(inputs: Sample) -> object:
+        return run(session, [output.name for output in session.get_outputs()], inputs)
+
+    return synthetic_feeds(request.model, session, request.shapes, request.batch, attempt), request.batch
+
+
+def _evaluate(
+    session: Session, source: Source | None, request: Prepare, progress: Progress
+) -> Evaluated | None:
+    if not source:
+        return None
+    question = Question(request.metric, request.output)
+    return evaluate_baseline(session, source, request.out / REFERENCE, question, progress)
+
+
+def _calibrate(source: Source | None, request: Prepare, progress: Progress) -> None:
+    if source:
+        statistics = collect(
+            request.out / MODEL,
+            source.feeds(),
+            progress=lambda share: progress(share, "calibrating"),
+            total=source.run_count(),
+        )
+        save_statistics(statistics, request.out / STATISTICS)
+
+
+def _baseline(request: Prepare, evaluated: Evaluated | None, sources: Sources) -> Figures:
+    notes = sources.notes + (evaluated.notes if evaluated else NO_DATA)
+    return Figures(
+        size=Size(model_bytes(request.model), 1.0),
+        accuracy=evaluated.accuracy if evaluated else None,
+        fidelity=exact(evaluated.samples) if evaluated else None,
+        kernels=kernels.kernels(request.model),
+        requires=kernels.requires(request.model),
+        notes=notes if sources.first() else (*notes, SYNTHETIC),
+    )
+
+
+def _loss(session: Session, request: Against, progress: Progress) -> Loss | None:
+    if not (request.reference and request.evaluation):
+        if request.feeds:  # a candidate that cannot run is refused here and not first when it is timed
+            run(session, [output.name for output in session.get_outputs()], read_feeds(request.feeds)[0])
+        return None
+    reference = Reference(request.reference)
+    source = open_source(request.evaluation, inputs_of(session), reference.order)
+    return evaluate_candidate(session, source, reference, progress)
