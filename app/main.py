@@ -32,7 +32,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         held.database.dispose()
 
     app = FastAPI(
-        title="Fewbits", summary=SUMMARY, version="1", lifespan=lifespan, docs_url=None, redoc_url=None
+        title="Fewbits",
+        summary=SUMMARY,
+        description=openapi.DESCRIPTION,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.fewbits = held
     app.add_middleware(Gatekeeper, settings=settings, database=lambda: held.database)

@@ -54,16 +54,17 @@ def serve(settings: Settings) -> None:
         os.environ |= _environment(folder, here, settings.redis_url or redis_server.url(private))
         os.chdir(ROOT)
         broker = [] if settings.redis_url else [lineup.broker(folder, private)]
-        api, workers = [lineup.api(folder, here)], lineup.workers(folder)
+        api, engine, soloists = lineup.api(folder, here), lineup.engine(folder), lineup.soloists(folder)
+        first = [*broker, api, engine]
         try:
             _start_broker(broker, private)
             key = _prepare(folder)
-            if _come_up([*broker, *api, *workers], here, signals):
+            if _come_up(first, here, signals):
                 _say(f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}\nLogs: {folder / 'log'}")
-                _keep_up([*broker, *api, *workers], signals)
+                _keep_up([*first, *soloists], signals)  # nobody needs these in the first seconds
         finally:
-            children.end(workers, WORKER_PATIENCE)
-            children.end(api, API_PATIENCE)
+            children.end([engine, *soloists], WORKER_PATIENCE)
+            children.end([api], API_PATIENCE)
             children.end(broker, BROKER_PATIENCE)
 
 

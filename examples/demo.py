@@ -34,6 +34,7 @@ JOB_SECONDS = 600.0
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 60.0
 LOG_TAIL = 15
+EXACT_DB = 200
 JSON = "application/json"
 STEP = 0.1  # progress is printed when it has grown by a tenth
 RECIPES: list[dict[str, Any]] = [
@@ -243,10 +244,10 @@ def opened(request: urllib.request.Request) -> HTTPResponse:
     """The answer; a refusal in the service's own words."""
     try:
         answer: HTTPResponse = direct.open(request, timeout=ANSWER_SECONDS)
-        return answer
     except urllib.error.HTTPError as error:
         with error:
             raise Trouble(f"{request.full_url} answered {error.code}: {error.read().decode()}") from None
+    return answer
 
 
 # What it prints
@@ -261,7 +262,14 @@ def table(report: Json) -> str:
         *([title, *map(cell, models)] for title, cell in FIGURES.items()),
         ["gate", "", *(gate(checks, candidate["id"]) for candidate in candidates)],
     ]
-    return aligned(rows)
+    return "\n".join([aligned(rows), *reasons(models)])
+
+
+def reasons(models: list[Json]) -> list[str]:
+    """Why figures are missing, each reason once."""
+    missing = {group for model in models for group in GROUPS if not model[group]}
+    notes = [note for model in models for note in model["notes"] if note.partition(":")[0] in missing]
+    return [f"– {note}" for note in dict.fromkeys(notes)]
 
 
 def aligned(rows: list[list[str]]) -> str:
@@ -280,24 +288,26 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("-0.0%", "0.0%")
 
 
-def between(ci: Sequence[float], words: Callable[[float], str]) -> str:
-    return f"({words(ci[0])} … {words(ci[1])})"
+def with_interval(value: float, ci: Sequence[float], words: Callable[[float], str]) -> str:
+    """A figure, and its interval if it has one."""
+    return words(value) if ci[0] == ci[1] else f"{words(value)} ({words(ci[0])} … {words(ci[1])})"
 
 
 FIGURES: dict[str, Callable[[Any], str]] = {
     "size": cell("size", lambda s: f"{s['bytes'] / 1000:.0f} kB, {s['ratio']:.2f} of float"),
     "top-1 accuracy": cell("accuracy", lambda a: percent(a["value"])),
-    "accuracy drop (95 % CI)": cell(
-        "accuracy", lambda a: f"{percent(a['drop'])} {between(a['ci'], percent)}"
+    "accuracy drop (95 % CI)": cell("accuracy", lambda a: with_interval(a["drop"], a["ci"], percent)),
+    "fidelity (SQNR)": cell(
+        "fidelity", lambda f: "exact" if f["sqnr_db"] >= EXACT_DB else f"{f['sqnr_db']:.1f} dB"
     ),
-    "fidelity (SQNR)": cell("fidelity", lambda f: f"{f['sqnr_db']:.1f} dB"),
     "median latency": cell("latency", lambda t: f"{t['p50_ms']:.2f} ms"),
-    "speed-up (95 % CI)": cell(
-        "latency", lambda t: f"{t['speedup']:.2f}× {between(t['ci'], '{:.2f}'.format)}"
-    ),
+    "speed-up (95 % CI)": cell("latency", lambda t: with_interval(t["speedup"], t["ci"], "{:.2f}×".format)),
     "load time": cell("latency", lambda t: f"{t['load_ms']:.1f} ms"),
     "memory": cell("memory", lambda m: f"{m['model_bytes'] / 1e6:.1f} MB"),
 }
+
+
+GROUPS = ("accuracy", "fidelity", "latency", "memory")
 
 
 def gate(checks: list[Any], candidate: str) -> str:
@@ -319,8 +329,8 @@ def verdict(report: Json) -> str:
     best = next(c for c in report["candidates"] if c["id"] == found["best"])
     bounds = {c["name"]: c["bound"] for c in found["checks"] if c["candidate"] == found["best"]}
     return (
-        f"Verdict: pass. {best['name']} is at least {bounds['min_speedup']:.2f}× as fast and loses at most "
-        f"{percent(bounds['max_accuracy_drop'])} of accuracy, 95 % sure. Asked were {asked}."
+        f"Verdict: pass. {best['name']} is at least {bounds['min_speedup']:.2f}× as fast and loses "
+        f"at most {percent(bounds['max_accuracy_drop'])} of accuracy, 95 % sure.\nAsked were {asked}."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from hypothesis import settings
 from sqlalchemy import make_url
 
 from app import broker
@@ -16,6 +17,8 @@ from app.storage import LocalStorage
 from tests import servers
 
 ROOT = Path(__file__).parent.parent
+settings.register_profile("busy host", deadline=None)
+settings.load_profile("busy host")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from app.db import queries
 from app.db.models import Blob, Candidate, Dataset, Job, Project, Step, Version
 from app.db.session import Database
 from app.domain.dataset import Preprocess
+from app.domain.errors import Problem
 from app.domain.gate import Gate
 from app.domain.job import Evaluation, JobSpec
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
@@ -188,6 +189,14 @@ def finish(database: Database, claim: Claim, record: Record = lambda _db: None) 
     """Complete a claimed step."""
     with database.writing() as db:
         outcomes.complete(db, claim, record)
+
+
+def fail(database: Database, storage: Storage, step_id: str, code: str) -> Problem:
+    """Claim a step and let it fail for good."""
+    problem, claim = Problem(code, f"This is {code}."), take(database, step_id)
+    with database.writing() as db:
+        outcomes.fail(db, storage, claim, problem)
+    return problem
 
 
 def accept(database: Database, upload_id: str) -> None:

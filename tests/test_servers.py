@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,12 +14,13 @@ from sqlalchemy import make_url
 
 from app.embedded import redis_server
 from tests import servers
+from tests.waiting import in_time
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 30.0
 HOLDER = """
 import time
 from tests import servers
+from tests.waiting import in_time
 with servers.{kind}() as url:
     print(url, flush=True)
     time.sleep(600)
@@ -107,12 +107,3 @@ def postgres_is_up(url: str) -> bool:
 
 def redis_is_up(url: str) -> bool:
     return redis_server.answers(Path(url.removeprefix("redis+socket://")).parent)
-
-
-def in_time(condition: Callable[[], bool]) -> bool:
-    end = time.monotonic() + SECONDS
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True

@@ -1,5 +1,6 @@
 """The OpenAPI document: request bodies that are read as streams, the errors, and the key."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,6 +27,34 @@ PROBLEM = {
         "retryable": {"type": "boolean"},
     },
 }
+DESCRIPTION = """
+Send your key with every request. Where you run `make serve` yourself:
+
+```
+export URL=http://127.0.0.1:8000 KEY=$(cat var/admin.key)
+.venv/bin/python examples/digits/data.py digits.npz
+```
+
+Upload, quantize, measure and decide in one request:
+
+```
+curl -fsS -H "Authorization: Bearer $KEY" -H 'Prefer: wait=600' "$URL/v1/quantize?status=http" \\
+  -F model=@examples/digits/digits.onnx -F data=@digits.npz -F preprocess=unit \\
+  -F max_accuracy_drop=0.02 -F min_speedup=1.1 -o verdict.json
+```
+
+The answer is the verdict: 200 when the gate passes, 422 when a pipeline should stop (then curl exits with 22).
+It names the job, and the best candidate:
+
+```
+JOB=$(python3 -c 'import json; print(json.load(open("verdict.json"))["job"])')
+BEST=$(python3 -c 'import json; print(json.load(open("verdict.json"))["best"])')
+curl -fsS -H "Authorization: Bearer $KEY" "$URL/v1/jobs/$JOB/report?format=md"
+curl -fsS -H "Authorization: Bearer $KEY" "$URL/v1/candidates/$BEST/content" -o best.onnx
+```
+
+Here, press **Authorize** and paste the key; then every example can be tried.
+"""
 REFERENCE = {"$ref": "#/components/schemas/ProblemDetails"}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": REFERENCE}}}
@@ -56,6 +85,11 @@ def form_or_json(properties: dict[str, Any], model: Any) -> dict[str, Any]:  # n
     return extra
 
 
+def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for path in document["paths"].values():
+        yield from path.values()
+
+
 def describe(app: FastAPI) -> None:
     """Add what FastAPI cannot know: the problem's schema and how to send the key."""
     plain = app.openapi
@@ -66,6 +100,8 @@ def describe(app: FastAPI) -> None:
         components.setdefault("schemas", {})["ProblemDetails"] = PROBLEM
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
+        for operation in _operations(document):
+            operation["summary"] = operation["description"].partition(". ")[0].split("\n")[0].rstrip(".")
         for unauthenticated in ("/healthz", "/readyz"):
             for operation in document["paths"].get(unauthenticated, {}).values():
                 operation["security"] = []

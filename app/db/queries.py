@@ -249,8 +249,9 @@ def settled(db: Session, subject_ids: Sequence[str]) -> Sequence[str]:
 
 
 def job_steps(db: Session, job_id: str) -> Sequence[Step]:
-    """The job's steps in the order of their creation."""
-    return db.scalars(select(Step).where(Step.job_id == job_id).order_by(Step.id)).all()
+    """The job's steps in the order of their creation, as they are now: the fence writes past the session."""
+    found = select(Step).where(Step.job_id == job_id).order_by(Step.id)
+    return db.scalars(found.execution_options(populate_existing=True)).all()
 
 
 def claim_step(db: Session, step_id: str, worker: str) -> int | None:

@@ -35,8 +35,3 @@ PRESETS: dict[str, Preprocess] = {
     "raw": Preprocess(scale=1.0),
 }
 DEFAULT_CALIBRATION_SAMPLES = 128
-
-
-def calibration_share(samples: int) -> int:
-    """How many samples of one dataset serve calibration when it serves both uses: min(128, a fifth)."""
-    return min(DEFAULT_CALIBRATION_SAMPLES, samples // 5)

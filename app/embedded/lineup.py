@@ -33,13 +33,14 @@ def api(folder: Path, address: Address) -> Child:
     return Child("api", [sys.executable, "-m", "uvicorn", *factory, *words], home.fresh_log(folder, "api"))
 
 
-def workers(folder: Path) -> list[Child]:
-    """Engine work spreads over the cores; measuring and sweeping never wait for it."""
-    return [
-        worker(folder, "engine", "inspect,default", cores()),
-        worker(folder, "benchmark", "benchmark", 1),
-        worker(folder, "control", "control", 1),
-    ]
+def engine(folder: Path) -> Child:
+    """Inspects, prepares and builds, on all cores."""
+    return worker(folder, "engine", "inspect,default", cores())
+
+
+def soloists(folder: Path) -> list[Child]:
+    """Measuring and sweeping, neither of which waits for engine work."""
+    return [worker(folder, "benchmark", "benchmark", 1), worker(folder, "control", "control", 1)]
 
 
 def worker(folder: Path, name: str, queues: str, concurrency: int) -> Child:

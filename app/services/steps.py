@@ -65,8 +65,10 @@ def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> No
 
 def ring_again(db: Session) -> int:
     """Ring for queued steps that nobody seems to have heard of, at most 200 per queue."""
-    kinds_of = {q: [kind for kind, name in broker.QUEUES.items() if name == q] for q in broker.QUEUES.values()}
-    found = [s for kinds in kinds_of.values() for s in queries.unheard_steps(db, kinds, RINGS_PER_QUEUE)]
+    found: list[Step] = []
+    for queue in set(broker.QUEUES.values()):
+        kinds = [kind for kind, its in broker.QUEUES.items() if its == queue]
+        found += queries.unheard_steps(db, kinds, RINGS_PER_QUEUE)
     queries.mark_rung(db, [step.id for step in found])
     for step in found:
         after_commit(db, broker.ring, step.id, step.kind)

@@ -85,9 +85,7 @@ def test_two_inspections_that_end_together_start_the_job_once(postgres_database:
     for _ in range(10):
         version = factories.make_version(database, project, ready=False)
         dataset = factories.make_dataset(database, project, ready=False)
-        waiting = [
-            factories.make_job(database, project, version=version, dataset=dataset) for _ in range(2)
-        ]
+        waiting = [factories.make_job(database, project, version=version, dataset=dataset) for _ in range(2)]
         both = threading.Barrier(2)
 
         end_together(database, both, version, dataset)

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,11 @@ from worker.engine.requests import Data
 Save = Callable[..., None]
 
 
-def open_arrays(folder: Path, save: Save = np.savez, **arrays: Any) -> Any:
+def open_arrays(folder: Path, /, **arrays: Any) -> Any:
+    return open_saved(folder, np.savez, arrays)
+
+
+def open_saved(folder: Path, save: Save, arrays: Mapping[str, Any]) -> Any:
     with (folder / "data").open("wb") as file:
         save(file, **arrays)
     return open_dataset(Data(path=folder / "data"))
@@ -39,7 +43,7 @@ def write_member(path: Path, content: bytes, name: str = "x.npy", compress: int 
 def test_axis_0_is_samples_and_the_values_come_back(tmp_path: Path, save: Save) -> None:
     x = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
 
-    dataset = open_arrays(tmp_path, save, x=x, labels=np.array([3, 1, 2, 0]))
+    dataset = open_saved(tmp_path, save, {"x": x, "labels": np.array([3, 1, 2, 0])})
 
     assert len(dataset) == 4
     assert np.array_equal(dataset.sample(2)["x"], x[2])

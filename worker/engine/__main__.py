@@ -172,11 +172,11 @@ def _parser() -> Parser:
     one.set_defaults(command=examine)
     two = commands.add_parser("calibrate", help=calibrate.__doc__, parents=[data])
     two.add_argument("model", type=_file)
-    two.add_argument("out", type=Path)
+    two.add_argument("out", type=_out)
     two.set_defaults(command=calibrate, needs_data=True)
     three = commands.add_parser("quantize", help=quantize.__doc__, parents=[data])
     three.add_argument("model", type=_file)
-    three.add_argument("out", type=Path)
+    three.add_argument("out", type=_out)
     three.add_argument("--recipe", required=True, metavar="JSON")
     three.add_argument("--calibration", type=_file, metavar="FILE", help="what `calibrate` wrote")
     three.add_argument("--target", default="auto", choices=("auto", *RULES), metavar="ISA")
@@ -207,6 +207,15 @@ def _file(text: str) -> Path:
     path = Path(text).absolute()
     if not path.is_file():
         raise Refused("file_not_found", f"There is no file {text}.")
+    return path
+
+
+def _out(text: str) -> Path:
+    path = Path(text).absolute()
+    if not path.parent.is_dir():
+        raise Refused(
+            "folder_not_found", f"There is no folder {Path(text).parent} to write {path.name} into."
+        )
     return path
 
 

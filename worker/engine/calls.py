@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.domain.report import DatasetSummary, Examination
+from worker.engine.evaluate.progress import Progress
 from worker.engine.requests import (
     Build,
     Built,
@@ -23,8 +24,6 @@ from worker.engine.requests import (
     Prepared,
     Round,
 )
-
-Progress = Callable[[float, str], None]  # a share from 0 to 1, and what is going on
 
 
 def examine_model(request: ExamineModel, _progress: Progress) -> Examination:

@@ -13,8 +13,7 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import Problem, Refused
 from app.domain.report import Figures, Latency, Memory
-from worker.engine.calls import Progress
-from worker.engine.evaluate.run import within
+from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import figures_of, prepare
 from worker.engine.latency import measure, summarize
 from worker.engine.requests import Data, MemoryUse, Prepare, Round

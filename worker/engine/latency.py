@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from app.domain.intervals import median_interval
 from app.domain.report import Latency
-from worker.engine.data.bind import Session
-from worker.engine.data.dataset import Array
-from worker.engine.data.feeds import read_feeds
 from worker.engine.evaluate.cores import allowed_cores, pinned, throttled_periods
-from worker.engine.evaluate.run import Progress
+from worker.engine.evaluate.progress import Progress
+from worker.engine.evaluate.ready import Feed, read_feeds
 from worker.engine.load import open_session
 from worker.engine.requests import Contestant, MeasureRound, Round
 
+Session: TypeAlias = Any  # ONNX Runtime ships no types
 LEAST_ROUNDS = 9
 MOST_ROUNDS = 21  # without a limit to clear
 NARROW = 0.02  # half the interval's width, as a share of the speed-up
@@ -34,7 +34,7 @@ TOLERABLE_NOISE = 0.02
 LEVEL = 0.05
 TWO_SIDED_95 = 0.025
 BLOCK_SECONDS = 0.010
-SLOW_RUN_SECONDS = 0.050  # from here on, cold caches are a small part of a run
+SLOW_RUN_SECONDS = 0.005  # from here on, cold caches are a small part of a run
 WARM_UP_SECONDS = 0.020
 LEAST_CYCLES = 3
 MS = 1e3
@@ -47,7 +47,9 @@ class Track:
     session: Session
     load_seconds: float
     seconds: list[float] = field(default_factory=list)  # of each counted run
-    blocks: list[float] = field(default_factory=list)  # median seconds of each block's runs
+    blocks: list[float] = field(
+        default_factory=list
+    )  # median of each block's runs, by the clock that compares
     cpu_seconds: float = 0.0
 
 
@@ -55,8 +57,12 @@ def measure_round(request: MeasureRound) -> Round:
     """One round in this process, which should be fresh.
 
     Cycles go over the baseline, the baseline again and the candidates in random order, with blocks of equal
-    duration, so that each block has a baseline block near in time. The first run of a block pays for the
-    caches that the contestant before it left, and is not counted.
+    duration, so that each block has a baseline block near in time. The first run of a quick model's block
+    pays for the caches that the contestant before it left, and is not counted.
+
+    With one thread, runs are compared by the thread's CPU time: it is the latency without the time in which
+    other processes held the core, which hits contestants at random. With more, and in the percentiles, it is
+    wall time.
 
     Raises:
         Refused: a model cannot be loaded.
@@ -68,7 +74,7 @@ def measure_round(request: MeasureRound) -> Round:
         tracks = [_open(path, request.threads) for path in (request.models[0], *request.models)]
         slowest = max(_warm_up(track, feeds) for track in tracks)
         with _no_garbage_collection():
-            _run_cycles(tracks, feeds, draw, slowest, request.seconds)
+            _run_cycles(tracks, feeds, draw, slowest, request)
     baseline, noise, *candidates = (_contestant(track, tracks[0]) for track in tracks)
     throttled = throttled_periods() > before
     return Round(noise=noise, baseline=baseline, candidates=tuple(candidates), throttled=throttled)
@@ -210,7 +216,7 @@ def _open(path: Path, threads: int) -> Track:
     return Track(session, time.perf_counter() - start)
 
 
-def _warm_up(track: Track, feeds: Sequence[dict[str, Array]]) -> float:
+def _warm_up(track: Track, feeds: Sequence[Feed]) -> float:
     """Run until first allocations are over; returns the seconds of a typical run."""
     taken: list[float] = []
     while sum(taken) < WARM_UP_SECONDS or not taken:
@@ -220,38 +226,36 @@ def _warm_up(track: Track, feeds: Sequence[dict[str, Array]]) -> float:
 
 def _run_cycles(
     tracks: Sequence[Track],
-    feeds: Sequence[dict[str, Array]],
+    feeds: Sequence[Feed],
     draw: random.Random,
     slowest: float,
-    seconds: float,
+    request: MeasureRound,
 ) -> None:
-    touches = 0 if slowest > SLOW_RUN_SECONDS else 1
-    length = max(BLOCK_SECONDS, slowest * (1 + touches))
-    cycles = max(LEAST_CYCLES, math.ceil(seconds / length))
-    for cycle in range(cycles):
+    touches = 1 if slowest < SLOW_RUN_SECONDS else 0
+    length = max(BLOCK_SECONDS, slowest)
+    clock = time.thread_time if request.threads == 1 else time.perf_counter
+    for cycle in range(max(LEAST_CYCLES, math.ceil(request.seconds / length))):
         for track in draw.sample(tracks, len(tracks)):
-            _run_block(track, feeds, cycle, touches, length)
+            for touch in range(touches):
+                track.session.run(None, feeds[(cycle + touch) % len(feeds)])
+            _run_block(track, feeds, cycle, length, clock)
 
 
 def _run_block(
-    track: Track, feeds: Sequence[dict[str, Array]], cycle: int, touches: int, length: float
+    track: Track, feeds: Sequence[Feed], cycle: int, length: float, clock: Callable[[], float]
 ) -> None:
-    """Runs for about `length` seconds, at least one of them counted; all contestants get the same samples."""
-    position = cycle
-    end = time.perf_counter() + length
-    for _ in range(touches):
-        track.session.run(None, feeds[position % len(feeds)])
-    taken: list[float] = []
-    cpu = time.process_time()
-    while not taken or time.perf_counter() + taken[-1] <= end:
-        position += 1
-        taken.append(_timed(track.session, feeds[position % len(feeds)]))
+    """Runs for about `length` seconds, at least one; contestants get the same samples in the same cycle."""
+    cpu, end = time.process_time(), time.perf_counter() + length
+    compared: list[float] = []
+    while not compared or time.perf_counter() + track.seconds[-1] <= end:
+        begun = clock()
+        track.seconds.append(_timed(track.session, feeds[(cycle + len(compared)) % len(feeds)]))
+        compared.append(clock() - begun)
     track.cpu_seconds += time.process_time() - cpu
-    track.seconds += taken
-    track.blocks.append(median(taken))
+    track.blocks.append(median(compared))
 
 
-def _timed(session: Session, inputs: dict[str, Array]) -> float:
+def _timed(session: Session, inputs: Feed) -> float:
     start = time.perf_counter()
     session.run(None, inputs)
     return time.perf_counter() - start

@@ -4,7 +4,7 @@ import resource
 import sys
 from pathlib import Path
 
-from worker.engine.data.feeds import read_feeds
+from worker.engine.evaluate.ready import read_feeds
 from worker.engine.load import open_session
 from worker.engine.requests import MeasureMemory, MemoryUse
 

@@ -18,7 +18,7 @@ BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "f
 
 @router.head("/{sha256}", responses={404: {"description": "Send it with PUT"}})
 def has_blob(sha256: Sha256, caller: Who, db: ReadDb) -> Response:
-    """Whether this project has sent these bytes already."""
+    """Ask whether this project has sent these bytes already."""
     found = queries.project_blob(db, caller.project_id, sha256)
     if found is None:
         return Response(status_code=404)
@@ -27,7 +27,10 @@ def has_blob(sha256: Sha256, caller: Who, db: ReadDb) -> Response:
 
 @router.put("/{sha256}", status_code=201, openapi_extra={"requestBody": {"required": True, **BODY}})
 async def put_blob(sha256: Sha256, request: Request, caller: Who, service: Service) -> BlobRead:
-    """Stream the raw bytes: `curl -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`."""
+    """Stream the raw bytes in one request.
+
+    `curl -H "Authorization: Bearer $KEY" -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`
+    """
     received = await _receive(request, service.storage, sha256)
 
     def record(db: Session) -> BlobRead:

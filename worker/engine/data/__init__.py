@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import is_tar
+from worker.engine.data.archive import BROKEN, ENCRYPTED, is_tar
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.images import open_images
 from worker.engine.data.npz import MAGIC, open_npy, open_npz
@@ -42,15 +42,20 @@ def _open_zip(data: Data) -> Dataset:
 
 
 def _first_bytes(path: Path) -> bytes | None:
-    """The first bytes of the first file in a zip; None when there is none."""
+    """The first bytes of the first file in a zip; None when there is none, nothing when it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir()]
-            if not members:
-                return None
-            if members[0].flag_bits & 1:
-                raise Refused("unsafe_archive", "The zip is encrypted; send it without a password.")
-            with archive.open(members[0]) as file:
-                return file.read(len(MAGIC))
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
+            return _head(archive, members[0]) if members else None
+    except BROKEN as error:
         raise Refused("broken_archive", f"The zip cannot be read: {error}. Upload it again.") from error
+
+
+def _head(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.flag_bits & ENCRYPTED:
+        raise Refused("unsafe_archive", "The zip is encrypted; send it without a password.")
+    try:
+        with archive.open(member) as file:
+            return file.read(len(MAGIC))
+    except BROKEN:  # whoever reads the file itself names it
+        return b""

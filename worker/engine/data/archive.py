@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import mmap
 import stat
 import tarfile
 import tempfile
@@ -22,6 +23,7 @@ MAX_ENTRY_BYTES = 256 * 2**20
 MAX_RATIO = 100
 RATIO_MATTERS_ABOVE = 10 * 2**20  # a small file of one colour may shrink more than this, and does no harm
 CHUNK = 2**20
+ENCRYPTED = 1  # the bit in a zip member's flags
 BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -65,12 +67,12 @@ def open_tar(path: Path) -> list[Entry]:
     Raises:
         Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
     """
-    file = _plain_tar(path)
+    content = _plain_tar(path)
     entries = []
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=content, mode="r:") as archive:
             for member in _regular_files(archive):
-                read = partial(_read_at, file, member.offset_data, member.size)
+                read = partial(_read_at, content, member.offset_data, member.size)
                 entries.append(Entry(_safe(member.name), member.size, read))
     except BROKEN as error:
         raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
@@ -86,24 +88,27 @@ def is_tar(path: Path) -> bool:
         return False
 
 
-def _plain_tar(path: Path) -> IO[bytes]:
-    """The tar itself; a compressed one is unpacked once, since reading at random needs positions."""
+def _plain_tar(path: Path) -> mmap.mmap:
+    """The tar's bytes, mapped; a compressed one is unpacked once, since reading at random needs positions."""
     with path.open("rb") as file:
         opener = _opener(file.read(6))
-    if opener is None:
-        return path.open("rb")
-    spill = tempfile.TemporaryFile()  # noqa: SIM115  # it lives as long as the entries do
-    written = 0
+        if opener is None:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with tempfile.TemporaryFile() as spill:
+        _unpack(path, opener, spill)
+        return mmap.mmap(spill.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _unpack(path: Path, opener: Callable[[Path], IO[bytes]], spill: IO[bytes]) -> None:
+    packed = path.stat().st_size
     try:
         with opener(path) as source:
             while chunk := source.read(CHUNK):
-                written += len(chunk)
-                _check_unpacked(written, path.stat().st_size)
                 spill.write(chunk)
+                _check_unpacked(spill.tell(), packed)
     except BROKEN as error:
         raise Refused("broken_archive", f"The tar cannot be unpacked: {error}. Upload it again.") from error
-    spill.seek(0)
-    return spill
+    spill.flush()
 
 
 def _opener(magic: bytes) -> Callable[[Path], IO[bytes]] | None:
@@ -133,7 +138,7 @@ def _check_zip_member(member: zipfile.ZipInfo) -> None:
     if stat.S_ISLNK(member.external_attr >> 16):
         detail = f"{member.filename!r} is a symbolic link; put the file itself into the archive."
         raise Refused("unsafe_archive", detail)
-    if member.flag_bits & 1:
+    if member.flag_bits & ENCRYPTED:
         raise Refused("unsafe_archive", f"{member.filename!r} is encrypted; send the zip without a password.")
     if member.file_size > MAX_RATIO * max(member.compress_size, 1) and member.file_size > RATIO_MATTERS_ABOVE:
         raise _bomb(f"{member.filename!r}", member.file_size, member.compress_size)
@@ -191,6 +196,5 @@ def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int) -> 
         return file.read(count)
 
 
-def _read_at(file: IO[bytes], offset: int, size: int, count: int) -> bytes:
-    file.seek(offset)
-    return file.read(size if count < 0 else min(size, count))
+def _read_at(content: mmap.mmap, offset: int, size: int, count: int) -> bytes:
+    return content[offset : offset + (size if count < 0 else min(size, count))]

@@ -197,7 +197,7 @@ def _stack(binding: Binding, item: Input, samples: Sequence[Sample]) -> Array:
     source = binding.sources[item.name]
     try:
         if item.name not in binding.stacked:
-            return np.ascontiguousarray(_one(binding, item, samples[0][source]))
+            return np.asarray(_one(binding, item, samples[0][source]), order="C")
         return np.stack([_one(binding, item, sample[source]) for sample in samples])
     except ValueError as error:
         raise _mismatch([FieldError(f"/inputs/{_escaped(item.name)}", f"{item.name}: {error}")]) from error

@@ -1,36 +1,17 @@
 """Ready inputs for a few runs, from real samples or, where there are none, made up."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from worker.engine.data.bind import Input, Session, feed, inputs_of
-from worker.engine.data.dataset import Array
 from worker.engine.data.made_up import made_up
 from worker.engine.data.source import Source
+from worker.engine.evaluate.ready import Feed
 
 COUNT = 8
 FREE_SIZES = (1, 64, 224)  # tried in turn for a free dimension that `shapes` does not name
-Feed = Mapping[str, Array]
 Axis = int | str | None
-
-
-def write_feeds(path: Path, feeds: Iterable[Feed]) -> None:
-    """Write an npz with the keys `<six digits>/<input>`."""
-    arrays = {f"{i:06}/{name}": array for i, one in enumerate(feeds) for name, array in one.items()}
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def read_feeds(path: Path) -> list[dict[str, Array]]:
-    """Read what `write_feeds` wrote."""
-    feeds: dict[str, dict[str, Array]] = {}
-    with np.load(path, allow_pickle=False) as archive:
-        for key in sorted(archive.files):
-            number, name = key.split("/", 1)
-            feeds.setdefault(number, {})[name] = archive[key]
-    return list(feeds.values())
 
 
 def real_feeds(source: Source, batch: int) -> tuple[list[Feed], int]:

@@ -5,6 +5,7 @@ unnamed temporary file and mapped there, so memory does not grow with the datase
 """
 
 import hashlib
+import os
 import re
 import tempfile
 import zipfile
@@ -16,6 +17,7 @@ import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from app.domain.report import ArrayInfo
+from worker.engine.data.archive import BROKEN, ENCRYPTED
 from worker.engine.data.dataset import Array, as_bytes, common_shape, number_labels
 
 MAGIC = b"\x93NUMPY"
@@ -74,10 +76,13 @@ def open_npz(path: Path) -> ArrayDataset:
     Raises:
         Refused: pickles, arrays of an unknown kind, sizes that lie, or arrays whose lengths differ.
     """
-    with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
-        members = [m for m in archive.infolist() if not m.is_dir()]
-        _check_sizes(members)
-        arrays = {m.filename.removesuffix(".npy"): _read_member(archive, m, raw) for m in members}
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+            members = [m for m in archive.infolist() if not m.is_dir()]
+            _check_sizes(members)
+            arrays = {m.filename.removesuffix(".npy"): _read_member(archive, m, raw) for m in members}
+    except BROKEN as error:
+        raise Refused("broken_archive", f"The npz cannot be unpacked: {error}. Save it again.") from error
     return _arrange(arrays)
 
 
@@ -108,7 +113,7 @@ def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: IO[bytes]) -> Array:
     name = member.filename
-    if member.flag_bits & 1:
+    if member.flag_bits & ENCRYPTED:
         raise Refused("unsafe_archive", f"The array {name!r} is encrypted; send the file without a password.")
     if member.compress_type == zipfile.ZIP_STORED:
         with archive.open(member) as check:  # finds the data behind the local header, and checks that header
@@ -133,14 +138,9 @@ def _data_offset(raw: IO[bytes], member: zipfile.ZipInfo) -> int:
 
 
 def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, spill: IO[bytes]) -> None:
-    try:
-        with archive.open(member) as source:
-            while chunk := source.read(CHUNK):
-                spill.write(chunk)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
-        raise Refused(
-            "broken_archive", f"The array {member.filename!r} cannot be unpacked: {error}."
-        ) from error
+    with archive.open(member) as source:
+        while chunk := source.read(CHUNK):
+            spill.write(chunk)
     spill.seek(0)
 
 
@@ -151,7 +151,7 @@ def _map(file: IO[bytes], size: int, name: str) -> Array:
     _check_dtype(dtype, name)
     offset = file.tell()
     claimed = int(dtype.itemsize) * int(np.prod(shape, dtype=object))
-    held = size - (offset - start)
+    held = min(start + size, os.fstat(file.fileno()).st_size) - offset
     if claimed > held:
         detail = (
             f"The array {name!r} claims {claimed} bytes of values, but the file holds {held}; save it again."

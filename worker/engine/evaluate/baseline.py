@@ -10,8 +10,9 @@ from app.domain.report import Accuracy
 from worker.engine.data.bind import Session
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import Pairs, check_labels, scores, suspicion
+from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.reference import MAX_BYTES, Labelled, ReferenceWriter
-from worker.engine.evaluate.run import Outputs, Progress, outputs
+from worker.engine.evaluate.run import Outputs, outputs
 
 AUTO = "auto"
 AUTO_METRIC = "top1"

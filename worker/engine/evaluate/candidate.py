@@ -10,8 +10,9 @@ from worker.engine.data.dataset import Array
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import Pairs
 from worker.engine.evaluate.fidelity import Closeness, headline
+from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.reference import Reference
-from worker.engine.evaluate.run import Progress, outputs
+from worker.engine.evaluate.run import outputs
 
 
 @dataclass(frozen=True)

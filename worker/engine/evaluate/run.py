@@ -1,6 +1,6 @@
 """Run a model over chosen samples and take its outputs one sample at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -9,7 +9,6 @@ from worker.engine.data.bind import Session, feed
 from worker.engine.data.dataset import Array, Sample
 from worker.engine.data.source import Source
 
-Progress = Callable[[float, str], None]  # a share from 0 to 1, and what is going on
 Outputs = dict[str, Array]
 REASON_LENGTH = 300
 OUT_OF_MEMORY = "alloc"
@@ -62,8 +61,3 @@ def _refuse_nan(found: Outputs, index: int) -> None:
                 "nan_output",
                 f"The output {name!r} holds NaN for sample {index}, so nothing can be said of it.",
             )
-
-
-def within(progress: Progress, start: float, end: float) -> Progress:
-    """A progress that fills the part from `start` to `end` of another."""
-    return lambda share, what: progress(start + (end - start) * share, what)

@@ -8,13 +8,15 @@ from worker.engine import kernels, methods
 from worker.engine.calibrate import collect, load_statistics, save_statistics
 from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Sample
-from worker.engine.data.feeds import Feed, read_feeds, real_feeds, synthetic_feeds, write_feeds
+from worker.engine.data.feeds import real_feeds, synthetic_feeds
 from worker.engine.data.source import Source, Sources, choose_sources, open_source
 from worker.engine.evaluate.baseline import Evaluated, Question, evaluate_baseline
 from worker.engine.evaluate.candidate import Loss, evaluate_candidate
 from worker.engine.evaluate.fidelity import exact
+from worker.engine.evaluate.progress import Progress, within
+from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
-from worker.engine.evaluate.run import Progress, run, within
+from worker.engine.evaluate.run import run
 from worker.engine.load import model_bytes, open_session
 from worker.engine.prepare import prepare_model
 from worker.engine.requests import Build, Built, Data, Prepare, Prepared

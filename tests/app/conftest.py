@@ -1,0 +1,131 @@
+"""The API over real HTTP, on SQLite and on Postgres; every test has a project of its own."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from app import broker
+from app.db.models import Project
+from app.db.session import Database
+from app.main import create_app
+from app.services import keys
+from app.settings import Settings
+from app.storage import LocalStorage
+from tests import factories
+
+MIB = 1024 * 1024
+UPLOAD_LIMIT = 4 * MIB
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running API, and what lies behind it."""
+
+    url: str
+    database: Database
+    storage: LocalStorage
+
+    def objects(self) -> list[Path]:
+        """Everything in the blob store, finished or not."""
+        return sorted(path for path in self.storage.root.rglob("*") if path.is_file())
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A project, and a client with a key of it."""
+
+    project: str
+    http: httpx.Client
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[str]:
+    """The URL of an API that is served by a thread."""
+    config = uvicorn.Config(
+        create_app(settings), port=0, log_level="error", ws="none", timeout_graceful_shutdown=2
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        end = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quiet_broker: None
+) -> Iterator[Service]:
+    assert quiet_broker is None
+    home = tmp_path_factory.mktemp("service")
+    settings = Settings(
+        home=home, database_url=_database_of(request, home), max_upload_bytes=UPLOAD_LIMIT, max_json_bytes=MIB
+    )
+    database = Database(settings.database)
+    with serving(settings) as url:
+        yield Service(url, database, LocalStorage(home / "blobs"))
+    database.dispose()
+
+
+def _database_of(request: pytest.FixtureRequest, home: Path) -> str:
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), home / "fewbits.db")
+        return ""
+    make: Callable[[str], str] = request.getfixturevalue("fresh_postgres")
+    return make("service")
+
+
+@pytest.fixture(scope="session")
+def quiet_broker(redis_url: str) -> Iterator[None]:
+    """A real broker on which nobody listens."""
+    before = broker.celery.conf.broker_url
+    broker.celery.conf.broker_url = redis_url
+    yield
+    broker.celery.conf.broker_url = before
+
+
+@pytest.fixture
+def tenant(service: Service) -> Iterator[Tenant]:
+    with new_tenant(service) as found:
+        yield found
+
+
+@pytest.fixture
+def stranger(service: Service) -> Iterator[Tenant]:
+    """Somebody from another project."""
+    with new_tenant(service) as found:
+        yield found
+
+
+@pytest.fixture
+def http(tenant: Tenant) -> httpx.Client:
+    return tenant.http
+
+
+@contextmanager
+def new_tenant(service: Service, scopes: tuple[str, ...] = ("read", "write")) -> Iterator[Tenant]:
+    project = factories.make_project(service.database)
+    headers = {"Authorization": f"Bearer {new_key(service, project, scopes)}"}
+    with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+        yield Tenant(project, client)
+
+
+def new_key(service: Service, project: str, scopes: tuple[str, ...]) -> str:
+    with service.database.writing() as db:
+        return keys.create(db, db.get_one(Project, project), "a test's", scopes)

@@ -1,0 +1,369 @@
+"""What every request meets: keys, scopes, limits before any body, and errors that are all problems."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from app.db.models import ApiKey, Project
+from app.settings import Settings
+from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key, new_tenant, serving
+from tests.app.test_api_uploads import pointers, problem
+
+READS = ["/v1/me", "/v1/jobs", "/v1/models", "/v1/datasets", "/v1/jobs/job_1"]
+GIGABYTE = 1 << 30
+
+
+def talk(service: Service, request: bytes) -> tuple[int, dict[str, Any]]:
+    """Send these bytes, never the rest of the body, and read the answer."""
+    address = urlsplit(service.url)
+    with socket.create_connection((address.hostname, address.port or 0), timeout=20) as connection:
+        connection.sendall(request)
+        received = b""
+        while b"\r\n\r\n" not in received or not received.rpartition(b"}")[1]:
+            chunk = connection.recv(65536)
+            assert chunk, received
+            received += chunk
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def head(path: str, key: str, *headers: str, method: str = "POST") -> bytes:
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: x",
+        "Connection: close",
+        f"Authorization: Bearer {key}",
+        *headers,
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize("path", READS)
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer fb_x",
+        "Bearer fb_01m7xzywhja7yacj1vp56mpg4t_wrong",
+        "Basic YTpi",
+    ],
+)
+def test_without_a_valid_key_nothing_is_answered(
+    service: Service, path: str, authorization: str | None
+) -> None:
+    headers = {} if authorization is None else {"Authorization": authorization}
+
+    answer = httpx.get(service.url + path, headers=headers)
+
+    problem(answer, 401, "unauthenticated")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_with_a_wrong_secret_is_wrong(service: Service, tenant: Tenant) -> None:
+    key = new_key(service, tenant.project, ("read",))
+
+    for wrong in (key[:-1], key + "x", key.upper(), key.removeprefix("fb_")):
+        answer = httpx.get(f"{service.url}/v1/me", headers={"Authorization": f"Bearer {wrong}"})
+        problem(answer, 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
+def test_a_revoked_or_expired_key_is_wrong(service: Service, tenant: Tenant, column: str) -> None:
+    caller = tenant.http.get("/v1/me").json()
+    assert caller["project"] == tenant.project
+    with service.database.writing() as db:
+        setattr(db.get_one(ApiKey, caller["key"]), column, 1)
+
+    problem(tenant.http.get("/v1/me"), 401, "unauthenticated")
+
+
+def test_a_key_that_may_only_read_cannot_post(service: Service) -> None:
+    with new_tenant(service, ("read",)) as reader:
+        assert reader.http.get("/v1/jobs").status_code == 200
+        for method, path in (
+            ("POST", "/v1/jobs"),
+            ("POST", "/v1/models"),
+            ("PUT", "/v1/blobs/" + "a" * 64),
+            ("POST", "/v1/jobs/job_1/cancel"),
+        ):
+            found = problem(reader.http.request(method, path, content=b"{}"), 403, "forbidden")
+            assert "'write'" in found["detail"]
+
+
+def test_a_key_that_may_only_write_cannot_read(service: Service) -> None:
+    with new_tenant(service, ("write",)) as writer:
+        problem(writer.http.get("/v1/jobs"), 403, "forbidden")
+
+
+def test_a_wrong_key_is_refused_before_the_body_is_sent(service: Service) -> None:
+    before = service.objects()
+
+    status, found = talk(service, head("/v1/models", "fb_wrong_key", f"Content-Length: {GIGABYTE}"))
+
+    assert (status, found["code"]) == (401, "unauthenticated")
+    assert service.objects() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "length"),
+    [("/v1/jobs", MIB + 1), ("/v1/models", UPLOAD_LIMIT + 1), ("/v1/quantize", GIGABYTE)],
+)
+def test_a_body_that_announces_to_be_too_large_is_refused_before_it_is_sent(
+    service: Service, tenant: Tenant, path: str, length: int
+) -> None:
+    key = new_key(service, tenant.project, ("write",))
+
+    status, found = talk(service, head(path, key, f"Content-Length: {length}"))
+
+    assert (status, found["code"]) == (413, "too_large")
+    assert "MiB" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "size"),
+    [
+        ("POST", "/v1/jobs", "application/json", MIB),
+        ("POST", "/v1/models", "application/json", UPLOAD_LIMIT),
+        ("PUT", "/v1/blobs/" + "a" * 64, "application/octet-stream", UPLOAD_LIMIT),
+        ("POST", "/v1/models", "multipart/form-data; boundary=B", UPLOAD_LIMIT),
+    ],
+)
+def test_a_chunked_body_that_grows_too_large_is_cut_off_and_leaves_nothing(
+    service: Service, tenant: Tenant, method: str, path: str, kind: str, size: int
+) -> None:
+    key = new_key(service, tenant.project, ("write",))
+    start = (
+        b'--B\r\nContent-Disposition: form-data; name="file"; filename="m"\r\n\r\n' if "B" in kind else b""
+    )
+    body = start + b" " * (size + 1)
+    headers = head(path, key, "Transfer-Encoding: chunked", f"Content-Type: {kind}", method=method)
+    before = service.objects()
+
+    status, found = talk(service, headers + f"{len(body):x}\r\n".encode() + body + b"\r\n")
+
+    assert (status, found["code"]) == (413, "too_large")
+    assert service.objects() == before
+
+
+def test_every_answer_has_a_request_id_and_is_not_cached(service: Service, http: httpx.Client) -> None:
+    answers = [http.get(path) for path in ("/v1/jobs", "/v1/jobs/job_1", "/healthz", "/nowhere")]
+
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    assert len(ids) == len(answers)
+    assert all(answer.headers["cache-control"] == "no-store" for answer in answers)
+    assert all(answer.headers["x-content-type-options"] == "nosniff" for answer in answers)
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/jobs/job_1/nowhere"])
+def test_what_does_not_exist_is_not_found(http: httpx.Client, path: str) -> None:
+    assert path in problem(http.get(path), 404, "not_found")["detail"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/v1/jobs"), ("PUT", "/healthz")])
+def test_a_wrong_method_says_so(http: httpx.Client, method: str, path: str) -> None:
+    answer = http.request(method, path)
+
+    assert method in problem(answer, 405, "method_not_allowed")["detail"]
+    assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/mdl_1",
+        "/v1/models/mdl_1/versions",
+        "/v1/versions/ver_1",
+        "/v1/versions/ver_1/content",
+        "/v1/datasets/dst_1",
+        "/v1/jobs/job_1",
+        "/v1/jobs/job_1/candidates",
+        "/v1/jobs/job_1/steps",
+        "/v1/jobs/job_1/artifacts",
+        "/v1/jobs/job_1/report",
+        "/v1/jobs/job_1/verdict",
+        "/v1/candidates/cnd_1",
+        "/v1/candidates/cnd_1/content",
+        "/v1/artifacts/art_1/content",
+    ],
+)
+def test_an_unknown_id_is_not_found(http: httpx.Client, path: str) -> None:
+    problem(http.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("text", ["%00", "a%00b", "%ff", "%F0%9F%92%A9", "x" * 500, "..%2f..", "'--"])
+def test_an_id_that_is_nonsense_is_not_found(http: httpx.Client, text: str) -> None:
+    for noun in ("jobs", "models", "versions", "datasets", "candidates"):
+        answer = http.get(f"/v1/{noun}/{text}")
+        assert answer.status_code in {404, 422}, answer.text
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "query", ["cursor=%00", "cursor=%ff", "state=%00", "version=%00", "state=nonsense", "cursor=zzz"]
+)
+def test_a_filter_that_is_nonsense_finds_nothing_or_is_refused(http: httpx.Client, query: str) -> None:
+    answer = http.get(f"/v1/jobs?{query}")
+
+    if answer.status_code == 200:
+        assert answer.json()["items"] == []
+    else:
+        problem(answer, 422, "invalid_input")
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=-1"])
+def test_a_limit_that_is_out_of_range_is_refused(http: httpx.Client, query: str) -> None:
+    assert pointers(http.get(f"/v1/jobs?{query}")) == ["/limit"]
+
+
+def test_a_cursor_that_is_too_long_is_refused(http: httpx.Client) -> None:
+    assert pointers(http.get("/v1/jobs", params={"cursor": "x" * 41})) == ["/cursor"]
+
+
+JOBS: dict[str, tuple[str, str]] = {
+    "an unknown field": ('{"version": "ver_1", "versoin": 1}', "/versoin"),
+    "no version": ("{}", "/version"),
+    "an unknown field of a recipe": (
+        '{"version": "ver_1", "recipes": [{"method": "dynamic_int8"}, {"method": "static_int8", "bits": 4}]}',
+        "/recipes/1/bits",
+    ),
+    "an unknown method": ('{"version": "ver_1", "recipes": [{"method": "magic"}]}', "/recipes/0"),
+    "no method": ('{"version": "ver_1", "recipes": [{}]}', "/recipes/0"),
+    "a recipe that is none": ('{"version": "ver_1", "recipes": ["static_int8"]}', "/recipes/0"),
+    "a wrong type": ('{"version": "ver_1", "deadline_s": "soon"}', "/deadline_s"),
+    "a limit out of range": ('{"version": "ver_1", "gate": {"min_speedup": -1}}', "/gate/min_speedup"),
+    "a deep wrong value": (
+        '{"version": "ver_1", "recipes": [{"method": "static_int8", "ranges": {"method": "vibes"}}]}',
+        "/recipes/0/ranges/method",
+    ),
+    "no JSON": ('{"version": ', ""),
+    "not even an object": ("[]", ""),
+    "nothing": ("", ""),
+    "null": ("null", ""),
+    "a bare word": ("nonsense", ""),
+}
+
+
+@pytest.mark.parametrize("case", JOBS)
+def test_a_bad_job_is_refused_where_it_is_wrong(http: httpx.Client, case: str) -> None:
+    text, pointer = JOBS[case]
+
+    answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+
+    assert pointers(answer) == [pointer]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_limits_that_are_no_numbers_are_refused(http: httpx.Client, number: str) -> None:
+    text = f'{{"version": "ver_1", "gate": {{"min_sqnr_db": {number}}}}}'
+
+    answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+
+    assert "/gate/min_sqnr_db" in pointers(answer)
+
+
+SPECS: dict[str, tuple[dict[str, str], str]] = {
+    "no JSON": ({"spec": "{"}, "/spec"),
+    "no object": ({"spec": "[]"}, "/spec"),
+    "an unknown field": ({"spec": '{"recipe": []}'}, "/spec/recipe"),
+    "an unknown field of a recipe": (
+        {"spec": '{"recipes": [{"method": "dynamic_int8", "bits": 4}]}'},
+        "/spec/recipes/0/bits",
+    ),
+    "a version of its own": ({"spec": '{"version": "ver_1"}'}, "/spec/version"),
+    "a limit that is no number": ({"min_speedup": "fast"}, "/spec/gate/min_speedup"),
+    "a limit that is not a number": ({"min_sqnr_db": "nan"}, "/spec/gate/min_sqnr_db"),
+    "a limit out of range": ({"max_accuracy_drop": "7"}, "/spec/gate/max_accuracy_drop"),
+    "a gate that is none": ({"spec": '{"gate": 5}', "min_speedup": "1.2"}, "/spec/gate"),
+    "a gate that is a list": ({"spec": '{"gate": ["x"]}', "min_speedup": "1.2"}, "/spec/gate"),
+    "a wrong choice": ({"on_inconclusive": "shrug"}, "/spec/gate/on_inconclusive"),
+    "a preset that is none": ({"preprocess": "imagenette"}, "/preprocess"),
+    "an unknown part": ({"min_speed": "1.2"}, "/min_speed"),
+}
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_a_bad_one_shot_is_refused_where_it_is_wrong_and_leaves_nothing(
+    service: Service, http: httpx.Client, case: str
+) -> None:
+    fields, pointer = SPECS[case]
+    files = {"model": ("m.onnx", b"model"), "data": ("d.npz", b"data")}
+    before = service.objects()
+
+    answer = http.post("/v1/quantize", data=fields, files=files)
+
+    assert pointers(answer) == [pointer]
+    assert service.objects() == before
+    assert http.get("/v1/models").json()["items"] == []
+
+
+def test_deeply_nested_json_is_refused(http: httpx.Client) -> None:
+    text = '{"version": ' + "[" * 100_000 + "]" * 100_000 + "}"
+
+    answer = http.post("/v1/jobs", content=text, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code in {400, 422}
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_what_is_a_key_is_told(tenant: Tenant) -> None:
+    caller = tenant.http.get("/v1/me").json()
+
+    assert caller["scopes"] == ["read", "write"]
+    assert caller["key"].startswith("key_")
+
+
+def test_the_service_is_alive_and_ready(service: Service) -> None:
+    assert httpx.get(f"{service.url}/healthz").json() == {"status": "ok"}
+    ready = httpx.get(f"{service.url}/readyz")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ok")
+
+
+@pytest.fixture
+def dead_database(tmp_path: Path) -> Settings:
+    """Settings that point at a port where no Postgres is."""
+    return Settings(home=tmp_path, database_url="postgresql+psycopg://nobody@127.0.0.1:1/none")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_without_a_database_the_answer_is_a_problem_that_says_to_try_again(
+    dead_database: Settings, quiet_broker: None, method: str
+) -> None:
+    assert quiet_broker is None
+    with serving(dead_database) as url:
+        answer = httpx.request(method, f"{url}/v1/jobs", headers={"Authorization": "Bearer fb_a_b"})
+        ready = httpx.get(f"{url}/readyz")
+        alive = httpx.get(f"{url}/healthz")
+
+    assert problem(answer, 503, "unavailable")["retryable"]
+    assert answer.headers["retry-after"]
+    assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
+    assert alive.status_code == 200
+
+
+def test_a_bug_is_a_problem_with_a_request_id_and_no_details(
+    tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "fewbits.db")
+    monkeypatch.setattr("app.services.keys.authenticate", lambda _db, _key: 1 / 0)
+
+    with serving(Settings(home=tmp_path)) as url:
+        answer = httpx.get(f"{url}/v1/me", headers={"Authorization": "Bearer fb_a_b"})
+
+    found = problem(answer, 500, "error")
+    assert found["request_id"] in found["detail"]
+    assert "ZeroDivision" not in answer.text
+
+
+def test_a_project_sees_only_its_own_key(service: Service, tenant: Tenant, stranger: Tenant) -> None:
+    assert tenant.http.get("/v1/me").json()["project"] != stranger.http.get("/v1/me").json()["project"]
+    with service.database.reading() as db:
+        assert db.get(Project, tenant.project) is not None

@@ -1,0 +1,91 @@
+"""The doorbell: a ring reaches a queue on a real broker, or is lost without a word to the caller."""
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from redis import Redis
+
+from app import broker
+from app.broker import Doorbell, celery
+
+
+@pytest.fixture
+def valkey(redis_url: str) -> Iterator[Redis]:
+    """The broker, with nothing in its queues."""
+    before = celery.conf.broker_url
+    celery.conf.broker_url = redis_url
+    url = redis_url.replace("redis+socket://", "unix://")
+    with Redis.from_url(url) as client:
+        client.flushall()
+        yield client
+    celery.conf.broker_url = before
+
+
+@pytest.fixture
+def no_broker() -> Iterator[None]:
+    """A broker that refuses connections."""
+    before = celery.conf.broker_url
+    celery.conf.broker_url = "redis://127.0.0.1:1/0"
+    yield
+    celery.conf.broker_url = before
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_a_ring_is_a_message_with_the_steps_id_on_the_queue_of_its_kind(valkey: Redis) -> None:
+    doorbell = Doorbell()
+    for kind in broker.QUEUES:
+        doorbell.ring(f"stp_{kind}", kind)
+
+    for queue in set(broker.QUEUES.values()):
+        expected = {f"stp_{kind}" for kind, target in broker.QUEUES.items() if target == queue}
+        wait_for(lambda queue=queue, expected=expected: rung(valkey, queue) == expected)  # type: ignore[misc]
+
+
+def rung(valkey: Redis, queue: str) -> set[str]:
+    """The steps that messages in this queue ask to run."""
+    messages = [json.loads(text) for text in valkey.lrange(queue, 0, -1)]  # type: ignore[union-attr]
+    assert {message["headers"]["task"] for message in messages} <= {"run_step"}
+    return {json.loads(base64.b64decode(message["body"]))[0][0] for message in messages}
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_ringing_does_not_wait_for_a_broker_that_is_down() -> None:
+    doorbell = Doorbell()
+    begun = time.monotonic()
+
+    for i in range(2 * broker.WAITING_RINGS):
+        doorbell.ring(f"stp_{i}", "build")
+
+    assert time.monotonic() - begun < 2
+    assert doorbell._waiting.qsize() >= broker.WAITING_RINGS - 1
+    with doorbell._waiting.mutex:
+        doorbell._waiting.queue.clear()
+
+
+def test_a_ring_after_an_outage_is_heard(valkey: Redis, redis_url: str) -> None:
+    doorbell = Doorbell()
+    celery.conf.broker_url = "redis://127.0.0.1:1/0"
+    doorbell.ring("stp_lost", "build")
+    wait_for(doorbell._waiting.empty)
+    time.sleep(0.2)  # the lost ring was taken; let it fail before the broker is back
+    celery.conf.broker_url = redis_url
+    doorbell.ring("stp_heard", "build")
+
+    wait_for(lambda: "stp_heard" in rung(valkey, "default"))
+    assert "stp_lost" not in rung(valkey, "default")
+
+
+def test_whether_the_broker_answers(valkey: Redis) -> None:
+    assert valkey.ping()
+    assert broker.reachable()
+    celery.conf.broker_url = "redis://127.0.0.1:1/0"
+    assert not broker.reachable()

@@ -1,0 +1,228 @@
+"""The blob store shows an object whole or not at all, and forgets it when nobody refers to it."""
+
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from app.db import queries
+from app.db.models import Blob
+from app.db.session import Database
+from app.domain.errors import EmptyFile, InvalidInput, Problem
+from app.services import blobs, models
+from app.storage import LocalStorage, open_storage
+from app.storage.base import CHUNK, add_file, chunks
+from tests import factories
+
+CONTENT = b"some bytes" * 300_000  # more than one chunk
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def objects_in(folder: Path) -> list[Path]:
+    return [path for path in files_in(folder) if not path.name.startswith(".")]
+
+
+def test_nothing_is_visible_before_it_is_finished(storage: LocalStorage) -> None:
+    with storage.create() as writer:
+        writer.write(CONTENT)
+        assert objects_in(storage.root) == []
+        received = writer.finish()
+        assert [path.name for path in objects_in(storage.root)] == [received.key]
+
+
+def test_what_is_not_finished_leaves_nothing(storage: LocalStorage) -> None:
+    with storage.create() as writer:
+        writer.write(CONTENT)
+
+    assert files_in(storage.root) == []
+
+
+def test_an_error_while_writing_leaves_nothing(storage: LocalStorage) -> None:
+    def disconnect() -> None:
+        with storage.create() as writer:
+            writer.write(CONTENT)
+            raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        disconnect()
+
+    assert files_in(storage.root) == []
+
+
+def test_bytes_come_back_with_their_digest_and_size(storage: LocalStorage) -> None:
+    received = factories.store(storage, CONTENT)
+
+    with storage.open(received.key) as file:
+        assert b"".join(chunks(file)) == CONTENT
+        file.seek(5)
+        assert file.read(5) == CONTENT[5:10]
+    assert received.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    assert received.size == len(CONTENT)
+
+
+def test_a_file_is_copied_in_pieces(storage: LocalStorage, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+
+    received = add_file(storage, source)
+
+    source.write_bytes(b"changed afterwards")
+    with storage.open(received.key) as file:
+        assert [len(piece) for piece in chunks(file)] == [CHUNK, CHUNK, len(CONTENT) - 2 * CHUNK]
+
+
+def test_equal_bytes_are_two_objects_under_keys_that_nobody_can_guess(storage: LocalStorage) -> None:
+    first, second = factories.store(storage, b"same"), factories.store(storage, b"same")
+
+    assert first.sha256 == second.sha256
+    assert first.key != second.key
+    assert first.sha256 not in {first.key, second.key}
+
+
+def test_deleting_twice_is_no_error(storage: LocalStorage) -> None:
+    received = factories.store(storage, CONTENT)
+
+    storage.delete(received.key)
+    storage.delete(received.key)
+
+    assert files_in(storage.root) == []
+
+
+def test_a_storage_url_names_a_folder(tmp_path: Path) -> None:
+    opened = open_storage(f"file:{tmp_path}")
+
+    received = factories.store(opened, b"x")
+    assert (tmp_path / received.key[:2] / received.key).read_bytes() == b"x"
+    with pytest.raises(ValueError, match="ftp"):
+        open_storage("ftp://elsewhere")
+
+
+def keep(database: Database, storage: LocalStorage, project: str, content: bytes) -> str:
+    received = factories.store(storage, content)
+    with database.writing() as db:
+        return blobs.keep(db, storage, project, received, 60).sha256
+
+
+def drop(database: Database, storage: LocalStorage, project: str, sha256: str) -> None:
+    with database.writing() as db:
+        blobs.drop(db, storage, project, sha256)
+
+
+def test_the_same_bytes_are_kept_once(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+
+    first = keep(database, storage, project, CONTENT)
+    second = keep(database, storage, project, CONTENT)
+
+    assert first == second
+    assert len(files_in(storage.root)) == 1
+
+
+def test_the_same_bytes_sent_by_many_at_once_are_kept_once(
+    postgres_database: Database, storage: LocalStorage
+) -> None:
+    database = postgres_database
+    projects = [factories.make_project(database) for _ in range(6)]
+    threads = [
+        threading.Thread(target=keep, args=[database, storage, project, CONTENT]) for project in projects
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    (only,) = files_in(storage.root)
+    with database.reading() as db:
+        sha256 = hashlib.sha256(CONTENT).hexdigest()
+        assert db.get_one(Blob, sha256).key == only.name
+        assert all(queries.project_blob(db, project, sha256) for project in projects)
+
+
+def test_empty_files_are_refused(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+
+    with pytest.raises(EmptyFile):
+        keep(database, storage, project, b"")
+
+
+def test_bytes_are_dropped_when_nothing_refers_to_them(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+    sha256 = keep(database, storage, project, CONTENT)
+
+    drop(database, storage, project, sha256)
+
+    assert files_in(storage.root) == []
+    with database.reading() as db:
+        assert db.get(Blob, sha256) is None
+
+
+def test_bytes_that_another_project_has_are_kept_for_it_alone(
+    database: Database, storage: LocalStorage
+) -> None:
+    mine, theirs = factories.make_project(database), factories.make_project(database)
+    sha256 = keep(database, storage, mine, CONTENT)
+    keep(database, storage, theirs, CONTENT)
+
+    drop(database, storage, mine, sha256)
+
+    assert len(files_in(storage.root)) == 1
+    with database.reading() as db:
+        assert queries.project_blob(db, theirs, sha256)
+        assert queries.project_blob(db, mine, sha256) is None
+    drop(database, storage, theirs, sha256)
+    assert files_in(storage.root) == []
+
+
+def test_bytes_that_a_version_refers_to_are_kept(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+    sha256 = keep(database, storage, project, CONTENT)
+    with database.writing() as db:
+        models.add_version(db, project, "m", [("m.onnx", queries.blob(db, sha256))], {})
+
+    drop(database, storage, project, sha256)
+
+    assert len(files_in(storage.root)) == 1
+
+
+def test_a_rejected_version_gives_its_bytes_back(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+    first, second = (keep(database, storage, project, content) for content in (b"model", b"weights"))
+    with database.writing() as db:
+        files = [("m.onnx", queries.blob(db, first)), ("m.data", queries.blob(db, second))]
+        version = models.add_version(db, project, "m", files, {})
+
+    with database.writing() as db:
+        models.reject(db, storage, version.id, Problem("not_onnx", "no"))
+
+    assert files_in(storage.root) == []
+
+
+def test_the_store_is_touched_only_after_the_commit(database: Database, storage: LocalStorage) -> None:
+    project = factories.make_project(database)
+    sha256 = keep(database, storage, project, CONTENT)
+
+    def drop_and_fail() -> None:
+        with database.writing() as db:
+            blobs.drop(db, storage, project, sha256)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drop_and_fail()
+
+    assert len(files_in(storage.root)) == 1
+    with database.reading() as db:
+        assert queries.project_blob(db, project, sha256)
+
+
+def test_a_hash_alone_opens_nobody_elses_bytes(database: Database, storage: LocalStorage) -> None:
+    mine, theirs = factories.make_project(database), factories.make_project(database)
+    sha256 = keep(database, storage, theirs, CONTENT)
+
+    with pytest.raises(InvalidInput) as refusal, database.reading() as db:
+        blobs.referable(db, mine, sha256, "/sha256")
+
+    assert refusal.value.errors[0].pointer == "/sha256"

@@ -1,0 +1,190 @@
+"""Transitions, targets, recipes, presets, errors: what the rest is built on."""
+
+from dataclasses import FrozenInstanceError, asdict, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from app.domain import defaults
+from app.domain.dataset import PRESETS, Preprocess, calibration_share
+from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
+from app.domain.job import (
+    CANDIDATE_ENDED,
+    JOB_ENDED,
+    TRANSITIONS,
+    IllegalTransition,
+    JobSpec,
+    check_transition,
+)
+from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, needs_calibration, title
+from app.domain.target import RULES, detect
+from tests.factories import EXAMINATION
+
+LEGAL = {
+    ("version", "inspecting", "ready"),
+    ("version", "inspecting", "rejected"),
+    ("dataset", "inspecting", "ready"),
+    ("dataset", "inspecting", "rejected"),
+    ("job", "queued", "running"),
+    ("job", "queued", "failed"),
+    ("job", "queued", "canceled"),
+    ("job", "queued", "expired"),
+    ("job", "running", "succeeded"),
+    ("job", "running", "failed"),
+    ("job", "running", "canceled"),
+    ("job", "running", "expired"),
+    ("candidate", "planned", "building"),
+    ("candidate", "planned", "failed"),
+    ("candidate", "planned", "pruned"),
+    ("candidate", "planned", "canceled"),
+    ("candidate", "building", "built"),
+    ("candidate", "building", "failed"),
+    ("candidate", "building", "pruned"),
+    ("candidate", "building", "canceled"),
+    ("candidate", "built", "measured"),
+    ("candidate", "built", "failed"),
+    ("candidate", "built", "pruned"),
+    ("candidate", "built", "canceled"),
+}
+STATES = sorted({state for _, *states in LEGAL for state in states})
+
+
+@pytest.mark.parametrize("noun", ["version", "dataset", "job", "candidate"])
+@pytest.mark.parametrize("before", STATES)
+@pytest.mark.parametrize("after", STATES)
+def test_a_transition_is_legal_or_raises(noun: str, before: str, after: str) -> None:
+    if (noun, before, after) in LEGAL:
+        check_transition(noun, before, after)
+    else:
+        with pytest.raises(IllegalTransition, match=f"A {noun} that is {before} cannot become {after}"):
+            check_transition(noun, before, after)
+
+
+@pytest.mark.parametrize(("noun", "ended"), [("job", JOB_ENDED), ("candidate", CANDIDATE_ENDED)])
+def test_what_has_ended_stays_as_it_is(noun: str, ended: frozenset[str]) -> None:
+    assert not ended & TRANSITIONS[noun].keys()
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "isa"),
+    [
+        ("x86_64", "fpu avx2 avx512f avx512_vnni", "x86-vnni"),
+        ("AMD64", "avx2 avx_vnni", "x86-vnni"),
+        ("x86_64", "fpu sse4_2 avx2", "x86-avx2"),
+        ("x86_64", "fpu sse4_2 avx", "generic"),
+        ("x86_64", "", "generic"),
+        ("arm64", "", "arm64"),
+        ("aarch64", "asimd asimddp", "arm64"),
+        ("riscv64", "", "generic"),
+    ],
+)
+def test_the_instruction_set_is_read_from_the_host(machine: str, flags: str, isa: str) -> None:
+    assert detect(machine, flags.split()) == isa
+    assert isa in RULES
+
+
+def test_weights_keep_to_7_bits_where_sums_saturate() -> None:
+    assert {isa for isa, rules in RULES.items() if rules.reduce_range} == {"x86-avx2", "generic"}
+    assert (RULES["arm64"].activation, RULES["arm64"].weight) == ("int8", "int8")
+
+
+@pytest.mark.parametrize("recipe", [DynamicInt8(), StaticInt8()])
+def test_a_recipe_survives_json_and_refuses_unknown_fields(recipe: Recipe) -> None:
+    adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+    assert adapter.validate_json(adapter.dump_json(recipe)) == recipe
+    with pytest.raises(ValidationError, match="bits"):
+        adapter.validate_python(asdict(recipe) | {"bits": 3})
+
+
+def test_everything_in_a_recipe_has_a_default() -> None:
+    adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+
+    assert adapter.validate_python({"method": "static_int8"}) == StaticInt8()
+    assert adapter.validate_python({"method": "dynamic_int8"}) == DynamicInt8()
+
+
+def test_recipes_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        DynamicInt8().weight = "int8"  # type: ignore[misc]
+
+
+def test_only_static_recipes_need_data() -> None:
+    assert needs_calibration(StaticInt8())
+    assert not needs_calibration(DynamicInt8())
+    assert (title(StaticInt8()), title(DynamicInt8())) == ("static int8, minmax", "dynamic int8")
+
+
+@pytest.mark.parametrize(
+    ("family", "has_data", "methods"),
+    [
+        ("convolutional", True, ["static_int8"]),
+        ("recurrent", True, ["dynamic_int8"]),
+        ("transformer", True, ["dynamic_int8", "static_int8"]),
+        ("dense", True, ["dynamic_int8", "static_int8"]),
+        ("convolutional", False, ["dynamic_int8"]),
+        ("dense", False, ["dynamic_int8"]),
+    ],
+)
+def test_the_recipes_of_a_bare_job(family: str, has_data: bool, methods: list[str]) -> None:
+    found = defaults.recipes(replace(EXAMINATION, family=family), has_data=has_data)
+
+    assert [recipe.method for recipe in found] == methods
+    assert has_data or not any(needs_calibration(recipe) for recipe in found)
+
+
+@given(st.integers(0, 100_000))
+def test_calibration_takes_a_fifth_and_at_most_128(samples: int) -> None:
+    share = calibration_share(samples)
+
+    assert share == min(128, samples // 5)
+    assert share <= samples - share
+
+
+@pytest.mark.parametrize(("name", "black", "white"), [("unit", 0, 1), ("signed", -1, 1), ("raw", 0, 255)])
+def test_presets_map_black_and_white_as_their_names_say(name: str, black: float, white: float) -> None:
+    p = PRESETS[name]
+
+    assert (0 * p.scale - p.mean[0]) / p.std[0] == pytest.approx(black)
+    assert (255 * p.scale - p.mean[0]) / p.std[0] == pytest.approx(white)
+    assert PRESETS["unit"] == Preprocess()
+
+
+def test_a_job_needs_nothing_but_a_version() -> None:
+    assert TypeAdapter(JobSpec).validate_python({"version": "ver_1"}) == JobSpec(version="ver_1")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"unknown": 1},
+        {"benchmark": {"batch": 0}},
+        {"benchmark": {"threads": 0}},
+        {"deadline_s": 0},
+        {"gate": {"max_accuracy_drop": 2}},
+        {"gate": {"min_speedup": 0}},
+        {"evaluation": {"metric": "f7"}},
+        {"calibration": {"samples": 0}},
+        {"target": {"isa": "z80"}},
+        {"reuse": "maybe"},
+    ],
+)
+def test_a_spec_refuses_what_it_does_not_know(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(JobSpec).validate_python({"version": "ver_1", **wrong})
+
+
+def test_an_error_says_what_its_docstring_says_unless_told_more() -> None:
+    assert str(NotFound()) == "There is nothing with this id in this project."
+    assert str(NotFound("no such job")) == "no such job"
+    assert issubclass(NotFound, DomainError)
+
+
+def test_a_problem_survives_json() -> None:
+    refusal = Refused("not_onnx", "This is a cat.", errors=(FieldError("/file", "a cat"),))
+    problem = Problem.of(refusal)
+
+    assert (problem.code, problem.detail) == ("not_onnx", "This is a cat.")
+    assert Problem.from_json(asdict(problem)) == problem
