@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app.domain.job import Benchmark, JobSpec
 from app.domain.report import Latency, Memory
-from worker.engine import latency
+from worker.engine import rounds
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
 from worker.work import Work
 
@@ -45,9 +45,9 @@ def measure(
         work.lease.progress = MEMORY_SHARE + (1 - MEMORY_SHARE) * share
 
     limit = spec.gate.min_speedup if spec.gate else None
-    rounds = latency.measure(run_round, len(candidates), spec.benchmark.max_seconds, limit, report)
+    taken = rounds.measure(run_round, len(candidates), spec.benchmark.max_seconds, limit, report)
     # As contestant 0 the baseline is measured against itself.
-    series = [replace(one, candidates=(one.noise, *one.candidates)) for one in rounds]
+    series = [replace(one, candidates=(one.noise, *one.candidates)) for one in taken]
     measured = [
         _measured(_latency(series, index, spec.benchmark, batch), use, uses[0])
         for index, use in enumerate(uses)
@@ -60,8 +60,8 @@ def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:
     return work.call("measure_memory", request, MemoryUse, (0.0, 0.0))
 
 
-def _latency(rounds: list[Round], index: int, asked: Benchmark, batch: int) -> Latency | str:
-    return latency.summarize(rounds, index, asked.threads, batch, max_seconds=asked.max_seconds)
+def _latency(series: list[Round], index: int, asked: Benchmark, batch: int) -> Latency | str:
+    return rounds.summarize(series, index, asked.threads, batch, max_seconds=asked.max_seconds)
 
 
 def _measured(found: Latency | str, use: MemoryUse, baseline: MemoryUse) -> Measured:

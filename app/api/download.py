@@ -1,5 +1,7 @@
 """Sending a stored object: its hash as ETag, a name that is safe in a header."""
 
+from collections.abc import Iterator
+from typing import BinaryIO
 from urllib.parse import quote
 
 from fastapi import Request
@@ -22,4 +24,9 @@ def send_blob(
     if f'"{sha256}"' in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     headers["Content-Length"] = str(size)
-    return StreamingResponse(chunks(storage.open(key)), media_type=media_type, headers=headers)
+    return StreamingResponse(_pieces(storage.open(key)), media_type=media_type, headers=headers)
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        yield from chunks(file)

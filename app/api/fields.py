@@ -57,7 +57,8 @@ def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
         raise InvalidInput(f"/spec: {detail}", errors=(FieldError("/spec", detail),))
     limits = {name: form[name] for name in GATE_FIELDS & form.keys()}
     if limits:
-        found = found | {"gate": (found.get("gate") or {}) | limits}
+        gate = found.get("gate") or {}
+        found |= {"gate": gate | limits if isinstance(gate, dict) else gate}
     return parse(SpecWithoutIds, found, "/spec")
 
 

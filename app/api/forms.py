@@ -42,14 +42,26 @@ class Form:
         """The one file of a required part.
 
         Raises:
-            InvalidInput: It was not sent.
+            InvalidInput: It was not sent, or several were.
+        """
+        only, *others = self.every(name)
+        if others:
+            detail = f"one file belongs here, not {1 + len(others)}"
+            raise InvalidInput(f"/{name}: {detail}", errors=(FieldError(f"/{name}", detail),))
+        return only
+
+    def every(self, name: str) -> list[FilePart]:
+        """The files of a required part, at least one.
+
+        Raises:
+            InvalidInput: None was sent.
         """
         if name not in self.files:
             raise InvalidInput(
                 f"The form has no file part {name!r}; send it with -F {name}=@FILE.",
                 errors=(FieldError(f"/{name}", "this file part is required"),),
             )
-        return self.files[name][0]
+        return self.files[name]
 
 
 @asynccontextmanager

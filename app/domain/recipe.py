@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 Auto = Literal["auto"]
-FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid"}
+FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
 @dataclass(frozen=True, kw_only=True)

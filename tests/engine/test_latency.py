@@ -16,9 +16,10 @@ from app.domain.report import Latency
 from tests.engine.graphs import build, weights
 from worker.engine.evaluate import cores
 from worker.engine.evaluate.ready import write_feeds
-from worker.engine.latency import LEAST_ROUNDS, MOST_ROUNDS, measure, measure_round, summarize
+from worker.engine.latency import measure_round
 from worker.engine.load import open_session
 from worker.engine.requests import Contestant, MeasureRound, Round
+from worker.engine.rounds import LEAST_ROUNDS, MOST_ROUNDS, measure, summarize
 
 
 def contestant(ratio: float, p50: float = 2.0) -> Contestant:

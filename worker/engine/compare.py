@@ -15,8 +15,8 @@ from app.domain.errors import Problem, Refused
 from app.domain.report import Figures, Latency, Memory
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import figures_of, prepare
-from worker.engine.latency import measure, summarize
 from worker.engine.requests import Data, MemoryUse, Prepare, Round
+from worker.engine.rounds import measure, summarize
 
 REFUSED = 2
 SHOWN_OF_CRASH = 500

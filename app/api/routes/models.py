@@ -129,7 +129,7 @@ async def _from_json(request: Request, caller: Caller, service: App) -> str:
 
 async def _from_form(request: Request, caller: Caller, service: App) -> str:
     async with received_form(request, service.storage, FILES, FIELDS) as form:
-        form.file("file")
+        form.every("file")
         labels = fields.labels(form.fields.get("labels", ""))
         return await service.write(lambda db: add_from_form(db, service, caller, form, "file", labels).id)
 

@@ -66,7 +66,7 @@ async def quantize(
     -F max_accuracy_drop=0.01 -F min_speedup=1.2 -H 'Prefer: wait=600' "$URL/v1/quantize?status=http"`
     """
     async with received_form(request, service.storage, FILES, FIELDS) as sent:
-        sent.file("model")
+        sent.every("model")
         spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
         job_id = await service.write(lambda db: _create(db, service, caller, sent, spec))
     await service.watch.settled(job_id, wait)
