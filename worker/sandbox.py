@@ -21,6 +21,7 @@ from worker.child import DONE, REFUSED
 from worker.confine import Limits
 
 ROOT = Path(worker.__file__).parents[1]
+CHILD = "worker.child"
 POLL_SECONDS = 0.2
 ANSWER_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 64 * 1024
@@ -73,8 +74,8 @@ def run(
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
     # -P keeps the working folder, which holds uploads, out of the module path.
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "worker.child"],
+    return subprocess.Popen(  # noqa: S603 - the command is ours
+        [sys.executable, "-P", "-m", CHILD],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,7 +7,8 @@ from typing import Any, get_args
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -31,6 +32,8 @@ STATUS = {
     "unavailable": 503,
     "error": 500,
 }
+DATABASE_ERRORS = (OperationalError, NoConnection)
+UNSTORABLE = (DataError, UnicodeEncodeError)
 METHODS = frozenset(get_args(kind.__annotations__["method"])[0] for kind in get_args(Recipe))
 SHOWN_INPUT = 80
 CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
@@ -67,7 +70,10 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DomainError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(OperationalError, _database_error)
+    for database_error in DATABASE_ERRORS:
+        app.add_exception_handler(database_error, _database_error)
+    for unstorable in UNSTORABLE:
+        app.add_exception_handler(unstorable, _unstorable)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -101,16 +107,28 @@ def _explain(request: Request, error: HTTPException) -> str:
     return error.detail
 
 
-def _database_error(request: Request, error: Exception) -> Response:
+def unavailable(error: Exception) -> tuple[Problem, int, dict[str, str]]:
+    """What is answered while the database is away or has no connection left."""
     log.error("database: %s", error)
     problem = Problem("unavailable", "The database does not answer; try again shortly.", retryable=True)
-    return problem_response(problem, 503, request_id(request), {"Retry-After": "5"})
+    return problem, 503, {"Retry-After": "5"}
+
+
+def _database_error(request: Request, error: Exception) -> Response:
+    problem, status, headers = unavailable(error)
+    return problem_response(problem, status, request_id(request), headers)
+
+
+def _unstorable(request: Request, _error: Exception) -> Response:
+    detail = "The request has text that cannot be stored, such as a NUL or half of a surrogate pair."
+    return _domain_error(request, InvalidInput(detail))
 
 
 def _bug(request: Request, error: Exception) -> Response:
     log.error("unhandled error in %s %s", request.method, request.url.path, exc_info=error)
     detail = f"This is our mistake; tell the operator the request_id {request_id(request)}."
-    return problem_response(Problem("error", detail), 500, request_id(request))
+    headers = {"X-Request-Id": request_id(request)}  # this answer passes the gatekeeper by
+    return problem_response(Problem("error", detail), 500, request_id(request), headers)
 
 
 def _pointer(row: Any) -> str:  # noqa: ANN401 - pydantic's error row

@@ -1,7 +1,7 @@
 """Text fields of forms, parsed into the domain's values."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -88,7 +88,22 @@ def parse(kind: type[Value], value: object, pointer: str, adapter: Any = None) -
     return parsed
 
 
-def file_path(text: str, pointer: str) -> str:
+def file_paths(texts: Iterable[str], pointer: str) -> list[str]:
+    """The paths of a version's files, none of which is in another's way.
+
+    Raises:
+        InvalidInput: One leads outside or is none, or two cannot lie side by side.
+    """
+    paths = [_file_path(text, pointer) for text in texts]
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    for i, path in enumerate(paths):
+        if path in folders or path in paths[:i]:
+            detail = f"{path!r} is in the way of another file; every file needs a path of its own"
+            raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+    return paths
+
+
+def _file_path(text: str, pointer: str) -> str:
     """A path inside a version, as its external data is named.
 
     Raises:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem_response
+from app.api.errors import DATABASE_ERRORS, problem_response, unavailable
 from app.db.session import Database
 from app.domain.errors import Problem
 from app.services import keys
@@ -21,7 +21,8 @@ from app.settings import Settings
 
 API = "/v1/"
 MIB = 1024 * 1024
-UPLOADS = ("/v1/blobs/", "/v1/models", "/v1/datasets", "/v1/quantize")
+BLOBS = "/v1/blobs/"
+UPLOADS = ("/v1/models", "/v1/datasets", "/v1/quantize")
 SAFE = ("GET", "HEAD", "OPTIONS")
 
 
@@ -41,12 +42,15 @@ class Gatekeeper:
         state = scope.setdefault("state", {})
         state["request_id"] = f"req_{secrets.token_hex(12)}"
         send = _with_headers(send, state["request_id"])
-        refusal = await self._refusal(scope)
+        try:
+            refusal = await self._refusal(scope)
+        except DATABASE_ERRORS as error:
+            refusal = unavailable(error)
         if refusal:
             problem, status, headers = refusal
             await problem_response(problem, status, state["request_id"], headers)(scope, receive, send)
             return
-        await self.app(scope, _limited(receive, self._limit(scope["path"])), send)
+        await self.app(scope, _limited(receive, self._limit(scope)), send)
 
     async def _refusal(self, scope: Scope) -> tuple[Problem, int, dict[str, str]] | None:
         if scope["path"].startswith(API):
@@ -58,7 +62,7 @@ class Gatekeeper:
                 detail = f"This key has no scope {needed!r}; {scope['method']} needs it."
                 return Problem("forbidden", detail), 403, {}
             scope["state"]["caller"] = caller
-        limit = self._limit(scope["path"])
+        limit = self._limit(scope)
         announced = Headers(scope=scope).get("content-length", "0")
         if announced.isdigit() and int(announced) > limit:
             return Problem("too_large", _too_large(limit)), 413, {}
@@ -74,9 +78,12 @@ class Gatekeeper:
         with self._database().reading() as db:
             return keys.authenticate(db, key)
 
-    def _limit(self, path: str) -> int:
-        upload = path.startswith(UPLOADS)
-        return self._settings.max_upload_bytes if upload else self._settings.max_json_bytes
+    def _limit(self, scope: Scope) -> int:
+        """JSON is read into memory, wherever it goes; a blob may be anything, also JSON."""
+        path, kind = scope["path"], Headers(scope=scope).get("content-type", "")
+        streamed = path.startswith(UPLOADS) and not kind.startswith("application/json")
+        large = streamed or path.startswith(BLOBS)
+        return self._settings.max_upload_bytes if large else self._settings.max_json_bytes
 
 
 def caller_of(request: Request) -> Caller:

@@ -12,7 +12,8 @@ class Preprocess:
 
     A value becomes `(pixel * scale - mean) / std`; mean and std are in output channel order.
     Images are decoded by Pillow and resized with antialiasing; EXIF orientation is ignored.
-    Arrays are not resized, cropped or reordered: only scale, mean and std apply to them.
+    Arrays are not resized or cropped: scale, mean and std apply to uint8 ones, and [H, W, C] becomes
+    [C, H, W] where only that fits the input.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN

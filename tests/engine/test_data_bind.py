@@ -133,7 +133,7 @@ def test_uint8_takes_the_preprocessing_on_its_way_to_a_float_input_only(tmp_path
 
 @pytest.mark.parametrize(
     ("given", "dtype"),
-    [("float64", "float32"), ("float32", "float16"), ("int64", "float32"), (">f4", "float32")],
+    [("float64", "float32"), ("float32", "float16"), ("bool", "float32"), (">f4", "float32")],
 )
 def test_numbers_are_converted_where_nothing_is_lost(tmp_path: Path, given: str, dtype: str) -> None:
     made = fed(dataset_of(tmp_path, x=np.ones((2, 4), given)), wanted("x", (1, 4), dtype))["x"]
@@ -142,8 +142,11 @@ def test_numbers_are_converted_where_nothing_is_lost(tmp_path: Path, given: str,
     assert made.tolist() == [[1, 1, 1, 1]]
 
 
-@pytest.mark.parametrize(("value", "given", "dtype"), [(0.5, "float32", "int64"), (2**40, "int64", "int32")])
-def test_numbers_are_not_converted_where_something_is_lost(
+@pytest.mark.parametrize(
+    ("value", "given", "dtype"),
+    [(0.5, "float32", "int64"), (2**40, "int64", "int32"), (1, "int64", "float32")],
+)
+def test_other_numbers_are_refused_with_what_was_expected(
     tmp_path: Path, value: float, given: str, dtype: str
 ) -> None:
     with pytest.raises(Refused, match=f"expected {dtype}"):
@@ -188,3 +191,10 @@ def test_an_input_that_no_array_can_feed_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(Refused, match=r"tensor\(string\)"):
         bound(dataset_of(tmp_path, x=np.zeros((3,), np.float32)), text)
+
+
+def test_a_channel_axis_is_not_taken_for_a_batch(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="expected float32") as refused:
+        bound(dataset_of(tmp_path, x=np.ones((2, 3, 8, 8), np.float32)), wanted("x", (None, 1, 8, 8)))
+
+    assert refused.value.refusal == "dataset_mismatch"

@@ -204,7 +204,7 @@ def test_weights_have_one_scale_per_channel(case: Start) -> None:
 
     tensors = {t.name: t for t in onnx.load_model(convolution_case.out).graph.initializer}
     assert list(tensors["w1_scale"].dims) == [16]
-    assert list(tensors["x_scale"].dims) == []
+    assert list(tensors["x_padded_scale"].dims) == []
 
 
 def test_without_data_a_static_recipe_is_refused(case: Start) -> None:

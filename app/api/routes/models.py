@@ -116,13 +116,12 @@ def download_version(
 
 async def _from_json(request: Request, caller: Caller, service: App) -> str:
     body = fields.parse(ModelCreate, fields.loaded((await request.body()).decode(errors="replace"), ""), "")
+    paths = fields.file_paths(body.files, "/files")
 
     def create(db: Session) -> str:
-        files = [
-            (fields.file_path(path, "/files"), blobs.referable(db, caller.project_id, sha256, "/files"))
-            for path, sha256 in body.files.items()
-        ]
-        return models.add_version(db, caller.project_id, body.name, main_first(files), body.labels).id
+        found = [blobs.referable(db, caller.project_id, sha256, "/files") for sha256 in body.files.values()]
+        files = main_first(list(zip(paths, found, strict=True)))
+        return models.add_version(db, caller.project_id, body.name, files, body.labels).id
 
     return await service.write(create)
 
@@ -138,15 +137,11 @@ def add_from_form(
     db: Session, service: App, caller: Caller, form: Form, part: str, labels: dict[str, str]
 ) -> Version:
     """A version from the file parts of this name."""
-    grace = service.settings.blob_grace_s
-    files = [
-        (
-            fields.file_path(file.filename.rpartition("/")[2] or "model.onnx", f"/{part}"),
-            blobs.keep(db, service.storage, caller.project_id, file.received, grace),
-        )
-        for file in form.files[part]
-    ]
-    ordered = main_first(files)
+    grace, sent = service.settings.blob_grace_s, form.files[part]
+    names = [file.filename.rpartition("/")[2] or "model.onnx" for file in sent]
+    paths = fields.file_paths(names, f"/{part}")
+    kept = [blobs.keep(db, service.storage, caller.project_id, file.received, grace) for file in sent]
+    ordered = main_first(list(zip(paths, kept, strict=True)))
     name = form.fields.get("name") or ordered[0][0].removesuffix(".onnx")
     return models.add_version(db, caller.project_id, name[:200], ordered, labels)
 

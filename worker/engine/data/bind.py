@@ -107,10 +107,9 @@ def arrange(array: Array, item: Input) -> tuple[Array, bool]:
         return array, True
     if _channels_moved(array, item):
         return np.moveaxis(array, -1, 0), True
-    for target, per_sample in ((shape[1:], True), (shape, False)) if shape else ((shape, False),):
-        reshaped = _with_unit_axes(array, target)
-        if reshaped is not None:
-            return reshaped, per_sample
+    reshaped = _with_unit_axes(array, shape[1:])
+    if reshaped is not None:
+        return reshaped, bool(shape)
     raise ValueError(_expected(array, item))
 
 
@@ -126,7 +125,7 @@ def convert(array: Array, item: Input, preprocess: Preprocess) -> Array:
         array = values(array, preprocess)
     if array.dtype == item.dtype:
         return array
-    if item.dtype.kind == "f" and array.dtype.kind in "iufb":
+    if item.dtype.kind == "f" and array.dtype.kind in "fb":
         return array.astype(item.dtype)
     if item.dtype.kind in "iu" and array.dtype.kind in "iub":
         cast = array.astype(item.dtype)

@@ -15,14 +15,17 @@ from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8
 from worker.engine.calibrate import Statistics, ranges
 from worker.engine.examine import family
+from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.islands import SUPPORTED, Graph, Islands, islands
 from worker.engine.methods.resolve import resolve, types_for
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.methods.stem import pad_stems
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
 
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 _FIRST_OPSET_WITH_QDQ = 10
+_FIRST_OPSET_WITH_PAD_BY_INPUT = 11
 _FIRST_OPSET_WITH_FLOAT16_QDQ = 19
 
 
@@ -50,6 +53,10 @@ def static_int8(
     resolved, reasons = _resolve(model, recipe, isa)
     found = _choose(model.graph, recipe, statistics)
     refuse_nothing(found.nodes, "static_int8", found.reasons)
+    statistics = share_ranges(model.graph, found.nodes, statistics)
+    if isa == "x86-vnni" and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
+        statistics, padded = pad_stems(model, found.nodes, statistics)
+        reasons += padded
     quantizer = _quantizer(model, resolved, statistics, found.nodes)
     with _quiet():
         quantizer.quantize_model()

@@ -1,0 +1,71 @@
+"""Migrations go up, down and up again, and make what the models say."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import inspect
+
+from app.db import models
+from app.db.base import Base
+from app.db.session import Database
+from tests import factories, servers
+
+ROOT = Path(__file__).parent.parent
+NEVER_DOWN = {"alembic_version"}
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    with servers.fresh_postgres(request.getfixturevalue("postgres_url"), "empty") as url:
+        yield url
+
+
+@pytest.fixture
+def config(empty_url: str) -> Config:
+    found = Config(ROOT / "alembic.ini")
+    found.set_main_option("sqlalchemy.url", empty_url.replace("%", "%%"))
+    return found
+
+
+def tables(url: str) -> set[str]:
+    database = Database(url)
+    found = set(inspect(database.engine).get_table_names())
+    database.dispose()
+    return found
+
+
+def test_migrations_make_exactly_what_the_models_say(empty_url: str, config: Config) -> None:
+    command.upgrade(config, "head")
+
+    command.check(config)  # raises when a migration is missing
+    assert tables(empty_url) == set(Base.metadata.tables) | NEVER_DOWN
+    assert models.Job.__tablename__ in Base.metadata.tables
+
+
+def test_migrations_go_down_to_nothing_and_up_again(empty_url: str, config: Config) -> None:
+    command.upgrade(config, "head")
+    command.downgrade(config, "base")
+    assert tables(empty_url) == NEVER_DOWN
+
+    command.upgrade(config, "head")
+
+    command.check(config)
+
+
+def test_migrating_twice_changes_nothing_and_keeps_rows(empty_url: str, config: Config) -> None:
+    command.upgrade(config, "head")
+    database = Database(empty_url)
+    project = factories.make_project(database)
+
+    command.upgrade(config, "head")
+
+    with database.reading() as db:
+        assert db.get(models.Project, project) is not None
+    database.dispose()

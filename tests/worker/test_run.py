@@ -1,0 +1,288 @@
+"""One doorbell, and every way a step can end: written down, handed back, or left to the sweeper."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from app.db.models import Step
+from app.db.session import Database
+from app.domain.errors import NotFound, Problem
+from app.services.outcomes import Record
+from app.settings import Settings
+from app.storage import LocalStorage
+from tests import factories
+from worker import hostlock, lease, run
+from worker.lease import Lease
+from worker.process import Process
+from worker.sandbox import ChildLost, Interrupted, Refusal
+from worker.work import Work
+
+REFUSAL = Refusal(Problem("not_onnx", "This is a cat."))
+
+
+@pytest.fixture
+def process(database: Database, storage: LocalStorage, tmp_path: Path) -> Process:
+    return Process(Settings(home=tmp_path), database, storage, "this worker")
+
+
+@pytest.fixture
+def version(database: Database) -> str:
+    """A version whose inspection is queued."""
+    return factories.make_version(database, factories.make_project(database), ready=False)
+
+
+@pytest.fixture
+def step(database: Database, version: str) -> str:
+    return factories.step_of(database, version, "inspect_version").id
+
+
+@pytest.fixture
+def do(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Work], Record]], None]:
+    """Sets what an inspection does."""
+    return lambda function: monkeypatch.setitem(run.STEPS, "inspect_version", function)
+
+
+def raising(error: Exception) -> Callable[[Work], Record]:
+    def fail(_work: Work) -> Record:
+        raise error
+
+    return fail
+
+
+def one(database: Database, step_id: str) -> Step:
+    with database.reading() as db:
+        return db.get_one(Step, step_id)
+
+
+Do = Callable[[Callable[[Work], Record]], None]
+
+
+def test_a_step_is_claimed_done_and_written(process: Process, version: str, step: str, do: Do) -> None:
+    seen: list[Step] = []
+
+    def inspect(work: Work) -> Record:
+        seen.append(one(process.database, step))
+        assert work.folder.is_dir()
+        return factories.accepted(version)
+
+    do(inspect)
+    run.run(process, step)
+
+    assert (seen[0].state, seen[0].worker) == ("running", "this worker")
+    assert one(process.database, step).state == "done"
+    assert factories.row(process.database, version).state == "ready"
+    assert list(process.settings.work.iterdir()) == []
+
+
+def test_a_doorbell_that_rings_twice_is_harmless(process: Process, version: str, step: str, do: Do) -> None:
+    calls: list[str] = []
+
+    def inspect(_work: Work) -> Record:
+        calls.append(step)
+        run.run(process, step)  # while it runs
+        return factories.accepted(version)
+
+    do(inspect)
+    run.run(process, step)
+    run.run(process, step)  # and when it is done
+    run.run(process, "stp_unknown")
+
+    assert calls == [step]
+    assert (one(process.database, step).state, one(process.database, step).attempt) == ("done", 1)
+
+
+def test_a_refusal_is_final(process: Process, version: str, step: str, do: Do) -> None:
+    do(raising(REFUSAL))
+
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert (found.state, found.losses, found.problem) == ("failed", 0, REFUSAL.problem)
+    assert factories.row(process.database, version).state == "rejected"
+
+
+def test_an_error_of_the_domain_is_final_too(process: Process, step: str, do: Do) -> None:
+    do(raising(NotFound("gone")))
+
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert found.state == "failed"
+    assert found.problem == Problem("not_found", "gone")
+
+
+def test_an_interrupted_step_goes_back_and_costs_nothing(process: Process, step: str, do: Do) -> None:
+    do(raising(Interrupted()))
+
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert (found.state, found.losses, found.worker) == ("queued", 0, None)
+    factories.take(process.database, step)
+
+
+def test_a_killed_child_costs_a_loss_and_the_step_is_free_at_once(
+    process: Process, step: str, do: Do
+) -> None:
+    do(raising(ChildLost("killed by SIGKILL")))
+
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert (found.state, found.losses) == ("queued", 1)
+    factories.take(process.database, step)
+
+
+def test_trouble_that_may_pass_costs_a_loss_and_waits(process: Process, step: str, do: Do) -> None:
+    do(raising(OSError("the disk is full")))
+
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert (found.state, found.losses) == ("queued", 1)
+    assert found.not_before > found.rung_at
+
+
+def test_trouble_that_stays_fails_with_what_it_was(process: Process, step: str, do: Do) -> None:
+    do(raising(OSError("the disk is full")))
+
+    for _ in range(3):
+        with process.database.writing() as db:
+            db.execute(update(Step).values(not_before=0))
+        run.run(process, step)
+
+    found = one(process.database, step)
+    assert found.state == "failed"
+    assert found.problem is not None
+    assert found.problem.code == "worker_lost"
+    assert "the disk is full" in found.problem.detail
+
+
+def test_the_result_of_a_step_that_was_taken_away_is_dropped(
+    process: Process, version: str, step: str, do: Do
+) -> None:
+    def inspect(_work: Work) -> Record:
+        with process.database.writing() as db:
+            db.execute(update(Step).where(Step.id == step).values(attempt=2, worker="another"))
+        return factories.accepted(version)
+
+    do(inspect)
+    run.run(process, step)
+
+    assert (one(process.database, step).state, one(process.database, step).worker) == ("running", "another")
+    assert factories.row(process.database, version).state == "inspecting"
+
+
+def test_a_worker_that_stops_leaves_the_step_to_others(process: Process, step: str, do: Do) -> None:
+    do(raising(AssertionError("it was claimed")))
+    process.stopping.set()
+
+    with hostlock.hold(process.settings.locks, exclusive=True, stopping=lambda: False):
+        run.run(process, step)
+
+    assert (one(process.database, step).state, one(process.database, step).attempt) == ("queued", 0)
+
+
+def test_engine_work_waits_for_a_benchmark_before_it_claims(
+    process: Process, version: str, step: str, do: Do
+) -> None:
+    do(lambda _work: factories.accepted(version))
+    worker = threading.Thread(target=run.run, args=[process, step])
+
+    with hostlock.hold(process.settings.locks, exclusive=True, stopping=lambda: False):
+        worker.start()
+        worker.join(0.3)
+        assert worker.is_alive()
+        assert one(process.database, step).state == "queued"
+    worker.join()
+
+    assert one(process.database, step).state == "done"
+
+
+@pytest.fixture
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "SILENCE_SECONDS", 0.5)
+
+
+@pytest.fixture
+def held(process: Process, step: str, quick_beats: None) -> Iterator[Lease]:
+    """The lease of a claimed step."""
+    assert quick_beats is None
+    with Lease(process.database, factories.take(process.database, step)) as held:
+        yield held
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def test_a_lease_is_renewed_again_and_again(process: Process, step: str, held: Lease) -> None:
+    held.progress = 0.7
+    for _ in range(2):
+        with process.database.writing() as db:
+            db.execute(update(Step).where(Step.id == step).values(lease_until=1))
+        wait_for(lambda: (one(process.database, step).lease_until or 0) > 1)
+
+    assert one(process.database, step).progress == 0.7
+    assert not held.lost
+
+
+@pytest.mark.parametrize("change", [{"attempt": 2}, {"state": "canceled"}, {"state": "queued"}])
+def test_a_lease_notices_that_its_step_was_taken_away(
+    process: Process, step: str, held: Lease, change: dict[str, object]
+) -> None:
+    with process.database.writing() as db:
+        db.execute(update(Step).where(Step.id == step).values(**change))
+
+    wait_for(lambda: held.lost)
+
+
+def test_a_lease_is_lost_when_the_database_stays_away(process: Process, held: Lease) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held, "_database", Database("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+        wait_for(lambda: held.lost)
+        held._database.dispose()
+    assert process.name
+
+
+def stage(process: Process, step: str, path: str, damage: Callable[[Path], None]) -> Path:
+    """Stage a blob whose object was changed behind our back."""
+    claim = factories.take(process.database, step)
+    project = claim.project_id
+    received = factories.store(process.storage, b"weights")
+    with process.database.writing() as db:
+        from app.services import blobs  # noqa: PLC0415 - beside its use
+
+        sha256 = blobs.keep(db, process.storage, project, received, 60).sha256
+    folder = process.settings.work
+    folder.mkdir()
+    damage(process.settings.home / "blobs" / received.key[:2] / received.key)
+    return Work(process, claim, Lease(process.database, claim), folder).stage(sha256, path)
+
+
+def test_staging_copies_a_blob_and_leaves_the_store_alone(process: Process, step: str) -> None:
+    staged = stage(process, step, "model/m.onnx", lambda _object: None)
+
+    assert staged.read_bytes() == b"weights"
+    staged.write_bytes(b"changed")
+    (stored,) = [p for p in (process.settings.home / "blobs").rglob("*") if p.is_file()]
+    assert stored.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("content", [b"weightz", b"weight", b"weights!", b""])
+def test_staging_detects_a_damaged_blob(process: Process, step: str, content: bytes) -> None:
+    with pytest.raises(OSError, match="damaged"):
+        stage(process, step, "m.onnx", lambda path: path.write_bytes(content) and None)
+
+
+def test_staging_detects_a_missing_blob(process: Process, step: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        stage(process, step, "m.onnx", Path.unlink)

@@ -1,0 +1,294 @@
+"""The sandbox: what a child may have, what happens when it takes more, and what its death means."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx.parser
+import pytest
+
+from worker import sandbox
+from worker.confine import MIB, Limits
+from worker.engine.requests import Prepare, Prepared
+from worker.sandbox import ChildLost, Interrupted, Refusal
+
+GENEROUS = Limits(memory=8192 * MIB, cpu_s=120, file=256 * MIB, wall_s=120)
+PARENT = """
+import sys
+from pathlib import Path
+from tests.worker.test_sandbox import misbehave
+misbehave("sleep", Path(sys.argv[1]), mark=sys.argv[2])
+"""
+
+
+@dataclass(frozen=True)
+class Marked:
+    """What a misbehaving call is told."""
+
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What it tells."""
+
+    values: dict[str, str]
+
+
+def misbehave(
+    name: str,
+    folder: Path,
+    *,
+    mark: str = "",
+    limits: Limits = GENEROUS,
+    on_progress: Callable[[float], None] = lambda _share: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "CHILD", "tests.worker.misbehaving")
+        return sandbox.run(
+            name,
+            Marked(mark),
+            Told,
+            folder=folder,
+            limits=limits,
+            on_progress=on_progress,
+            interrupted=interrupted,
+        ).values
+
+
+def refused(code: str, call: Callable[[], object]) -> str:
+    with pytest.raises(Refusal) as refusal:
+        call()
+    assert refusal.value.problem.code == code, refusal.value.problem
+    return refusal.value.problem.detail
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    """Whether this process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def written_pid(path: Path) -> int:
+    wait_for(lambda: path.exists() and path.read_text() != "")
+    return int(path.read_text())
+
+
+def test_a_secret_of_the_parent_does_not_reach_the_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWBITS_SECRET_KEY", "a secret")
+    monkeypatch.setenv("PGPASSWORD", "a secret")
+
+    found = misbehave("environment", tmp_path)
+
+    assert "a secret" not in found.values()
+    assert found["HOME"] == found["TMPDIR"] == str(tmp_path)
+    assert found["ORT_DISABLE_TELEMETRY"] == "1"
+    assert set(found) <= {*sandbox.environment(tmp_path), "LC_CTYPE"}
+
+
+def test_the_child_works_in_its_folder_without_privileges_and_without_core_dumps(tmp_path: Path) -> None:
+    assert misbehave("limits", tmp_path) == {
+        "no_new_privs": "1",
+        "core": "(0, 0)",
+        "folder": str(tmp_path),
+    }
+
+
+@pytest.mark.parametrize("name", ["numpy.py", "sitecustomize.py", "usercustomize.py", "worker.py", "json.py"])
+def test_an_upload_that_is_called_like_a_module_is_not_imported(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("raise SystemExit(9)")
+
+    found = misbehave("modules", tmp_path)
+
+    assert "site-packages" in found["numpy"]
+    assert str(tmp_path) not in found["path"].split(os.pathsep)
+    assert "" not in found["path"].split(os.pathsep)
+
+
+def test_too_much_memory_is_a_refusal_with_a_reason(tmp_path: Path) -> None:
+    limits = Limits(memory=600 * MIB, cpu_s=60, file=MIB, wall_s=60)
+
+    detail = refused("memory_limit", lambda: misbehave("hoard", tmp_path, limits=limits))
+
+    assert "600 MiB" in detail
+
+
+def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    limits = Limits(memory=2048 * MIB, cpu_s=60, file=MIB, wall_s=3)
+
+    detail = refused("time_limit", lambda: misbehave("sleep", tmp_path, mark=str(mark), limits=limits))
+
+    assert "3 s" in detail
+    assert not runs(written_pid(mark))
+
+
+def test_too_much_cpu_time_is_a_refusal(tmp_path: Path) -> None:
+    limits = Limits(memory=2048 * MIB, cpu_s=1, file=MIB, wall_s=60)
+
+    assert "CPU" in refused("time_limit", lambda: misbehave("spin", tmp_path, limits=limits))
+
+
+def test_too_large_a_file_is_a_refusal(tmp_path: Path) -> None:
+    limits = Limits(memory=2048 * MIB, cpu_s=60, file=3 * MIB, wall_s=60)
+    target = tmp_path / "large"
+
+    refused("output_limit", lambda: misbehave("write", tmp_path, mark=str(target), limits=limits))
+
+    assert target.stat().st_size <= 3 * MIB
+
+
+def test_too_long_an_answer_is_a_refusal(tmp_path: Path) -> None:
+    refused("output_limit", lambda: misbehave("chatter", tmp_path))
+
+
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"])
+def test_a_crash_is_final_and_names_its_signal(tmp_path: Path, name: str) -> None:
+    detail = refused("engine_crashed", lambda: misbehave("die", tmp_path, mark=name))
+
+    assert name in detail
+    assert "last words" in detail
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGHUP"])
+def test_a_kill_that_nobody_here_ordered_is_a_loss(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ChildLost, match=name):
+        misbehave("die", tmp_path, mark=name)
+
+
+def test_a_kill_from_outside_is_a_loss(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    killer = threading.Thread(target=lambda: os.kill(written_pid(mark), signal.SIGKILL))
+    killer.start()
+
+    with pytest.raises(ChildLost, match="SIGKILL"):
+        misbehave("sleep", tmp_path, mark=str(mark))
+
+    killer.join()
+
+
+@pytest.mark.parametrize("code", ["1", "3"])
+def test_an_unexpected_exit_is_a_crash(tmp_path: Path, code: str) -> None:
+    assert f"exit code {code}" in refused("engine_crashed", lambda: misbehave("leave", tmp_path, mark=code))
+
+
+def test_a_bug_in_the_engine_is_a_crash_with_its_last_line(tmp_path: Path) -> None:
+    assert "LookupError: a bug" in refused("engine_crashed", lambda: misbehave("stumble", tmp_path))
+
+
+def test_an_interrupted_child_is_dead_within_a_second(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    asked: list[float] = []
+
+    def interrupted() -> bool:
+        if mark.exists() and mark.read_text():
+            asked.append(time.monotonic())
+        return bool(asked)
+
+    with pytest.raises(Interrupted):
+        misbehave("sleep", tmp_path, mark=str(mark), interrupted=interrupted)
+
+    assert time.monotonic() - asked[0] < 1
+    assert not runs(int(mark.read_text()))
+
+
+def test_what_a_child_leaves_behind_is_killed_with_it(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+
+    misbehave("breed", tmp_path, mark=str(mark))
+
+    wait_for(lambda: not runs(int(mark.read_text())))
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    command = [sys.executable, "-c", PARENT, str(tmp_path), str(mark)]
+    with subprocess.Popen(command, cwd=sandbox.ROOT, stderr=subprocess.DEVNULL) as parent:
+        child = written_pid(mark)
+        assert runs(child)
+
+        parent.kill()
+
+    wait_for(lambda: not runs(child))
+
+
+def test_progress_passes_in_order(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    misbehave("steps", tmp_path, on_progress=seen.append)
+
+    assert seen == [0.0, 0.25, 0.5, 1.0]
+
+
+def test_what_libraries_print_stays_out_of_the_answer(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    assert misbehave("noise", tmp_path, on_progress=seen.append) == {"answer": "clean"}
+
+    assert all(0 <= share <= 1 for share in seen)
+
+
+def model(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+GIANT = """
+<ir_version: 8, opset_import: ["": 17]>
+giant (float[1] x) => (float[n] y) {
+    size = Constant<value = int64[1] {20000000000}>()
+    zeros = ConstantOfShape(size)
+    y = Add(zeros, x)
+}
+"""
+ENDLESS = """
+<ir_version: 8, opset_import: ["": 17]>
+endless (float[1] x) => (float[1] y) {
+    trips = Constant<value = int64 {9000000000000000000}>()
+    on = Constant<value = bool {1}>()
+    y = Loop(trips, on, x) <body = body (int64 i, bool go, float[1] v) => (bool go_on, float[1] w) {
+        go_on = Identity(go)
+        w = Add(v, v)
+    }>
+}
+"""
+
+
+def prepare(tmp_path: Path, text: str, limits: Limits) -> Prepared:
+    """Ask the real child to run this model, as a job without data does."""
+    out = tmp_path / "out"
+    out.mkdir()
+    request = Prepare(model=model(tmp_path, text), out=out)
+    return sandbox.run("prepare", request, Prepared, folder=tmp_path, limits=limits)
+
+
+def test_a_model_that_asks_for_all_memory_is_refused_by_the_real_child(tmp_path: Path) -> None:
+    limits = Limits(memory=3072 * MIB, cpu_s=60, file=MIB, wall_s=60)
+
+    refused("memory_limit", lambda: prepare(tmp_path, GIANT, limits))
+
+
+def test_a_model_that_never_ends_is_refused_by_the_real_child(tmp_path: Path) -> None:
+    limits = Limits(memory=4096 * MIB, cpu_s=60, file=MIB, wall_s=8)
+
+    refused("time_limit", lambda: prepare(tmp_path, ENDLESS, limits))
