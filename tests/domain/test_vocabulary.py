@@ -3,12 +3,10 @@
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain import defaults
-from app.domain.dataset import PRESETS, Preprocess, calibration_share
+from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
 from app.domain.job import (
     CANDIDATE_ENDED,
@@ -133,14 +131,6 @@ def test_the_recipes_of_a_bare_job(family: str, has_data: bool, methods: list[st
 
     assert [recipe.method for recipe in found] == methods
     assert has_data or not any(needs_calibration(recipe) for recipe in found)
-
-
-@given(st.integers(0, 100_000))
-def test_calibration_takes_a_fifth_and_at_most_128(samples: int) -> None:
-    share = calibration_share(samples)
-
-    assert share == min(128, samples // 5)
-    assert share <= samples - share
 
 
 @pytest.mark.parametrize(("name", "black", "white"), [("unit", 0, 1), ("signed", -1, 1), ("raw", 0, 255)])

@@ -35,7 +35,8 @@ def build(
 def weights(*shape: int, seed: int = 0) -> Array:
     """Normal values of a size that keeps activations near 1."""
     scale = 1.0 / np.sqrt(np.prod(shape[1:]) or 1)
-    return (np.random.default_rng(seed).normal(size=shape) * scale).astype(np.float32)
+    values: Array = np.random.default_rng(seed).normal(size=shape) * scale
+    return values.astype(np.float32)
 
 
 def feeds(count: int = 8, name: str = "x", shape: Sequence[int] = (1, 3, 16, 16)) -> list[dict[str, Array]]:

@@ -128,7 +128,7 @@ def test_statistics_survive_storage_and_equal_ones_give_equal_bytes(
     tmp_path_factory: pytest.TempPathFactory, statistics: Statistics
 ) -> None:
     folder = tmp_path_factory.mktemp("statistics")
-    backwards = Statistics(statistics.samples, dict(reversed(statistics.tensors.items())))
+    backwards = Statistics(statistics.samples, dict(reversed(list(statistics.tensors.items()))))
     save_statistics(statistics, folder / "one.npz")
     save_statistics(backwards, folder / "two.npz")
 

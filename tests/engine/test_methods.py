@@ -253,14 +253,21 @@ def test_to_include_a_convolution_is_to_include_its_relu(case: Start) -> None:
     assert convolution_case.weight_types()["w2"] == onnx.TensorProto.FLOAT
 
 
-@pytest.mark.parametrize("recipe", [StaticInt8, DynamicInt8])
-@pytest.mark.parametrize("field", ["include", "exclude"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        lambda selection: StaticInt8(include=selection),
+        lambda selection: StaticInt8(exclude=selection),
+        lambda selection: DynamicInt8(include=selection),
+        lambda selection: DynamicInt8(exclude=selection),
+    ],
+)
 @pytest.mark.parametrize("selection", [Selection(nodes=("nowhere*",)), Selection(op_types=("Quux",))])
 def test_a_glob_that_matches_nothing_is_refused_by_name(
-    case: Start, recipe: type[Recipe], field: str, selection: Selection
+    case: Start, recipe: Callable[[Selection], Recipe], selection: Selection
 ) -> None:
     with pytest.raises(Refused) as refusal:
-        case(dense(), ROWS).quantize(recipe(**{field: selection}))
+        case(dense(), ROWS).quantize(recipe(selection))
 
     assert refusal.value.refusal == "selection_matches_nothing"
     assert (selection.nodes or selection.op_types)[0] in refusal.value.detail

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from tests.engine.graphs import attention, build, weights
 from worker.engine.passes import inference
@@ -40,7 +41,7 @@ def test_where_symbolic_inference_gives_up_the_plain_one_takes_over(monkeypatch:
     def incomplete(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(inference.SymbolicShapeInference, "_infer_impl", incomplete)
+    monkeypatch.setattr(SymbolicShapeInference, "_infer_impl", incomplete)
 
     model, modified = infer_shapes(attention())
 
@@ -68,7 +69,7 @@ def test_incomplete_inference_leaves_no_file_behind(tmp_path: Path, monkeypatch:
         return False
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inference.SymbolicShapeInference, "_infer_impl", incomplete)
+    monkeypatch.setattr(SymbolicShapeInference, "_infer_impl", incomplete)
 
     _, modified = infer_shapes(attention())
 

@@ -40,7 +40,8 @@ IMAGE = feeds(1)[0]
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], folder: Path) -> list[Any]:
     path = folder / "model.onnx"
     save_model(model, path)
-    return open_session(path).run(None, feed)
+    outputs: list[Any] = open_session(path).run(None, feed)
+    return outputs
 
 
 def applied(
@@ -161,7 +162,7 @@ def test_what_depends_on_constants_alone_is_computed(tmp_path: Path) -> None:
         helper.make_node("Mul", ["t", "s"], ["scaled"], "scale"),
         helper.make_node("MatMul", ["x", "scaled"], ["y"], "product"),
     ]
-    constants = {"w": weights(16, 16), "s": np.float32(3).reshape(())}
+    constants = {"w": weights(16, 16), "s": np.array(3, np.float32)}
 
     model = applied(fold_constants, pointwise(*nodes, constants=constants), tmp_path)
 
@@ -224,7 +225,7 @@ def test_an_identity_that_writes_an_output_stays() -> None:
 
 def test_a_dropout_that_trains_stays() -> None:
     dropout = helper.make_node("Dropout", ["x", "ratio", "training"], ["a"], "dropout")
-    constants = {"ratio": np.float32(0.5).reshape(()), "training": np.array(True)}
+    constants = {"ratio": np.array(0.5, np.float32), "training": np.array(True)}
     model = pointwise(dropout, helper.make_node("Neg", ["a"], ["y"], "neg"), constants=constants)
 
     assert not remove_identities(model)[1]
