@@ -152,17 +152,10 @@ def step_of(database: Database, subject_id: str, kind: str) -> Step:
     return found
 
 
-def row(database: Database, row_id: str) -> Job | Version | Dataset | Candidate | Step:
-    """A row by its id, as it is now."""
-    tables: dict[str, type[Job | Version | Dataset | Candidate | Step]] = {
-        "job": Job,
-        "ver": Version,
-        "dst": Dataset,
-        "cnd": Candidate,
-        "stp": Step,
-    }
+def row(database: Database, row_id: str) -> Version | Dataset:
+    """A version or dataset as it is now."""
     with database.reading() as db:
-        return db.get_one(tables[row_id[:3]], row_id)
+        return queries.upload(db, row_id)
 
 
 def job_row(database: Database, job_id: str) -> Job:

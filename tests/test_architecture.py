@@ -29,7 +29,7 @@ def packages(modules: set[str]) -> set[str]:
 
 
 def test_the_import_contracts_hold() -> None:
-    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

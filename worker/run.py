@@ -1,10 +1,12 @@
 """One doorbell: wait for the host, claim the step, do it, write how it ended."""
 
+import fcntl
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from app.db.models import Step
@@ -91,12 +93,30 @@ def _do(process: Process, claim: Claim) -> Record:
 
 @contextmanager
 def _folder(process: Process, claim: Claim) -> Iterator[Path]:
-    process.settings.work.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=process.settings.work))
+    """The step's own folder, locked while it is in use: what a killed worker left goes with the next step."""
+    work, in_use = process.settings.work, ExitStack()
+    work.mkdir(parents=True, exist_ok=True)
+    with _locked(work):
+        for leftover in work.iterdir():
+            with suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
+                shutil.rmtree(leftover)
+        folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=work))
+        in_use.enter_context(_locked(folder))
+    with in_use:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        yield folder
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
 def _fail(process: Process, claim: Claim, problem: Problem) -> None:

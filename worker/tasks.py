@@ -18,13 +18,19 @@ from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
 CONTROL = "control"
+starting = threading.RLock()
 __all__ = ["celery"]
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
-@cache
 def process() -> Process:
-    """This worker process; made at the first task, after any fork."""
+    """This worker process; made once, at the first task, after any fork."""
+    with starting:
+        return _process()
+
+
+@cache
+def _process() -> Process:
     return start(Settings())
 
 

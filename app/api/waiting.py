@@ -1,14 +1,17 @@
 """`Prefer: wait`: everything that waits for a job or an inspection shares one poll of the database."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.db import queries
 from app.db.session import Database
 
+log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 WAIT_SECONDS = 600
 
@@ -46,7 +49,12 @@ class Watch:
 
     async def _run(self) -> None:
         while self._waiting:
-            for subject_id in await run_in_threadpool(self._look, list(self._waiting)):
+            try:
+                settled = await run_in_threadpool(self._look, list(self._waiting))
+            except SQLAlchemyError as error:
+                log.warning("no database to look for what was waited for: %s", error)
+                settled = ()
+            for subject_id in settled:
                 if subject_id in self._waiting:
                     self._waiting[subject_id].set()
             await asyncio.sleep(POLL_SECONDS)

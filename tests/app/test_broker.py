@@ -3,13 +3,14 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 from redis import Redis
 
 from app import broker
 from app.broker import Doorbell, celery
+from tests.waiting import in_time
 
 
 @pytest.fixture
@@ -33,13 +34,6 @@ def no_broker() -> Iterator[None]:
     celery.conf.broker_url = before
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_a_ring_is_a_message_with_the_steps_id_on_the_queue_of_its_kind(valkey: Redis) -> None:
     doorbell = Doorbell()
     for kind in broker.QUEUES:
@@ -47,12 +41,12 @@ def test_a_ring_is_a_message_with_the_steps_id_on_the_queue_of_its_kind(valkey: 
 
     for queue in set(broker.QUEUES.values()):
         expected = {f"stp_{kind}" for kind, target in broker.QUEUES.items() if target == queue}
-        wait_for(lambda queue=queue, expected=expected: rung(valkey, queue) == expected)  # type: ignore[misc]
+        assert in_time(lambda queue=queue, expected=expected: rung(valkey, queue) == expected)  # type: ignore[misc]
 
 
 def rung(valkey: Redis, queue: str) -> set[str]:
     """The steps that messages in this queue ask to run."""
-    messages = [json.loads(text) for text in valkey.lrange(queue, 0, -1)]  # type: ignore[union-attr]
+    messages = [json.loads(text) for text in valkey.lrange(queue, 0, -1)]
     assert {message["headers"]["task"] for message in messages} <= {"run_step"}
     return {json.loads(base64.b64decode(message["body"]))[0][0] for message in messages}
 
@@ -75,12 +69,12 @@ def test_a_ring_after_an_outage_is_heard(valkey: Redis, redis_url: str) -> None:
     doorbell = Doorbell()
     celery.conf.broker_url = "redis://127.0.0.1:1/0"
     doorbell.ring("stp_lost", "build")
-    wait_for(doorbell._waiting.empty)
+    assert in_time(doorbell._waiting.empty)
     time.sleep(0.2)  # the lost ring was taken; let it fail before the broker is back
     celery.conf.broker_url = redis_url
     doorbell.ring("stp_heard", "build")
 
-    wait_for(lambda: "stp_heard" in rung(valkey, "default"))
+    assert in_time(lambda: "stp_heard" in rung(valkey, "default"))
     assert "stp_lost" not in rung(valkey, "default")
 
 

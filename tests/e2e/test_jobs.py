@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -109,17 +108,22 @@ def test_a_gate_that_nothing_can_pass_stops_the_pipeline(http: httpx.Client, dig
     assert (answer.status_code, answer.json()["conclusion"]) == (422, "fail")
 
 
-def running(http: httpx.Client, job: str, kind: str) -> Iterator[dict[str, Any]]:
-    """Steps of this kind that a worker has right now."""
+def running(http: httpx.Client, job: str, kind: str) -> list[str]:
+    """The workers that have a step of this kind right now."""
     steps = http.get(f"/v1/jobs/{job}/steps").json()["items"]
-    return (s for s in steps if s["kind"] == kind and s["state"] == "running")
+    return [s["worker"] for s in steps if s["kind"] == kind and s["state"] == "running"]
 
 
 def kill_worker_at(http: httpx.Client, job: str, kind: str) -> None:
     """SIGKILL the worker that runs a step of this kind, as soon as there is one."""
-    found: list[dict[str, Any]] = []
-    assert in_time(lambda: bool(found.extend(running(http, job, kind)) or found))
-    host, _, pid = found[0]["worker"].rpartition(":")
+    workers: list[str] = []
+
+    def look() -> bool:
+        workers.extend(running(http, job, kind))
+        return bool(workers)
+
+    assert in_time(look)
+    host, _, pid = workers[0].rpartition(":")
     assert host == socket.gethostname()
     os.kill(int(pid), signal.SIGKILL)
 
@@ -156,7 +160,7 @@ def test_a_canceled_job_frees_its_worker(http: httpx.Client, digits_model: bytes
         files={"model": ("digits.onnx", digits_model), "data": ("digits.npz", digits_data)},
         data={"spec": json.dumps(slow), "preprocess": "unit"},
     ).json()
-    assert in_time(lambda: any(running(http, sent["id"], "benchmark")))
+    assert in_time(lambda: running(http, sent["id"], "benchmark"))
 
     canceled = http.post(f"/v1/jobs/{sent['id']}/cancel").json()
 

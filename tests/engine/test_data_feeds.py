@@ -12,7 +12,7 @@ from tests.engine.graphs import build
 from worker.engine.data.feeds import synthetic_feeds
 from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.run import run
-from worker.engine.load import open_session
+from worker.engine.session import open_session
 
 ROWS = 11
 

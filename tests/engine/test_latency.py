@@ -17,9 +17,9 @@ from tests.engine.graphs import build, weights
 from worker.engine.evaluate import cores
 from worker.engine.evaluate.ready import write_feeds
 from worker.engine.latency import measure_round
-from worker.engine.load import open_session
 from worker.engine.requests import Contestant, MeasureRound, Round
 from worker.engine.rounds import LEAST_ROUNDS, MOST_ROUNDS, measure, summarize
+from worker.engine.session import open_session
 
 
 def contestant(ratio: float, p50: float = 2.0) -> Contestant:

@@ -8,7 +8,8 @@ from onnx.external_data_helper import set_external_data
 from app.domain.errors import Refused
 from tests.engine.graphs import convolution, feeds
 from worker.engine import load
-from worker.engine.load import load_model, model_bytes, open_session, save_model
+from worker.engine.load import load_model, model_bytes, save_model
+from worker.engine.session import open_session
 
 
 def saved_outside(folder: Path, location: str) -> Path:

@@ -26,10 +26,11 @@ from tests.engine.graphs import (
 )
 from worker.engine.calibrate import Statistics, collect
 from worker.engine.kernels import kernels
-from worker.engine.load import open_session, save_model
+from worker.engine.load import save_model
 from worker.engine.methods import Quantized, quantize
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.prepare import prepare_model
+from worker.engine.session import open_session
 
 ROWS = feeds(shape=(2, 32))
 WORDS = feeds(shape=(1, 8, 32))

@@ -8,10 +8,11 @@ from onnx import helper
 from app.domain.recipe import StaticInt8
 from tests.engine.graphs import build, convolution, feeds, weights
 from worker.engine.calibrate import Statistics, collect
-from worker.engine.load import open_session, save_model
+from worker.engine.load import save_model
 from worker.engine.methods import quantize
 from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.stem import pad_stems
+from worker.engine.session import open_session
 
 Array = np.ndarray[Any, Any]
 

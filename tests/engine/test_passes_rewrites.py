@@ -20,7 +20,7 @@ from tests.engine.graphs import (
     normalized,
     weights,
 )
-from worker.engine.load import open_session, save_model
+from worker.engine.load import save_model
 from worker.engine.passes import PASSES, Pass
 from worker.engine.passes.batchnorm import fold_batchnorm
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
@@ -33,6 +33,7 @@ from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import CannotConvert, convert_opset
 from worker.engine.passes.scopes import all_nodes, opset
 from worker.engine.passes.sharing import separate_shared_weights
+from worker.engine.session import open_session
 
 IMAGE = feeds(1)[0]
 

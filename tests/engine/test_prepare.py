@@ -18,10 +18,11 @@ from tests.engine.graphs import (
     residual,
 )
 from worker.engine import prepare
-from worker.engine.load import open_session, save_model
+from worker.engine.load import save_model
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import opset
 from worker.engine.prepare import prepare_model
+from worker.engine.session import open_session
 
 IMAGES = feeds(2)
 ROWS = feeds(2, shape=(2, 32))

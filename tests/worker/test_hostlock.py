@@ -4,13 +4,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import in_time
 from worker import hostlock
 from worker.sandbox import ROOT
 
@@ -22,13 +22,6 @@ with hostlock.hold(Path(sys.argv[1]), exclusive=sys.argv[2] == "exclusive", stop
     print("held", flush=True)
     time.sleep(600)
 """
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 class Holder:
@@ -114,7 +107,7 @@ def test_a_waiting_benchmark_goes_before_engine_work_that_comes_later(
     first = hold(False)
     assert first.held.wait(20)
     benchmark = hold(True)
-    wait_for(lambda: not free(tmp_path, exclusive=False))  # it stands in the turnstile
+    assert in_time(lambda: not free(tmp_path, exclusive=False))  # it stands in the turnstile
     latecomer = hold(False)
 
     first.end()
@@ -134,7 +127,7 @@ def test_the_lock_is_free_when_its_holder_was_killed(tmp_path: Path, kind: str) 
         holder.send_signal(signal.SIGKILL)
         holder.wait()
 
-    wait_for(lambda: free(tmp_path, exclusive=True))
+    assert in_time(lambda: free(tmp_path, exclusive=True))
 
 
 def test_who_stops_does_not_wait(hold: Callable[[bool], Holder], tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """One doorbell, and every way a step can end: written down, handed back, or left to the sweeper."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +10,17 @@ from sqlalchemy import update
 from app.db.models import Step
 from app.db.session import Database
 from app.domain.errors import NotFound, Problem
+from app.services import blobs
 from app.services.outcomes import Record
 from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
+from tests.waiting import in_time
 from worker import hostlock, lease, run
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
+from worker.steps import STEPS
 from worker.work import Work
 
 REFUSAL = Refusal(Problem("not_onnx", "This is a cat."))
@@ -43,7 +45,7 @@ def step(database: Database, version: str) -> str:
 @pytest.fixture
 def do(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Work], Record]], None]:
     """Sets what an inspection does."""
-    return lambda function: monkeypatch.setitem(run.STEPS, "inspect_version", function)
+    return lambda function: monkeypatch.setitem(STEPS, "inspect_version", function)
 
 
 def raising(error: Exception) -> Callable[[Work], Record]:
@@ -203,6 +205,26 @@ def test_engine_work_waits_for_a_benchmark_before_it_claims(
     assert one(process.database, step).state == "done"
 
 
+def test_what_a_killed_worker_left_goes_with_the_next_step_and_what_is_in_use_stays(
+    process: Process, version: str, step: str, do: Do
+) -> None:
+    leftover = process.settings.work / "stp_killed-x"
+    leftover.mkdir(parents=True)
+    (leftover / "model.onnx").write_bytes(b"gigabytes")
+
+    def inspect(work: Work) -> Record:
+        assert not leftover.exists()
+        with run._folder(process, work.claim) as another:
+            assert {path.name for path in process.settings.work.iterdir()} == {work.folder.name, another.name}
+        return factories.accepted(version)
+
+    do(inspect)
+    run.run(process, step)
+
+    assert one(process.database, step).state == "done"
+    assert list(process.settings.work.iterdir()) == []
+
+
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
@@ -217,19 +239,12 @@ def held(process: Process, step: str, quick_beats: None) -> Iterator[Lease]:
         yield held
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def test_a_lease_is_renewed_again_and_again(process: Process, step: str, held: Lease) -> None:
     held.progress = 0.7
     for _ in range(2):
         with process.database.writing() as db:
             db.execute(update(Step).where(Step.id == step).values(lease_until=1))
-        wait_for(lambda: (one(process.database, step).lease_until or 0) > 1)
+        assert in_time(lambda: (one(process.database, step).lease_until or 0) > 1)
 
     assert one(process.database, step).progress == 0.7
     assert not held.lost
@@ -242,25 +257,23 @@ def test_a_lease_notices_that_its_step_was_taken_away(
     with process.database.writing() as db:
         db.execute(update(Step).where(Step.id == step).values(**change))
 
-    wait_for(lambda: held.lost)
+    assert in_time(lambda: held.lost)
 
 
 def test_a_lease_is_lost_when_the_database_stays_away(process: Process, held: Lease) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held, "_database", Database("postgresql+psycopg://nobody@127.0.0.1:1/none"))
-        wait_for(lambda: held.lost)
+        assert in_time(lambda: held.lost)
         held._database.dispose()
     assert process.name
 
 
-def stage(process: Process, step: str, path: str, damage: Callable[[Path], None]) -> Path:
+def stage(process: Process, step: str, path: str, damage: Callable[[Path], object]) -> Path:
     """Stage a blob whose object was changed behind our back."""
     claim = factories.take(process.database, step)
     project = claim.project_id
     received = factories.store(process.storage, b"weights")
     with process.database.writing() as db:
-        from app.services import blobs  # noqa: PLC0415 - beside its use
-
         sha256 = blobs.keep(db, process.storage, project, received, 60).sha256
     folder = process.settings.work
     folder.mkdir()
@@ -280,7 +293,7 @@ def test_staging_copies_a_blob_and_leaves_the_store_alone(process: Process, step
 @pytest.mark.parametrize("content", [b"weightz", b"weight", b"weights!", b""])
 def test_staging_detects_a_damaged_blob(process: Process, step: str, content: bytes) -> None:
     with pytest.raises(OSError, match="damaged"):
-        stage(process, step, "m.onnx", lambda path: path.write_bytes(content) and None)
+        stage(process, step, "m.onnx", lambda path: path.write_bytes(content))
 
 
 def test_staging_detects_a_missing_blob(process: Process, step: str) -> None:

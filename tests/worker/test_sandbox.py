@@ -14,6 +14,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from tests.waiting import in_time
 from worker import sandbox
 from worker.confine import MIB, Limits
 from worker.engine.requests import Prepare, Prepared
@@ -71,13 +72,6 @@ def refused(code: str, call: Callable[[], object]) -> str:
     return refusal.value.problem.detail
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
 def runs(pid: int) -> bool:
     """Whether this process is there and no zombie."""
     try:
@@ -87,7 +81,7 @@ def runs(pid: int) -> bool:
 
 
 def written_pid(path: Path) -> int:
-    wait_for(lambda: path.exists() and path.read_text() != "")
+    assert in_time(lambda: path.exists() and path.read_text() != "")
     return int(path.read_text())
 
 
@@ -216,7 +210,7 @@ def test_what_a_child_leaves_behind_is_killed_with_it(tmp_path: Path) -> None:
 
     misbehave("breed", tmp_path, mark=str(mark))
 
-    wait_for(lambda: not runs(int(mark.read_text())))
+    assert in_time(lambda: not runs(int(mark.read_text())))
 
 
 def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
@@ -228,7 +222,7 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
 
         parent.kill()
 
-    wait_for(lambda: not runs(child))
+    assert in_time(lambda: not runs(child))
 
 
 def test_progress_passes_in_order(tmp_path: Path) -> None:

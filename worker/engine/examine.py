@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from app.domain.errors import Refused
 from app.domain.report import Examination, TensorInfo
-from worker.engine.load import check, check_external_data, model_bytes, open_session, parse
+from worker.engine.load import check, check_external_data, model_bytes, parse
 from worker.engine.passes.scopes import (
     STANDARD,
     all_graphs,
@@ -19,6 +19,7 @@ from worker.engine.passes.scopes import (
     attribute,
     opset,
 )
+from worker.engine.session import open_session
 
 SUPPORTED_DOMAINS = STANDARD | {"ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 WEIGHTED = frozenset({"Conv", "MatMul", "Gemm"})

@@ -7,9 +7,10 @@ import onnx
 import onnxruntime as ort
 
 from app.domain.report import Kernels, Requires
-from worker.engine.load import open_session, parse
+from worker.engine.load import parse
 from worker.engine.passes.element_types import element_types
 from worker.engine.passes.scopes import STANDARD, all_nodes
+from worker.engine.session import open_session
 
 INTEGER = frozenset(
     {

@@ -15,8 +15,8 @@ import numpy as np
 
 from worker.engine.evaluate.cores import pinned, throttled_periods
 from worker.engine.evaluate.ready import Feed, read_feeds
-from worker.engine.load import open_session
 from worker.engine.requests import Contestant, MeasureRound, Round
+from worker.engine.session import open_session
 
 Session: TypeAlias = Any  # ONNX Runtime ships no types
 BLOCK_SECONDS = 0.010

@@ -1,15 +1,9 @@
-"""Read and write models, with or without external data, and open them in ONNX Runtime."""
+"""Read and write models, with or without external data."""
 
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-# The runtime reads this when it is imported: set later, it has no effect.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
 import onnx
-import onnxruntime as ort
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import (
     _get_all_tensors,
@@ -18,10 +12,9 @@ from onnx.external_data_helper import (
 )
 
 from app.domain.errors import Refused
+from worker.engine.session import reason
 
 INLINE_LIMIT = 1_500_000_000  # bytes of tensors; protobuf ends at 2 GiB, and the graph needs room too
-_LOG_ERRORS = 3
-_REASON_LENGTH = 400
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -159,51 +152,3 @@ def model_bytes(path: Path) -> int:
     locations = {e.value for t in tensors for e in t.external_data if e.key == "location"}
     files = [path, *(path.parent / location for location in locations)]
     return sum(file.stat().st_size for file in files)
-
-
-def open_session(
-    path: Path, threads: int = 1, *, optimize: bool = True, optimized_path: Path | None = None
-) -> ort.InferenceSession:
-    """Open a model on the CPU.
-
-    Args:
-        path: the model's main file.
-        threads: threads inside one operator; operators run one after another.
-        optimize: False runs the graph as it is written.
-        optimized_path: where to save the graph that the runtime made of it, weights beside it.
-
-    Raises:
-        Refused: `model_not_loadable` with the runtime's reason.
-    """
-    options = ort.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimized_path:
-        options.optimized_model_filepath = str(optimized_path)
-        key = "session.optimized_model_external_initializers"
-        options.add_session_config_entry(f"{key}_file_name", optimized_path.name + ".data")
-        options.add_session_config_entry(f"{key}_min_size_in_bytes", "1024")
-    return _session(path, options)
-
-
-def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors share no base class but this
-        raise Refused(
-            "model_not_loadable",
-            f"ONNX Runtime {ort.__version__} cannot load {path.name}: {reason(error, path)}",
-        ) from error
-
-
-def reason(error: Exception, path: Path) -> str:
-    """The sentence that matters: no codes, no folders of this host, no C++ signatures."""
-    text = str(error).strip().replace(str(path), path.name).replace(str(path.parent), "")
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"^Load model from \S+ failed:", "", text)
-    text = re.sub(r"/\S+\.(?:cc|h):\d+ \S.*?\) ", "", text)
-    text = " ".join(text.split())
-    return text if len(text) <= _REASON_LENGTH else text[:_REASON_LENGTH] + "…"

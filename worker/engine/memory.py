@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from worker.engine.evaluate.ready import read_feeds
-from worker.engine.load import open_session
 from worker.engine.requests import MeasureMemory, MemoryUse
+from worker.engine.session import open_session
 
 STATUS = Path("/proc/self/status")
 PEAK = "VmHWM:"

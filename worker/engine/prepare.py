@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from app.domain.errors import Refused
-from worker.engine.load import external_tensors, load_model, open_session, parse, reason, save_model
+from worker.engine.load import external_tensors, load_model, parse, save_model
 from worker.engine.passes import PASSES, Pass
 from worker.engine.passes.inference import record_types, untyped
 from worker.engine.passes.likeness import Outputs, likeness_db
 from worker.engine.passes.opset import CannotConvert
+from worker.engine.session import open_session, reason
 
 Feed = Mapping[str, npt.NDArray[Any]]
 LEAST_LIKENESS_DB = 80.0

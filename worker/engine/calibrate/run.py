@@ -14,8 +14,9 @@ from onnx import helper
 
 from app.domain.errors import Refused
 from worker.engine.calibrate.observers import Extent, Statistics, observe, widen
-from worker.engine.load import load_model, open_session, write_model
+from worker.engine.load import load_model, write_model
 from worker.engine.passes.scopes import FLOATS, tensor_types
+from worker.engine.session import open_session
 
 Feed = Mapping[str, npt.NDArray[Any]]
 Sessions = Sequence[tuple[ort.InferenceSession, list[str]]]

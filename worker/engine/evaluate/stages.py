@@ -17,9 +17,10 @@ from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import run
-from worker.engine.load import model_bytes, open_session
+from worker.engine.load import model_bytes
 from worker.engine.prepare import prepare_model
 from worker.engine.requests import Build, Built, Data, Prepare, Prepared
+from worker.engine.session import open_session
 
 MODEL = "model.onnx"
 STATISTICS = "statistics.npz"

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 from onnx import helper
-from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from worker.engine.load import tensor_bytes
 from worker.engine.passes.scopes import initializers, tensor_types
@@ -40,6 +39,9 @@ def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
 
 def _symbolic(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """None when it is incomplete. Its own entry point leaves a file in the working folder then."""
+    # Imported here, for it brings sympy, which takes longer than quantizing a small model.
+    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference  # noqa: PLC0415
+
     logging.getLogger("onnxruntime.tools.symbolic_shape_infer").setLevel(logging.CRITICAL)
     inference = SymbolicShapeInference(_INT_MAX, auto_merge=True, guess_output_rank=False, verbose=0)
     complete = False

@@ -1,0 +1,100 @@
+"""`Prefer: wait`: one poll for everybody, and it survives a database that is away for a moment."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from app.api import waiting
+from app.api.waiting import Watch, seconds_preferred
+from app.db.session import Database
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+class Scripted(Watch):
+    """A watch whose looks are given: subjects that have settled, or an outage."""
+
+    def __init__(self, *looks: Sequence[str] | None) -> None:
+        super().__init__(Database("sqlite://"))
+        self.asked: list[list[str]] = []
+        self._looks = list(looks)
+
+    def _look(self, subject_ids: Sequence[str]) -> Sequence[str]:
+        self.asked.append(sorted(subject_ids))
+        found = self._looks.pop(0) if self._looks else ()
+        if found is None:
+            raise OperationalError("SELECT", {}, Exception("the database is away"))
+        return found
+
+
+@pytest.fixture
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("quick_polls")
+async def test_all_who_wait_share_one_poll_and_leave_when_theirs_has_settled() -> None:
+    watch = Scripted((), ["job_1"], ["job_2"])
+
+    await asyncio.gather(*[watch.settled(job, 20) for job in ("job_1", "job_1", "job_2")])
+
+    assert watch.asked == [["job_1", "job_2"], ["job_1", "job_2"], ["job_2"]]
+
+
+@pytest.mark.usefixtures("quick_polls")
+async def test_who_waits_outlives_an_outage_of_the_database() -> None:
+    watch = Scripted(None, None, ["job_1"])
+    begun = time.monotonic()
+
+    await watch.settled("job_1", 20)
+
+    assert time.monotonic() - begun < 10
+    assert len(watch.asked) == 3
+
+
+@pytest.mark.usefixtures("quick_polls")
+async def test_the_poll_ends_when_nobody_waits() -> None:
+    watch = Scripted()
+
+    await watch.settled("job_1", 0.05)
+    await asyncio.sleep(0.05)
+    asked = len(watch.asked)
+    await asyncio.sleep(0.05)
+
+    assert len(watch.asked) == asked > 0
+
+
+async def test_who_does_not_want_to_wait_does_not() -> None:
+    watch = Scripted()
+
+    await watch.settled("job_1", 0)
+
+    assert watch.asked == []
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("wait=5", 5),
+        ("respond-async, wait=10", 10),
+        ("respond-async; wait=10", 10),
+        ('wait="7"', 7),
+        ("wait = 3", 3),
+        ("wait=100000", 600),
+        ("wait=-1", 0),
+        ("wait=soon", 0),
+        ("await=5", 0),
+    ],
+)
+async def test_how_long_a_client_prefers_to_wait(prefer: str | None, seconds: float) -> None:
+    assert seconds_preferred(prefer) == seconds

@@ -1,0 +1,46 @@
+"""The Celery side of a worker."""
+
+import threading
+import time
+
+import pytest
+
+from app.broker import QUEUES
+from app.settings import Settings
+from worker import tasks
+from worker.process import Process, start
+from worker.steps import STEPS
+
+
+def test_tasks_that_begin_together_share_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(settings: Settings) -> Process:
+        time.sleep(0.05)
+        return start(settings)
+
+    tasks._process.cache_clear()
+    monkeypatch.setattr(tasks, "start", slowly)
+    found: list[Process] = []
+    threads = [threading.Thread(target=lambda: found.append(tasks.process())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tasks._process.cache_clear()
+
+    assert len(found) == 8
+    assert len({id(process) for process in found}) == 1
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_steps_back() -> None:
+    tasks._process.cache_clear()
+    assert not tasks.process().stopping.is_set()
+
+    tasks.stop()
+
+    assert tasks.process().stopping.is_set()
+    tasks._process.cache_clear()
+
+
+def test_every_kind_of_step_has_a_queue_and_a_function() -> None:
+    assert set(QUEUES) == set(STEPS)
+    assert {"run_step", "sweep"} <= set(tasks.celery.tasks)
