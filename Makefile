@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Bytecode lies in .venv, which is ours: without it each process takes three times as long to start.
 unexport PYTHONDONTWRITEBYTECODE
 # A lock holds every package with its hash: pip has nothing to resolve. Python compiles what it imports.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location \
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location \
   --no-compile --no-deps --require-hashes
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-annotate --no-header --extra embedded
@@ -43,7 +43,7 @@ types: .venv/dev ## check types
 	@$(BIN)/mypy --no-error-summary .
 
 lock: .venv/dev ## choose the newest versions that fit, and write both locks
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@$(LOCK) --upgrade --output-file requirements.lock
 	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,10 +95,11 @@ def _prepare(folder: Path) -> str:
 
 def _come_up(everything: Sequence[Child], here: Address, signals: socket.socket) -> bool:
     """Start everything; False when told to stop before it was ready."""
-    deadline = time.monotonic() + READY_SECONDS
+    deadline, deaths = time.monotonic() + READY_SECONDS, Counter[str]()
     while not address.is_ready(here):
         for child, death in _revive(everything):
-            if child.early_deaths >= EARLY_DEATHS:
+            deaths[child.name] += 1
+            if deaths[child.name] >= EARLY_DEATHS:
                 raise CannotServe(f"{child.name} does not start ({death})\n{home.tail(child.log, LOG_TAIL)}")
         if time.monotonic() > deadline:
             raise CannotServe(f"not ready after {READY_SECONDS:.0f} s; see {everything[0].log.parent}")

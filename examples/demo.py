@@ -72,9 +72,9 @@ def main() -> int:
     home = Path(os.environ.get("FEWBITS_HOME") or ROOT / "var" / "demo").absolute()
     try:
         with running(home) as service:
-            run(service, home)
+            links = run(service, home)
             if os.environ.get("ONCE", "") in {"", "0"}:
-                stay(service)
+                stay(service, links)
     except KeyboardInterrupt:
         return 130
     except (Trouble, OSError) as error:
@@ -83,8 +83,8 @@ def main() -> int:
     return 0
 
 
-def run(service: Service, home: Path) -> None:
-    """Upload, quantize, measure, show."""
+def run(service: Service, home: Path) -> Json:
+    """Upload, quantize, measure, show; returns where the job's results are."""
     print(f"Uploading a model and its data to {service.url}", flush=True)
     version = upload(service, "/v1/models", DIGITS / "digits.onnx", {"name": "digits"})
     dataset = upload(service, "/v1/datasets", labelled_digits(home), {"name": "digits", "preprocess": "unit"})
@@ -93,12 +93,17 @@ def run(service: Service, home: Path) -> None:
     job = follow(service, ask(service, "POST", "/v1/jobs", json.dumps(spec).encode()))
     report = ask(service, "GET", f"/v1/jobs/{job['id']}/report")
     best = best_model(service, job, home)
-    print("", table(report), "", verdict(report), "", whereabouts(service, job, best), sep="\n", flush=True)
+    print("", table(report), "", verdict(report), "", f"Best model: {best}", sep="\n", flush=True)
+    links: Json = job["links"]
+    return links
 
 
-def stay(service: Service) -> None:
+def stay(service: Service, links: Json) -> None:
     """Keep the service up until Ctrl-C."""
-    print(f"\nThe service stays up at {service.url}\nKey: {service.key}\nCtrl-C stops it.", flush=True)
+    print(f"\nThe service stays up at {service.url} until Ctrl-C.")
+    print(f"Docs    {service.url}/docs\nKey     {service.key}")
+    report = f"{service.url}{links['report']}?format=md"
+    print(f'Report  curl -H "Authorization: Bearer {service.key}" "{report}"', flush=True)
     try:
         service.process.wait()
     except KeyboardInterrupt:
@@ -126,7 +131,8 @@ def running(home: Path) -> Iterator[Service]:
 
 def start(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """In a process group of its own, so that Ctrl-C reaches the demo alone, and tied to the demo's life."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log.parent.mkdir(exist_ok=True)
     where = {"FEWBITS_HOME": str(home), "FEWBITS_HOST": "127.0.0.1", "FEWBITS_PORT": str(port)}
     tie = [sys.executable, "-IS", str(TETHER), str(int(signal.SIGTERM)), str(os.getpid())]
     with log.open("wb") as output:
@@ -331,19 +337,6 @@ def verdict(report: Json) -> str:
     return (
         f"Verdict: pass. {best['name']} is at least {bounds['min_speedup']:.2f}× as fast and loses "
         f"at most {percent(bounds['max_accuracy_drop'])} of accuracy, 95 % sure.\nAsked were {asked}."
-    )
-
-
-def whereabouts(service: Service, job: Json, best: Path) -> str:
-    """Where to go on from here."""
-    key = best.with_name("admin.key")
-    report = f"{service.url}{job['links']['report']}?format=md"
-    return "\n".join(
-        [
-            f"Best model  {best}",
-            f"Docs        {service.url}/docs",
-            f'Report      curl -H "Authorization: Bearer $(cat {key})" "{report}"',
-        ]
     )
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,12 +18,12 @@ PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:]\s*['"]?(?:https?:)?//""", re.IGNORECASE)
 
 
-@pytest.fixture
-def app(tmp_path: Path) -> FastAPI:
-    return create_app(Settings(home=tmp_path))
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    return create_app(Settings(home=tmp_path_factory.mktemp("home")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def document(app: FastAPI) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(json.dumps(app.openapi()))
     return found

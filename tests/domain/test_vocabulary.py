@@ -1,5 +1,6 @@
 """Transitions, targets, recipes, presets, errors: what the rest is built on."""
 
+import itertools
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
@@ -50,14 +51,13 @@ STATES = sorted({state for _, *states in LEGAL for state in states})
 
 
 @pytest.mark.parametrize("noun", ["version", "dataset", "job", "candidate"])
-@pytest.mark.parametrize("before", STATES)
-@pytest.mark.parametrize("after", STATES)
-def test_a_transition_is_legal_or_raises(noun: str, before: str, after: str) -> None:
-    if (noun, before, after) in LEGAL:
-        check_transition(noun, before, after)
-    else:
-        with pytest.raises(IllegalTransition, match=f"A {noun} that is {before} cannot become {after}"):
+def test_a_transition_is_legal_or_raises(noun: str) -> None:
+    for before, after in itertools.product(STATES, STATES):
+        if (noun, before, after) in LEGAL:
             check_transition(noun, before, after)
+        else:
+            with pytest.raises(IllegalTransition, match=f"A {noun} that is {before} cannot become {after}"):
+                check_transition(noun, before, after)
 
 
 @pytest.mark.parametrize(("noun", "ended"), [("job", JOB_ENDED), ("candidate", CANDIDATE_ENDED)])

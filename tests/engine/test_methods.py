@@ -262,6 +262,7 @@ def test_to_include_a_convolution_is_to_include_its_relu(case: Start) -> None:
         lambda selection: DynamicInt8(include=selection),
         lambda selection: DynamicInt8(exclude=selection),
     ],
+    ids=["static include", "static exclude", "dynamic include", "dynamic exclude"],
 )
 @pytest.mark.parametrize("selection", [Selection(nodes=("nowhere*",)), Selection(op_types=("Quux",))])
 def test_a_glob_that_matches_nothing_is_refused_by_name(
