@@ -1,8 +1,6 @@
 # Needs make and Python 3.11 or newer with venv; everything else goes into .venv. `make help` lists what there is.
 MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
-# Without bytecode every start compiles all that it imports: twice the time.
-unexport PYTHONDONTWRITEBYTECODE
 BIN := .venv/bin
 # Bytecode lies in .venv, which is ours: without it each process takes three times as long to start.
 unexport PYTHONDONTWRITEBYTECODE

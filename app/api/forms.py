@@ -1,5 +1,6 @@
 """Multipart bodies, streamed part by part: files into the blob store, fields into memory, nothing spooled."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import DomainError, FieldError, InvalidInput
@@ -79,6 +81,10 @@ async def received_form(
         await _pump(request, sink.write)
         await run_in_threadpool(sink.finish)
         yield sink.form
+    except (SQLAlchemyError, asyncio.CancelledError):
+        # Whether the commit happened is unknown. A row without its object would be worse than an orphan.
+        sink.close()
+        raise
     except BaseException:
         await run_in_threadpool(sink.discard)
         raise
@@ -147,9 +153,13 @@ class _Sink:
             message = "The multipart body ends before its closing boundary."
             raise InvalidMultipart(message)
 
+    def close(self) -> None:
+        """Remove the part that is being written."""
+        self._open.close()
+
     def discard(self) -> None:
         """Remove everything that was stored."""
-        self._open.close()
+        self.close()
         for parts in self.form.files.values():
             for part in parts:
                 self._storage.delete(part.received.key)

@@ -43,7 +43,7 @@ curl -fsS -H "Authorization: Bearer $KEY" -H 'Prefer: wait=600' "$URL/v1/quantiz
   -F max_accuracy_drop=0.02 -F min_speedup=1.1 -o verdict.json
 ```
 
-The answer is the verdict: 200 when the gate passes, 422 when a pipeline should stop (then curl exits with 22).
+The answer is the verdict: 200 when the gate passes, 422 when a pipeline should stop (curl exits with 22).
 It names the job, and the best candidate:
 
 ```

@@ -40,6 +40,7 @@ from app.domain.job import JOB_ENDED
 
 LEASE = 30 * MICROSECONDS
 RING_AGAIN = 60 * MICROSECONDS
+SOON = 5 * MICROSECONDS
 NOUNS = {
     Model: "model",
     Version: "version",
@@ -115,10 +116,11 @@ def grant_blob(db: Session, project_id: str, sha256: str, seconds: int) -> None:
     )
 
 
-def project_blob(db: Session, project_id: str, sha256: str) -> Blob | None:
-    """The blob, when this project may refer to it."""
+def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = False) -> Blob | None:
+    """The blob, when this project may refer to it; with `keep` it cannot go before the transaction ends."""
     mine = and_(ProjectBlob.sha256 == Blob.sha256, ProjectBlob.project_id == project_id)
-    return db.scalars(select(Blob).join(ProjectBlob, mine).where(Blob.sha256 == sha256)).one_or_none()
+    found = select(Blob).join(ProjectBlob, mine).where(Blob.sha256 == sha256)
+    return db.scalars(found.with_for_update(read=True, of=Blob) if keep else found).one_or_none()
 
 
 def blob(db: Session, sha256: str) -> Blob:
@@ -293,8 +295,8 @@ def requeue_step(db: Session, step_id: str, attempt: int, *, lost: bool, wait_s:
         losses=Step.losses + int(lost),
         worker=None,
         lease_until=None,
-        rung_at=now_us(),
-        not_before=now_us() + int(wait_s * MICROSECONDS),
+        rung_at=now_us() - RING_AGAIN + SOON,  # should this process end before it has rung, a sweep does
+        not_before=now_us() + int(wait_s * MICROSECONDS) if wait_s else 0,
     )
     return _changed(db, statement) == 1
 

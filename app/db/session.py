@@ -73,6 +73,7 @@ def _connect(url: str) -> Engine:
         max_overflow=20,
         connect_args={
             "connect_timeout": 5,
+            "tcp_user_timeout": 15_000,  # milliseconds: shorter than a lease, so that a heartbeat cannot hang
             "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s",
         },
     )

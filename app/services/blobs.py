@@ -29,7 +29,7 @@ def referable(db: Session, project_id: str, sha256: str, pointer: str) -> Blob:
     Raises:
         InvalidInput: This project has not sent these bytes.
     """
-    found = queries.project_blob(db, project_id, sha256)
+    found = queries.project_blob(db, project_id, sha256, keep=True)
     if found is None:
         detail = f"no blob {sha256} in this project; send it first with PUT /v1/blobs/{sha256}"
         raise InvalidInput("A file is not here yet.", errors=(FieldError(pointer, detail),))

@@ -1,6 +1,9 @@
 """What keeps everything moving when messages or workers are lost. Harmless to run twice at once."""
 
 import logging
+from collections.abc import Callable
+
+from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.session import Database
@@ -16,17 +19,19 @@ def sweep(database: Database, storage: Storage) -> None:
     with database.reading() as db:
         late, lost = list(queries.jobs_past_deadline(db)), [s.id for s in queries.expired_leases(db)]
     for job_id in late:
-        with database.writing() as db:
-            jobs.expire(db, job_id)
+        _alone(database, jobs.expire, job_id)
     for step_id in lost:
-        _recover(database, storage, step_id)
+        _alone(database, lambda db, lost_id: outcomes.recover(db, storage, lost_id), step_id)
     with database.writing() as db:
         steps.ring_again(db)
 
 
-def _recover(database: Database, storage: Storage, step_id: str) -> None:
+def _alone(database: Database, verb: Callable[[Session, str], None], row_id: str) -> None:
+    """One transaction of its own: one bad row must not keep the sweep from the others."""
     try:
         with database.writing() as db:
-            outcomes.recover(db, storage, step_id)
+            verb(db, row_id)
     except Stale:
-        log.info("%s was finished while it was being recovered", step_id)
+        log.info("%s ended while it was being swept", row_id)
+    except Exception:
+        log.exception("%s could not be swept", row_id)

@@ -10,7 +10,8 @@ from app.db import queries
 from app.db.base import new_id
 from app.db.models import Job, Step
 from app.db.session import Database
-from app.services import sweeper
+from app.services import outcomes, sweeper
+from app.services.steps import Stale
 from app.storage import LocalStorage
 from tests import factories
 
@@ -220,7 +221,8 @@ def test_sweeping_twice_at_once_counts_a_loss_once(
 
     sweeper.sweep(database, storage)
     for step_id in lost:  # what another sweeper saw before the first one acted
-        sweeper._recover(database, storage, step_id)
+        with pytest.raises(Stale), database.writing() as db:
+            outcomes.recover(db, storage, step_id)
 
     assert (one(database, step).state, one(database, step).losses) == ("queued", 1)
     with database.reading() as db:

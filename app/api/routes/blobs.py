@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.deps import ReadDb, Service, Who
 from app.api.schemas import BlobRead, Sha256
 from app.db import queries
-from app.domain.errors import DigestMismatch
+from app.domain.errors import DigestMismatch, DomainError
 from app.services import blobs
 from app.storage import Received, Storage
 
@@ -40,7 +40,7 @@ async def put_blob(sha256: Sha256, request: Request, caller: Who, service: Servi
 
     try:
         return await service.write(record)
-    except BaseException:
+    except DomainError:  # after any other error the commit may have happened: an orphan does less harm
         await run_in_threadpool(service.storage.delete, received.key)
         raise
 
