@@ -21,7 +21,7 @@ QUEUES = {
     "prepare": "default",
     "build": "default",
     "benchmark": "benchmark",
-    "report": "default",
+    "report": "control",  # needs no engine, so it must not wait behind those that wait for the host
 }
 
 

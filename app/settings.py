@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     sandbox_memory: int = 4 * 1024 * MIB
     sandbox_output: int = 4 * 1024 * MIB
     sandbox_seconds: int = 3600
+    inspect_seconds: int = 300
 
     @cached_property
     def database(self) -> str:

@@ -57,7 +57,7 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
         return Problem.of(error)
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        detail = f"The model needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
+        detail = f"The step needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
         return Problem("memory_limit", detail)
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."

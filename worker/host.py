@@ -18,6 +18,11 @@ def cores_allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory() -> int:
+    """Bytes of physical memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def describe() -> dict[str, str]:
     """CPU, system and versions, kept with every job's result."""
     versions = {name: version(name) for name in ("onnxruntime", "onnx", "numpy")}

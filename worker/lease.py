@@ -6,8 +6,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from app.db import queries
 from app.db.session import Database
 from app.services.steps import Claim
@@ -21,8 +19,9 @@ class Lease:
     """Holds a claimed step while the block runs; `lost` becomes true when it is ours no more."""
 
     def __init__(self, database: Database, claim: Claim) -> None:
-        self.lost = False
         self.progress = 0.0
+        self._taken = False
+        self._heard = time.monotonic()
         self._database = database
         self._claim = claim
         self._done = threading.Event()
@@ -38,17 +37,19 @@ class Lease:
         self._done.set()
         self._thread.join()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the step was taken away, or the database not heard of for 20 s: also while a call hangs."""
+        return self._taken or time.monotonic() - self._heard > SILENCE_SECONDS
+
     def _beat(self) -> None:
-        heard = time.monotonic()
-        while not self._done.wait(BEAT_SECONDS):
+        while not self._taken and not self._done.wait(BEAT_SECONDS):
             try:
-                with self._database.writing() as db:
-                    self.lost = not queries.renew_lease(
-                        db, self._claim.step_id, self._claim.attempt, self.progress
-                    )
-                heard = time.monotonic()
-            except SQLAlchemyError as error:
+                self._taken = not self._renew()
+                self._heard = time.monotonic()
+            except Exception as error:  # noqa: BLE001 - the heartbeat must outlive whatever the driver raises
                 log.warning("%s: no database to renew the lease: %s", self._claim.step_id, error)
-                self.lost = time.monotonic() - heard > SILENCE_SECONDS
-            if self.lost:
-                return
+
+    def _renew(self) -> bool:
+        with self._database.writing() as db:
+            return queries.renew_lease(db, self._claim.step_id, self._claim.attempt, self.progress)

@@ -94,6 +94,7 @@ def environment(folder: Path) -> dict[str, str]:
         "TMPDIR": str(folder),
         "PYTHONPATH": str(ROOT),
         "PYTHONHASHSEED": "0",
+        "PYTHONNOUSERSITE": "1",
         "ORT_DISABLE_TELEMETRY": "1",
     }
 
@@ -196,4 +197,4 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
 def _crash(code: int, log: bytes) -> str:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     last = log.decode(errors="replace").strip().rpartition("\n")[2][:500]
-    return f"The engine crashed with {how} on this model. {last}".strip()
+    return f"The engine crashed with {how} on this upload. {last}".strip()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Candidate, Dataset, Job, Version
+from app.domain.errors import Refused
 from app.domain.recipe import needs_calibration
 from app.domain.report import DatasetSummary, Examination
 from app.services import artifacts, candidates, datasets, models
@@ -20,11 +21,13 @@ from worker.benchmark import Measured, measure
 from worker.engine.requests import Build, Built, Data, ExamineDataset, ExamineModel, Prepare, Prepared
 from worker.work import Work
 
+LARGEST_MODEL = 1_500_000_000  # bytes: from there on results have external data, and are several files
 PREPARED = ("model", "statistics", "reference", "feeds")
 
 
 def inspect_version(work: Work) -> Record:
     """Look at an uploaded model: what is in it, what can be quantized."""
+    _refuse_giants(work)
     model = _stage_version(work, work.claim.subject_id, "model")
     examination = work.call("examine_model", ExamineModel(model=model), Examination)
     return lambda db: models.accept(db, work.claim.subject_id, examination)
@@ -121,6 +124,14 @@ STEPS: dict[str, Callable[[Work], Record]] = {
     "benchmark": benchmark,
     "report": report,
 }
+
+
+def _refuse_giants(work: Work) -> None:
+    with work.process.database.reading() as db:
+        size = sum(file.size for file in db.get_one(Version, work.claim.subject_id).files)
+    if size > LARGEST_MODEL:
+        detail = f"The model has {size} bytes; jobs take models of up to {LARGEST_MODEL} bytes."
+        raise Refused("model_too_large", detail)
 
 
 def _record(db: Session, candidate_id: str, result: Measured) -> None:

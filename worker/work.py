@@ -49,7 +49,14 @@ class Work:
         return target
 
     def publish(self, path: Path) -> Received:
-        """Copy a file that the step made into the store."""
+        """Copy a file that the step made into the store.
+
+        Raises:
+            OSError: It is no regular file below the step's folder; the child that made it is not trusted.
+        """
+        if path.is_symlink() or not path.is_file() or self.folder not in path.resolve().parents:
+            message = f"the engine's result {path.name} is no regular file of its own"
+            raise OSError(message)
         return add_file(self.process.storage, path)
 
     def call(
@@ -76,10 +83,12 @@ class Work:
 
     def _limits(self) -> Limits:
         settings = self.process.settings
+        inspects = self.claim.kind.startswith("inspect")
+        seconds = settings.inspect_seconds if inspects else settings.sandbox_seconds
         staged = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
         return Limits(
-            memory=max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB),
-            cpu_s=settings.sandbox_seconds * host.cores_allowed(),
+            memory=min(max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB), host.memory()),
+            cpu_s=seconds * host.cores_allowed(),
             file=settings.sandbox_output,
-            wall_s=settings.sandbox_seconds,
+            wall_s=seconds,
         )

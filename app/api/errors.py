@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
@@ -74,6 +75,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(database_error, _database_error)
     for unstorable in UNSTORABLE:
         app.add_exception_handler(unstorable, _unstorable)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -124,6 +126,11 @@ def _unstorable(request: Request, _error: Exception) -> Response:
     return _domain_error(request, InvalidInput(detail))
 
 
+def _gone(request: Request, _error: Exception) -> Response:
+    """Nobody is there to read it."""
+    return problem_response(Problem("bad_request", "The body ended early."), 400, request_id(request))
+
+
 def _bug(request: Request, error: Exception) -> Response:
     log.error("unhandled error in %s %s", request.method, request.url.path, exc_info=error)
     detail = f"This is our mistake; tell the operator the request_id {request_id(request)}."
@@ -143,6 +150,12 @@ def _pointer(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
 
 
 def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
+    known = _known_sentence(row)
+    shown = repr(row.get("input"))
+    return known or (str(row["msg"]) if len(shown) > SHOWN_INPUT else f"{row['msg']}, not {shown}")
+
+
+def _known_sentence(row: Any) -> str | None:  # noqa: ANN401, PLR0911 - pydantic's error row, one answer each
     match row["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return "there is no field of this name"
@@ -152,7 +165,8 @@ def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
             return f"there is no {row['ctx']['tag']!r}; use one of {row['ctx']['expected_tags']}"
         case "union_tag_not_found":
             return f"the field {row['ctx']['discriminator']} is required"
+        case _ if isinstance(row.get("input"), bytes):
+            return "the body is read as JSON when it says `Content-Type: application/json`"
         case "missing":
             return "this field is required"
-    shown = repr(row.get("input"))
-    return str(row["msg"]) if len(shown) > SHOWN_INPUT else f"{row['msg']}, not {shown}"
+    return None

@@ -58,7 +58,7 @@ def sentence(answer: VerdictRead, candidates: Sequence[CandidateRead]) -> str:
         case "fail":
             return f"Gate failed: no candidate keeps to every limit; the best is {what}."
         case "inconclusive":
-            return f"Gate undecided: these data cannot tell; the best is {what}."
+            return f"Gate undecided: what was measured cannot tell; the best is {what}."
         case _:
             return f"Best candidate: {what}."
 

@@ -30,9 +30,9 @@ def verdict_of(job: Job) -> VerdictRead:
         message = f"The job {job.id} is {job.state}; send `Prefer: wait=60` or ask again later."
         raise JobNotFinished(message)
     if job.state != "succeeded" or job.verdict is None:
-        reason = f": {job.problem.detail}" if job.problem else ""
+        reason = f" ({job.problem.code}): {job.problem.detail}" if job.problem else "."
         message = f"The job {job.id} is {job.state}{reason}"
-        raise JobNotSucceeded(message)
+        raise JobNotSucceeded(message, errors=job.problem.errors if job.problem else ())
     v = job.verdict
     return VerdictRead(
         job=job.id, conclusion=v.conclusion, blocking=v.blocking, best=v.best, checks=list(v.checks)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, QueuePool, create_engine, event, text
 from sqlalchemy.orm import Session
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,10 @@ def _run_callbacks(session: Session) -> None:
 
 def _connect(url: str) -> Engine:
     if url.startswith("sqlite"):
-        engine = create_engine(url, connect_args={"timeout": STATEMENT_SECONDS})
+        # No bound on connections: a request holds one while it waits for a thread, and threads are bounded.
+        engine = create_engine(
+            url, connect_args={"timeout": STATEMENT_SECONDS}, poolclass=QueuePool, max_overflow=-1
+        )
         event.listen(engine, "connect", _set_up_sqlite)
         return engine
     return create_engine(

@@ -1,6 +1,6 @@
 """Data for calibration and evaluation: how pixels become input values, and how samples are split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from app.domain.recipe import FORBID_UNKNOWN
@@ -17,16 +17,22 @@ class Preprocess:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    resize: int | None = None
-    crop: int | None = None
+    resize: int | None = field(default=None, metadata={"ge": 1, "le": 8192})
+    crop: int | None = field(default=None, metadata={"ge": 1, "le": 8192})
     fit: Literal["short_side", "stretch", "letterbox"] = "short_side"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     color: Literal["RGB", "BGR", "GRAY", "Y"] = "RGB"
     scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+    mean: tuple[float, ...] = field(default=(0.0,), metadata={"min_length": 1, "max_length": 4})
+    std: tuple[float, ...] = field(default=(1.0,), metadata={"min_length": 1, "max_length": 4})
     dtype: Literal["float32", "float16", "uint8"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be divided by."""
+        if 0 in self.std:
+            message = "std must not be 0"
+            raise ValueError(message)
 
 
 PRESETS: dict[str, Preprocess] = {

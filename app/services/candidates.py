@@ -26,7 +26,9 @@ def start_building(db: Session, candidate_id: str) -> None:
 def prepared(db: Session, job_id: str, figures: Figures) -> None:
     """The baseline was evaluated; nothing is built for it."""
     baseline = queries.baseline(db, job_id)
-    baseline.state, baseline.figures = "built", figures
+    baseline.figures = figures
+    for state in ("building", "built"):
+        _move(db, baseline, state)
 
 
 def built(

@@ -157,6 +157,8 @@ def _failure(db: Session, job: Job, code: str, subject: str) -> Problem:
         assert failed.problem is not None  # noqa: S101 - a failed step has one
         return failed.problem
     reasons = [f"{c.name}: {c.problem.detail}" for c in queries.candidates(db, job.id) if c.problem]
+    if job.calibration_id is None:
+        reasons.append("Send data with the job: then static_int8 can quantize it too.")
     return Problem("no_candidate", "No recipe gave a model. " + " ".join(reasons))
 
 

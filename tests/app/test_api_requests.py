@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -366,3 +367,13 @@ def test_a_project_sees_only_its_own_key(service: Service, tenant: Tenant, stran
     assert tenant.http.get("/v1/me").json()["project"] != stranger.http.get("/v1/me").json()["project"]
     with service.database.reading() as db:
         assert db.get(Project, tenant.project) is not None
+
+
+def test_a_hundred_readers_at_once_are_all_answered(service: Service, tenant: Tenant) -> None:
+    key = tenant.http.headers["Authorization"]
+
+    def read(_: int) -> int:
+        return httpx.get(f"{service.url}/v1/jobs", headers={"Authorization": key}, timeout=20).status_code
+
+    with ThreadPoolExecutor(100) as readers:
+        assert set(readers.map(read, range(100))) == {200}

@@ -166,3 +166,24 @@ def test_files_that_are_no_dataset_are_refused_by_their_content(
         open_dataset(Data(path=tmp_path / "data.npz"))
 
     assert refused.value.refusal == code
+
+
+@pytest.mark.parametrize("labels", [[0.0, np.inf], [0.0, np.nan], [0.0, 0.5]])
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, labels: list[float]) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 3), np.float32), labels=np.array(labels))
+
+    with pytest.raises(Refused) as refused:
+        open_dataset(Data(path=tmp_path / "data.npz"))
+
+    assert refused.value.refusal == "labels_not_integer"
+
+
+def test_a_header_with_a_negative_axis_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (-5, 3), }"
+    header += b" " * (118 - len(header) - 1) + b"\n"
+    (tmp_path / "data.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+
+    with pytest.raises(Refused) as refused:
+        open_dataset(Data(path=tmp_path / "data.npy"))
+
+    assert refused.value.refusal == "broken_array"

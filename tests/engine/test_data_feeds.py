@@ -40,7 +40,7 @@ def embedding() -> onnx.ModelProto:
 def made(path: Path, model: onnx.ModelProto, shapes: dict[str, int], batch: int = 1) -> list[Feed]:
     onnx.save(model, path)
     session = open_session(path)
-    return synthetic_feeds(path, session, shapes, batch, lambda feed: run(session, ["y"], feed))
+    return synthetic_feeds(path, session, shapes, batch, lambda feed: run(session, ["y"], feed))[0]
 
 
 def test_ids_stay_below_the_vocabulary_and_masks_are_ones(tmp_path: Path) -> None:
@@ -52,6 +52,22 @@ def test_ids_stay_below_the_vocabulary_and_masks_are_ones(tmp_path: Path) -> Non
     assert ids.min() >= 0
     assert ROWS / 2 < ids.max() < ROWS
     assert all((feed["attention_mask"] == 1).all() for feed in feeds)
+
+
+def test_a_fixed_batch_is_kept_and_another_one_refused(tmp_path: Path) -> None:
+    twice = helper.make_node("Add", ["x", "x"], ["y"])
+    model = build([twice], {"x": [3, 4]}, {"y": [3, 4]}, {})
+    onnx.save(model, tmp_path / "m.onnx")
+    session = open_session(tmp_path / "m.onnx")
+
+    def attempt(feed: Feed) -> object:
+        return run(session, ["y"], feed)
+
+    feeds, batch = synthetic_feeds(tmp_path / "m.onnx", session, {}, 1, attempt)
+    assert (feeds[0]["x"].shape[0], batch) == (3, 3)
+    with pytest.raises(Refused, match="takes 3 samples at a time, not 8") as refused:
+        synthetic_feeds(tmp_path / "m.onnx", session, {}, 8, attempt)
+    assert refused.value.refusal == "fixed_batch"
 
 
 def test_a_free_dimension_without_a_size_is_1(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_batch_axis_does_not_shift_the_channels() -> None:
     assert values(np.full((1, 3, 2, 2), 5, np.uint8), spec)[0, :, 0, 0].tolist() == [4, 3, 2]
 
 
-@pytest.mark.parametrize("spec", [Preprocess(mean=(1, 2, 3)), Preprocess(std=(1, 0))])
+@pytest.mark.parametrize("spec", [Preprocess(mean=(1, 2, 3)), Preprocess(std=(1, 2, 3))])
 def test_numbers_that_do_not_match_the_channels_are_refused(spec: Preprocess) -> None:
     with pytest.raises(Refused) as refused:
         values(np.zeros((1, 4, 4), np.uint8), spec)

@@ -9,12 +9,14 @@ from starlette.responses import JSONResponse
 
 from app.api import fields
 from app.api.deps import App, Service, Wait, Who
+from app.api.errors import problem_response, request_id
 from app.api.forms import Form, received_form
 from app.api.openapi import form
 from app.api.routes import datasets, models
 from app.api.routes.jobs import show, verdict_response
 from app.api.schemas import JobRead, SpecWithoutIds
 from app.db.models import Job
+from app.domain.errors import JobNotFinished, Problem
 from app.domain.job import JOB_ENDED, JobSpec
 from app.services import jobs
 from app.services.keys import Caller
@@ -70,6 +72,9 @@ async def quantize(
         spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
         job_id = await service.write(lambda db: _create(db, service, caller, sent, spec))
     await service.watch.settled(job_id, wait)
+    if status == "http" and not await service.read(lambda db: db.get_one(Job, job_id).finished_at):
+        unfinished = Problem.of(JobNotFinished(f"The job {job_id} has not ended yet; ask its verdict later."))
+        return problem_response(unfinished, 409, request_id(request), {"Location": f"/v1/jobs/{job_id}"})
     return await service.read(lambda db: _answer(db, job_id, status, wait))
 
 

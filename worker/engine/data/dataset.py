@@ -11,6 +11,7 @@ from app.domain.report import ArrayInfo, DatasetSummary
 Array = NDArray[Any]
 Sample = Mapping[str, Array]
 MAX_SHOWN_CLASSES = 1000
+MOST_DIGITS = 18  # fits int64
 
 
 class Dataset(Protocol):
@@ -90,7 +91,8 @@ def number_labels(values: list[str | None]) -> tuple[tuple[int | None, ...], tup
 
 
 def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
 
 
 def as_bytes(array: Array) -> bytes:

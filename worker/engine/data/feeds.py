@@ -29,16 +29,17 @@ def real_feeds(source: Source, batch: int) -> tuple[list[Feed], int]:
 
 def synthetic_feeds(
     model: Path, session: Session, shapes: Mapping[str, int], batch: int, run: Callable[[Feed], object]
-) -> list[Feed]:
-    """8 runs' made-up inputs, in the first shapes that the model runs on.
+) -> tuple[list[Feed], int]:
+    """8 runs' made-up inputs, in the first shapes that the model runs on, and how many samples each holds.
 
     A free first dimension gets `batch`; other free ones get what `shapes` says, or are tried as 1, 64, 224.
 
     Raises:
-        Refused: `shapes_needed`, naming the free dimensions.
+        Refused: `shapes_needed`, naming the free dimensions, or `fixed_batch`.
     """
     inputs = inputs_of(session)
     declared = [argument.shape or () for argument in session.get_inputs()]
+    batch = _fixed_batch(declared, batch)
     for size in FREE_SIZES:
         sized = [[_size(d, i, shapes, batch, size) for i, d in enumerate(shape)] for shape in declared]
         feeds: list[Feed] = [*made_up(model, inputs, sized, COUNT)]
@@ -46,7 +47,7 @@ def synthetic_feeds(
             run(feeds[0])
         except Refused:
             continue
-        return feeds
+        return feeds, batch
     raise _shapes_needed(inputs, declared)
 
 
@@ -56,6 +57,20 @@ def _size(declared: Axis, axis: int, shapes: Mapping[str, int], batch: int, size
     return shapes.get(str(declared), batch if axis == 0 else size)
 
 
+def _fixed_batch(declared: Sequence[Sequence[Axis]], batch: int) -> int:
+    """The first axis, where all inputs fix the same one: then it is the batch."""
+    fixed = {shape[0] for shape in declared if shape and isinstance(shape[0], int)}
+    size = next(iter(fixed)) if len(fixed) == 1 else batch
+    if batch not in {1, size}:
+        raise _fixed(int(size), batch)
+    return int(size)
+
+
+def _fixed(size: int, batch: int) -> Refused:
+    detail = f"The model takes {size} samples at a time, not {batch}; leave benchmark.batch out."
+    return Refused("fixed_batch", detail, errors=(FieldError("/benchmark/batch", detail),))
+
+
 def _batch(source: Source, batch: int) -> int:
     binding = source.binding
     stacked = [item for item in binding.inputs if item.name in binding.stacked]
@@ -63,8 +78,7 @@ def _batch(source: Source, batch: int) -> int:
     if batch == 1 or fixed == {batch}:
         return binding.batch
     if fixed or len(stacked) < len(binding.inputs):
-        detail = f"The model takes {binding.batch} samples at a time, not {batch}; leave benchmark.batch out."
-        raise Refused("fixed_batch", detail, errors=(FieldError("/benchmark/batch", detail),))
+        raise _fixed(binding.batch, batch)
     return batch
 
 

@@ -166,7 +166,9 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
     try:
         major, _ = np.lib.format.read_magic(file)
         shape, fortran, dtype = READ_HEADER[min(major, 2)](file, max_header_size=MAX_HEADER_BYTES)
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+        if any(axis < 0 for axis in shape):
+            raise ValueError(f"the shape {shape} has a negative axis")  # noqa: TRY301 - one way out for all
+    except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
         raise Refused("broken_array", f"The array {name!r} has no readable npy header: {error}.") from error
     return shape, fortran, dtype
 
@@ -213,7 +215,7 @@ def _labels(labels: Array, samples: int) -> tuple[tuple[int | None, ...], tuple[
         )
         raise Refused("unequal_lengths", detail)
     flat = labels.reshape(-1)
-    if flat.dtype.kind in "fc" and not np.array_equal(flat, np.trunc(flat.real)):
+    if flat.dtype.kind in "fc" and not (np.isfinite(flat) & (flat == np.trunc(flat.real))).all():
         raise Refused("labels_not_integer", "labels holds fractions; class numbers from 0 are needed.")
     if flat.dtype.kind in "US":
         return number_labels([str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in flat])

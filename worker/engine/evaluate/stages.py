@@ -129,7 +129,7 @@ def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[l
     def attempt(inputs: Sample) -> object:
         return run(session, [output.name for output in session.get_outputs()], inputs)
 
-    return synthetic_feeds(request.model, session, request.shapes, request.batch, attempt), request.batch
+    return synthetic_feeds(request.model, session, request.shapes, request.batch, attempt)
 
 
 def _evaluate(
