@@ -1,11 +1,13 @@
 """Measuring a job's candidates on this host: memory, then rounds of paired latency."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.domain.job import Benchmark, JobSpec
 from app.domain.report import Latency, Memory
+from worker import host
 from worker.engine import rounds
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
 from worker.work import Work
@@ -35,7 +37,8 @@ def measure(
 ) -> Comparison:
     """Measure the float model and every candidate, each round in a fresh process."""
     models = (baseline, *candidates.values())
-    uses = [_memory(work, model, feeds, spec.benchmark.threads) for model in models]
+    with ThreadPoolExecutor(host.cores_allowed()) as pool:  # peaks do not depend on what runs beside
+        uses = list(pool.map(lambda model: _memory(work, model, feeds, spec.benchmark.threads), models))
 
     def run_round(seed: int) -> Round:
         request = MeasureRound(models=models, feeds=feeds, threads=spec.benchmark.threads, seed=seed)

@@ -19,7 +19,7 @@ from worker.engine.requests import Contestant, MeasureRound, Round
 from worker.engine.session import open_session
 
 Session: TypeAlias = Any  # ONNX Runtime ships no types
-BLOCK_SECONDS = 0.010
+BLOCK_SECONDS = 0.020
 SLOW_RUN_SECONDS = 0.005  # from here on, cold caches are a small part of a run
 WARM_UP_SECONDS = 0.020
 LEAST_CYCLES = 3
