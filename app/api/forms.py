@@ -1,7 +1,7 @@
 """Multipart bodies, streamed part by part: files into the blob store, fields into memory, nothing spooled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,11 +11,11 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
+from app.api.body import pump
 from app.domain.errors import DomainError, FieldError, InvalidInput
 from app.storage import Received, Storage, Writer
 
 FIELD_BYTES = 1024 * 1024
-BATCH_BYTES = 1024 * 1024
 PARTS = 100
 
 
@@ -78,7 +78,7 @@ async def received_form(
     """
     sink = _Sink(_boundary(request), storage, files, fields)
     try:
-        await _pump(request, sink.write)
+        await pump(request, sink.write)
         await run_in_threadpool(sink.finish)
         yield sink.form
     except (SQLAlchemyError, asyncio.CancelledError):
@@ -88,17 +88,6 @@ async def received_form(
     except BaseException:
         await run_in_threadpool(sink.discard)
         raise
-
-
-async def _pump(request: Request, write: Callable[[bytes], None]) -> None:
-    """Hand the body on in pieces worth a thread."""
-    batch = bytearray()
-    async for chunk in request.stream():
-        batch += chunk
-        if len(batch) >= BATCH_BYTES:
-            await run_in_threadpool(write, bytes(batch))
-            batch.clear()
-    await run_in_threadpool(write, bytes(batch))
 
 
 def _boundary(request: Request) -> bytes:

@@ -4,6 +4,7 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.body import pump
 from app.api.deps import ReadDb, Service, Who
 from app.api.schemas import BlobRead, Sha256
 from app.db import queries
@@ -12,7 +13,6 @@ from app.services import blobs
 from app.storage import Received, Storage
 
 router = APIRouter(prefix="/blobs", tags=["blobs"])
-BATCH_BYTES = 1024 * 1024
 BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -52,13 +52,7 @@ async def _receive(request: Request, storage: Storage, sha256: str) -> Received:
         DigestMismatch: It hashes to something else; nothing is kept.
     """
     with storage.create() as writer:
-        batch = bytearray()
-        async for chunk in request.stream():
-            batch += chunk
-            if len(batch) >= BATCH_BYTES:
-                await run_in_threadpool(writer.write, bytes(batch))
-                batch.clear()
-        await run_in_threadpool(writer.write, bytes(batch))
+        await pump(request, writer.write)
         received = await run_in_threadpool(writer.finish)
     if received.sha256 != sha256:
         await run_in_threadpool(storage.delete, received.key)

@@ -83,7 +83,7 @@ def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWit
     version = models.add_from_form(db, service, caller, sent, "model", labels)
     whole: JobSpec = replace(spec, version=version.id, labels=spec.labels | labels)  # type: ignore[arg-type]
     if "data" in sent.files:
-        dataset = datasets.add_from_form(db, service, caller, replace_name(sent), "data")
+        dataset = datasets.add_from_form(db, service, caller, _without_name(sent), "data")
         whole = replace(
             whole,
             calibration=replace(spec.calibration, dataset=dataset.id),
@@ -92,7 +92,7 @@ def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWit
     return jobs.create(db, caller.project_id, whole).id
 
 
-def replace_name(sent: Form) -> Form:
+def _without_name(sent: Form) -> Form:
     """The form without `name`, which is the model's here."""
     return Form({k: v for k, v in sent.fields.items() if k != "name"}, sent.files)
 
