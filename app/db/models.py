@@ -8,7 +8,7 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Verdict
 from app.domain.job import JobSpec
-from app.domain.recipe import DynamicInt8, StaticInt8
+from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures
 
 
@@ -193,7 +193,7 @@ class Candidate(Base):
     position: Mapped[int] = mapped_column(Integer)
     baseline: Mapped[bool] = mapped_column(Boolean, default=False)
     name: Mapped[str] = mapped_column(String(200))
-    recipe: Mapped[DynamicInt8 | StaticInt8 | None] = mapped_column(Stored(DynamicInt8 | StaticInt8))
+    recipe: Mapped[Recipe | None] = mapped_column(Stored(Recipe))
     state: Mapped[str] = mapped_column(String(20), default="planned")
     pareto: Mapped[bool | None] = mapped_column(Boolean)
     figures: Mapped[Figures] = mapped_column(Stored(Figures), default=Figures)

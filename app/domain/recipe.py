@@ -1,6 +1,6 @@
 """How to quantize: one frozen dataclass per method, told apart by `method`.
 
-`"auto"` (the default of every field) is resolved by model and target; results show what it became.
+`"auto"` (the default of almost every field) is resolved by model and target; results show what it became.
 Unknown fields are refused wherever a recipe is parsed.
 """
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 Auto = Literal["auto"]
+Correction = Literal["equalization", "smoothquant", "bias_correction", "weight_clipping", "rounding"]
 FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 
 
@@ -22,14 +23,53 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """How a tensor's range is read from the calibration statistics."""
+    """How a tensor's range is read from the calibration statistics.
+
+    `minmax` takes all values; `percentile` clips the same share on both sides; `entropy` minimizes the
+    Kullback-Leibler divergence of the quantized histogram; `mse` its squared error.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    method: Literal["minmax"] = "minmax"
+    method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
+    percentile: float = field(default=99.99, metadata={"gt": 50, "le": 100})
 
 
 @dataclass(frozen=True, kw_only=True)
-class DynamicInt8:
+class Symmetric:
+    """Whether zero points are fixed to the middle of the type: ranges become [-a, a]."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    activation: bool | Auto = "auto"
+    weight: bool | Auto = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """Another choice for some nodes or some tensors (globs); where several match, the last one wins.
+
+    `float` leaves the nodes in float. `range` fixes the lowest and highest value of the tensors.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    nodes: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
+    weight: Literal["int8", "uint8", "int4"] | None = None
+    activation: Literal["uint8", "int8", "uint16", "int16"] | None = None
+    per_channel: bool | None = None
+    range: tuple[float, float] | None = None
+    float: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What every method takes: which nodes."""
+
+    include: Selection = field(default_factory=Selection)
+    exclude: Selection = field(default_factory=Selection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicInt8(Chosen):
     """int8 weights; activations are quantized as they come, at run time. Needs no data."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
@@ -37,38 +77,107 @@ class DynamicInt8:
     weight: Literal["auto", "int8", "uint8"] = "auto"
     per_channel: bool | Auto = "auto"
     reduce_range: bool | Auto = "auto"
-    include: Selection = field(default_factory=Selection)
-    exclude: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticInt8:
-    """int8 weights and activations with ranges from calibration data, as QDQ."""
+class StaticInt8(Chosen):
+    """int8 weights and activations with ranges from calibration data."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     method: Literal["static_int8"] = "static_int8"
-    format: Literal["qdq"] = "qdq"
-    activation: Literal["auto", "uint8", "int8"] = "auto"
-    weight: Literal["auto", "int8", "uint8"] = "auto"
+    format: Literal["auto", "qdq", "qoperator"] = "auto"
+    activation: Literal["auto", "uint8", "int8", "uint16", "int16"] = "auto"
+    weight: Literal["auto", "int8", "uint8", "int4"] = "auto"
     per_channel: bool | Auto = "auto"
     reduce_range: bool | Auto = "auto"
+    symmetric: Symmetric = field(default_factory=Symmetric)
     ranges: Ranges = field(default_factory=Ranges)
-    include: Selection = field(default_factory=Selection)
-    exclude: Selection = field(default_factory=Selection)
+    corrections: tuple[Correction, ...] | Auto = "auto"
+    overrides: tuple[Override, ...] = ()
+    qdq_domain: Literal["auto", "onnx", "com.microsoft"] = "auto"
+    quantize_io: bool = False
 
 
-Recipe = DynamicInt8 | StaticInt8
+@dataclass(frozen=True, kw_only=True)
+class WeightOnly(Chosen):
+    """Weights in blocks of few bits, each block with its scale; activations stay float.
+
+    `accuracy_level` is how MatMulNBits computes: 4 quantizes activations to int8 as they come, 0 leaves the
+    choice to the runtime.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    method: Literal["weight_only"] = "weight_only"
+    bits: Literal["auto", 2, 4, 8] = "auto"
+    block_size: Literal["auto", 16, 32, 64, 128, 256] = "auto"
+    algorithm: Literal["auto", "rtn", "hqq", "gptq"] = "auto"
+    symmetric: bool | Auto = "auto"
+    accuracy_level: Literal["auto", 0, 1, 4] = "auto"
+    embeddings: bool | Auto = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float16(Chosen):
+    """Weights stored in float16; `full` computes in float16 too, where the runtime has kernels."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    method: Literal["float16"] = "float16"
+    compute: Literal["auto", "storage", "full"] = "auto"
+    keep_io: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFloat16(Chosen):
+    """Weights stored in bfloat16; `full` computes in bfloat16 too, where the runtime has kernels."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    method: Literal["bfloat16"] = "bfloat16"
+    compute: Literal["auto", "storage", "full"] = "auto"
+    keep_io: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A model quantized elsewhere, taken as it is and measured by the same rules."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    version: str
+    method: Literal["imported"] = "imported"
+
+
+Recipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16 | Imported
 
 
 def needs_calibration(recipe: Recipe) -> bool:
-    """Whether this recipe reads activation ranges from calibration data."""
-    return isinstance(recipe, StaticInt8)
+    """Whether this recipe cannot do without calibration data."""
+    match recipe:
+        case StaticInt8():
+            return True
+        case WeightOnly():
+            return recipe.algorithm == "gptq"
+        case _:
+            return False
 
 
 def title(recipe: Recipe) -> str:
-    """A short name for people: `static int8, minmax`."""
+    """A short name for people: `static int8, percentile`."""
     match recipe:
         case DynamicInt8():
             return "dynamic int8"
         case StaticInt8():
-            return f"static int8, {recipe.ranges.method}"
+            return ", ".join(_static_words(recipe))
+        case WeightOnly():
+            bits = "weights" if recipe.bits == "auto" else f"{recipe.bits}-bit weights"
+            return bits if recipe.algorithm == "auto" else f"{bits}, {recipe.algorithm}"
+        case Float16() | BFloat16():
+            return recipe.method if recipe.compute != "full" else f"{recipe.method}, full"
+        case Imported():
+            return f"imported {recipe.version}"
+
+
+def _static_words(recipe: StaticInt8) -> list[str]:
+    words = ["static int8"]
+    words += [recipe.format] if recipe.format == "qoperator" else []
+    words += [recipe.ranges.method] if recipe.ranges.method != "auto" else []
+    corrections = () if recipe.corrections == "auto" else recipe.corrections
+    return words + [name.replace("_", " ") for name in corrections]

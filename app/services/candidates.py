@@ -10,7 +10,7 @@ from app.db.models import Candidate, Job
 from app.domain import gate
 from app.domain.errors import Problem
 from app.domain.job import check_transition
-from app.domain.recipe import Recipe
+from app.domain.recipe import Recipe, title
 from app.domain.report import Figures, Latency, Memory
 from app.services import artifacts, events
 from app.storage import Received, Storage
@@ -39,7 +39,7 @@ def built(
     filename = f"{candidate.position:02d}-{recipe.method}.onnx"
     job = db.get_one(Job, candidate.job_id)
     artifacts.add(db, storage, job, candidate.id, "candidate", filename, received)
-    candidate.recipe, candidate.figures = recipe, figures
+    candidate.recipe, candidate.name, candidate.figures = recipe, title(recipe), figures
     _move(db, candidate, "built")
 
 

@@ -112,7 +112,7 @@ def test_recipes_cannot_be_changed() -> None:
 def test_only_static_recipes_need_data() -> None:
     assert needs_calibration(StaticInt8())
     assert not needs_calibration(DynamicInt8())
-    assert (title(StaticInt8()), title(DynamicInt8())) == ("static int8, minmax", "dynamic int8")
+    assert (title(StaticInt8()), title(DynamicInt8())) == ("static int8", "dynamic int8")
 
 
 @pytest.mark.parametrize(

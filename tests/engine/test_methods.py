@@ -184,7 +184,8 @@ def test_what_was_asked_is_not_resolved(case: Start) -> None:
 
     found = case(convolution(), feeds()).quantize(asked)
 
-    assert found.recipe == asked
+    kept = ("activation", "weight", "per_channel", "reduce_range")
+    assert [getattr(found.recipe, name) for name in kept] == [getattr(asked, name) for name in kept]
     assert not any(reason.startswith(("activation", "weight", "per_channel")) for reason in found.reasons)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from app.domain.dataset import Preprocess
-from app.domain.recipe import DynamicInt8, StaticInt8
+from app.domain.recipe import Recipe
 from app.domain.report import Figures
 
 
@@ -82,7 +82,7 @@ class Build:
     original: Path  # the upload: the size ratio is to this
     model: Path  # the prepared model
     out: Path
-    recipe: DynamicInt8 | StaticInt8
+    recipe: Recipe
     isa: str
     statistics: Path | None = None
     reference: Path | None = None
@@ -95,7 +95,7 @@ class Built:
     """The candidate: `model` is a file name below `out`; `recipe` has no `auto` left."""
 
     model: str
-    recipe: DynamicInt8 | StaticInt8
+    recipe: Recipe
     figures: Figures  # size, accuracy, fidelity, kernels, requires; latency and memory come later
     reasons: tuple[str, ...]  # why each auto field became what it is, and what was left in float
 

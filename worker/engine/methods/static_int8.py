@@ -76,6 +76,9 @@ def _resolve(model: onnx.ModelProto, recipe: StaticInt8, isa: str) -> tuple[Stat
     values, reasons = resolve(asked, {**types_for(isa), "per_channel": (per_channel, why)})
     if values["per_channel"] and not per_channel:
         raise Refused("opset_too_old", f"{why}; ask for per_channel false, or export with opset 13 or later.")
+    ranges_asked = recipe.ranges
+    if ranges_asked.method == "auto":
+        values["ranges"] = replace(ranges_asked, method="minmax")
     return replace(recipe, **values), reasons
 
 

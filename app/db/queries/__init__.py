@@ -1,0 +1,69 @@
+"""Named statements, session first, one file per noun. Nothing here decides; nothing here commits."""
+
+from app.db.queries.blobs import blob, blob_references, forget_blob, grant_blob, insert_blob, project_blob
+from app.db.queries.events import next_seq
+from app.db.queries.jobs import (
+    artifacts,
+    baseline,
+    candidate_artifacts,
+    candidates,
+    jobs_past_deadline,
+    lock_candidates,
+    lock_job,
+    measured_baseline,
+    open_jobs_using,
+    settled,
+)
+from app.db.queries.keys import live_key, project_named
+from app.db.queries.statements import get_owned, newest_first, now
+from app.db.queries.steps import (
+    cancel_steps,
+    claim_step,
+    close_step,
+    expired_leases,
+    job_steps,
+    lease_expired,
+    mark_rung,
+    renew_lease,
+    requeue_step,
+    unheard_steps,
+)
+from app.db.queries.uploads import model_named, share_upload, upload
+
+__all__ = [
+    "artifacts",
+    "baseline",
+    "blob",
+    "blob_references",
+    "cancel_steps",
+    "candidate_artifacts",
+    "candidates",
+    "claim_step",
+    "close_step",
+    "expired_leases",
+    "forget_blob",
+    "get_owned",
+    "grant_blob",
+    "insert_blob",
+    "job_steps",
+    "jobs_past_deadline",
+    "lease_expired",
+    "live_key",
+    "lock_candidates",
+    "lock_job",
+    "mark_rung",
+    "measured_baseline",
+    "model_named",
+    "newest_first",
+    "next_seq",
+    "now",
+    "open_jobs_using",
+    "project_blob",
+    "project_named",
+    "renew_lease",
+    "requeue_step",
+    "settled",
+    "share_upload",
+    "unheard_steps",
+    "upload",
+]

@@ -1,0 +1,74 @@
+"""Blobs, and which project may refer to them."""
+
+from sqlalchemy import (
+    and_,
+    delete,
+    func,
+    select,
+    union_all,
+)
+from sqlalchemy.orm import Session
+
+from app.db.base import MICROSECONDS, now_us
+from app.db.models import (
+    Artifact,
+    Blob,
+    Dataset,
+    ProjectBlob,
+    Version,
+    VersionFile,
+)
+from app.db.queries.statements import insert, locked
+
+
+def insert_blob(db: Session, sha256: str, key: str, size: int) -> str:
+    """Record a blob and lock its row; the answer is the key under which the store has these bytes."""
+    statement = insert(db, Blob).values(sha256=sha256, key=key, size=size, created_at=now_us())
+    same = {"size": statement.excluded.size}  # an update, though it changes nothing, locks the row
+    kept = statement.on_conflict_do_update(index_elements=["sha256"], set_=same).returning(Blob.key)
+    return db.scalars(kept).one()
+
+
+def grant_blob(db: Session, project_id: str, sha256: str, seconds: int) -> None:
+    """Let a project refer to these bytes for a while, or longer than before."""
+    until = now_us() + seconds * MICROSECONDS
+    statement = insert(db, ProjectBlob).values(project_id=project_id, sha256=sha256, expires_at=until)
+    db.execute(
+        statement.on_conflict_do_update(
+            index_elements=["project_id", "sha256"], set_={"expires_at": statement.excluded.expires_at}
+        )
+    )
+
+
+def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = False) -> Blob | None:
+    """The blob, when this project may refer to it; with `keep` it cannot go before the transaction ends."""
+    mine = and_(ProjectBlob.sha256 == Blob.sha256, ProjectBlob.project_id == project_id)
+    found = select(Blob).join(ProjectBlob, mine).where(Blob.sha256 == sha256)
+    return db.scalars(found.with_for_update(read=True, of=Blob) if keep else found).one_or_none()
+
+
+def blob(db: Session, sha256: str) -> Blob:
+    """A blob that some row refers to."""
+    return db.get_one(Blob, sha256)
+
+
+def blob_references(db: Session, project_id: str, sha256: str) -> int:
+    """How many rows of a project refer to these bytes."""
+    files = select(VersionFile.sha256).join(Version).where(Version.project_id == project_id)
+    datasets = select(Dataset.sha256).where(Dataset.project_id == project_id)
+    artifacts = select(Artifact.sha256).where(Artifact.project_id == project_id)
+    every = union_all(files, datasets, artifacts).subquery()
+    return db.scalars(select(func.count()).select_from(every).where(every.c.sha256 == sha256)).one()
+
+
+def forget_blob(db: Session, project_id: str, sha256: str) -> str | None:
+    """End a project's right to these bytes; the store's key, when nobody is left who has one."""
+    row = db.scalars(locked(select(Blob).where(Blob.sha256 == sha256))).one_or_none()
+    if row is None:
+        return None
+    mine = ProjectBlob.project_id == project_id
+    db.execute(delete(ProjectBlob).where(ProjectBlob.sha256 == sha256, mine))
+    if db.scalars(select(ProjectBlob.sha256).where(ProjectBlob.sha256 == sha256).limit(1)).first():
+        return None
+    db.delete(row)
+    return row.key

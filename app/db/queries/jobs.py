@@ -1,0 +1,82 @@
+"""Jobs, their candidates and artifacts."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import (
+    or_,
+    select,
+    union_all,
+)
+from sqlalchemy.orm import Session
+
+from app.db.base import now_us
+from app.db.models import (
+    Artifact,
+    Candidate,
+    Dataset,
+    Job,
+    Version,
+)
+from app.db.queries.statements import locked
+from app.domain.job import JOB_ENDED
+
+
+def lock_job(db: Session, job_id: str) -> Job:
+    """The job, locked until the transaction ends. The order of locks is job, candidates, steps."""
+    return db.scalars(locked(select(Job).where(Job.id == job_id))).one()
+
+
+def lock_candidates(db: Session, job_id: str) -> Sequence[Candidate]:
+    """The job's candidates in order, locked, without the baseline."""
+    chosen = select(Candidate).where(Candidate.job_id == job_id, ~Candidate.baseline)
+    return db.scalars(locked(chosen.order_by(Candidate.position))).all()
+
+
+def baseline(db: Session, job_id: str) -> Candidate:
+    """The float model as a job that was prepared measures it."""
+    return db.scalars(select(Candidate).where(Candidate.job_id == job_id, Candidate.baseline)).one()
+
+
+def measured_baseline(db: Session, job_id: str) -> Candidate | None:
+    """The float model as this job measured it, once it was prepared."""
+    return db.scalars(select(Candidate).where(Candidate.job_id == job_id, Candidate.baseline)).one_or_none()
+
+
+def candidates(db: Session, job_id: str) -> Sequence[Candidate]:
+    """The job's candidates in order, without the baseline."""
+    chosen = select(Candidate).where(Candidate.job_id == job_id, ~Candidate.baseline)
+    return db.scalars(chosen.order_by(Candidate.position)).all()
+
+
+def artifacts(db: Session, subject_id: str) -> dict[str, Artifact]:
+    """The artifacts of a job's preparation or of a candidate, by kind."""
+    found = db.scalars(select(Artifact).where(Artifact.subject_id == subject_id))
+    return {artifact.kind: artifact for artifact in found}
+
+
+def candidate_artifacts(db: Session, job_id: str) -> dict[str, Artifact]:
+    """The candidates' models of a job, by candidate."""
+    found = db.scalars(select(Artifact).where(Artifact.job_id == job_id, Artifact.kind == "candidate"))
+    return {artifact.subject_id: artifact for artifact in found}
+
+
+def open_jobs_using(db: Session, subject_id: str) -> Sequence[str]:
+    """Jobs that have not ended and use this version or dataset."""
+    uses = or_(
+        Job.version_id == subject_id, Job.calibration_id == subject_id, Job.evaluation_id == subject_id
+    )
+    return db.scalars(select(Job.id).where(uses, Job.state.not_in(JOB_ENDED)).order_by(Job.id)).all()
+
+
+def jobs_past_deadline(db: Session) -> Sequence[str]:
+    """Jobs that have not ended and should have."""
+    late = select(Job.id).where(Job.state.not_in(JOB_ENDED), Job.deadline_at <= now_us())
+    return db.scalars(late.limit(100)).all()
+
+
+def settled(db: Session, subject_ids: Sequence[str]) -> Sequence[str]:
+    """Which of these jobs have ended, and which of these uploads were inspected."""
+    jobs = select(Job.id).where(Job.id.in_(subject_ids), Job.state.in_(JOB_ENDED))
+    versions = select(Version.id).where(Version.id.in_(subject_ids), Version.state != "inspecting")
+    datasets = select(Dataset.id).where(Dataset.id.in_(subject_ids), Dataset.state != "inspecting")
+    return db.scalars(union_all(jobs, versions, datasets)).all()

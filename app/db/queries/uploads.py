@@ -1,0 +1,45 @@
+"""Models, versions and datasets."""
+
+from sqlalchemy import (
+    select,
+)
+from sqlalchemy.orm import Session
+
+from app.db.base import new_id, now_us
+from app.db.models import (
+    Dataset,
+    Model,
+    Version,
+)
+from app.db.queries.statements import insert
+from app.domain.errors import NotFound
+
+
+def model_named(db: Session, project_id: str, name: str) -> Model:
+    """The model with this name, made when there is none."""
+    statement = insert(db, Model).values(
+        id=new_id("mdl"), project_id=project_id, name=name, created_at=now_us()
+    )
+    db.execute(statement.on_conflict_do_nothing(index_elements=["project_id", "name"]))
+    return db.scalars(select(Model).where(Model.project_id == project_id, Model.name == name)).one()
+
+
+def upload(db: Session, row_id: str) -> Version | Dataset:
+    """The version or dataset with this id."""
+    return db.get_one(Version, row_id) if row_id.startswith("ver_") else db.get_one(Dataset, row_id)
+
+
+def share_upload(db: Session, project_id: str, row_id: str) -> Version | Dataset:
+    """A version or dataset that cannot change its state until this transaction ends.
+
+    Raises:
+        NotFound: There is no such row in this project.
+    """
+    row: Version | Dataset | None
+    if row_id.startswith("ver_"):
+        row = db.get(Version, row_id, with_for_update={"read": True}, populate_existing=True)
+    else:
+        row = db.get(Dataset, row_id, with_for_update={"read": True}, populate_existing=True)
+    if row is None or row.project_id != project_id:
+        raise NotFound(f"There is nothing with the id {row_id!r} in this project.")
+    return row
