@@ -268,7 +268,14 @@ def table(report: Json) -> str:
         *([title, *map(cell, models)] for title, cell in FIGURES.items()),
         ["gate", "", *(gate(checks, candidate["id"]) for candidate in candidates)],
     ]
-    return "\n".join([aligned(rows), *reasons(models)])
+    return "\n".join([aligned(rows), *reasons(models), *origins(candidates)])
+
+
+def origins(candidates: list[Json]) -> list[str]:
+    """From which jobs figures were taken over, each once."""
+    taken = [(c["reused"]["job"], c["reused"]["measured_at"]) for c in candidates if c["reused"]]
+    words = "Nothing has changed since {} measured it at {}: its figures were taken over."
+    return [words.format(job, when[:16]) for job, when in dict.fromkeys(taken) if when]
 
 
 def reasons(models: list[Json]) -> list[str]:

@@ -37,6 +37,7 @@ EXAMINATION = Examination(
     quantizable=1.0,
 )
 SUMMARY = DatasetSummary(format="npz", samples=100, arrays=(), labels=100, classes=("0", "1"))
+ENVIRONMENT = {"cpu": "a CPU", "isa": "generic", "onnxruntime": "1"}
 TWO_RECIPES = (DynamicInt8(), StaticInt8())
 
 
@@ -135,6 +136,7 @@ def latency(speedup: float, *, spread: float = 0.0, rounds: int = 12) -> Latency
         cpu_ms=1.0,
         threads=1,
         batch=1,
+        p50s_ms=(1.0,) * rounds,
     )
 
 
@@ -225,6 +227,7 @@ def _record(storage: Storage, claim: Claim, measured: Callable[[int], Figures]) 
         job.isa = "generic"
         feeds = store(storage, secrets.token_bytes(8))
         artifacts.add(db, storage, job, job.id, "feeds", "feeds.npz", feeds)
+        candidates.prepared(db, job.id, replace(measured(0), latency=None, memory=None))
 
     def build(db: Session) -> None:
         row = db.get_one(Candidate, claim.subject_id)
@@ -234,8 +237,8 @@ def _record(storage: Storage, claim: Claim, measured: Callable[[int], Figures]) 
 
     def benchmark(db: Session) -> None:
         job = db.get_one(Job, claim.subject_id)
-        job.environment = {"cpu": "a CPU", "isa": "generic", "onnxruntime": "1"}
-        for row in queries.candidates(db, job.id):
+        job.environment = ENVIRONMENT
+        for row in (queries.baseline(db, job.id), *queries.candidates(db, job.id)):
             if row.state == "built":
                 found = measured(row.position)
                 candidates.measured(db, row.id, found.latency, found.memory, ())

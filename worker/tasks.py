@@ -9,15 +9,18 @@ from functools import cache
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
+from sqlalchemy.exc import DBAPIError
 
 from app.broker import celery, doorbell
-from app.services import sweeper
+from app.services import hosts, sweeper
 from app.settings import Settings
-from worker import run
+from worker import host, run
 from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
-CONTROL = "control"
+SHOW_UP_SECONDS = 60.0
+CONTROL, BENCHMARK = "control", "benchmark"
+log = logging.getLogger(__name__)
 starting = threading.RLock()
 __all__ = ["celery"]
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -54,11 +57,25 @@ def stop(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def tick(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
-    """The control worker calls for a sweep every few seconds."""
-    if CONTROL in sender.app.amqp.queues.consume_from:
+    """The control worker calls for sweeps; a benchmark worker says that its host is there."""
+    queues = sender.app.amqp.queues.consume_from
+    if CONTROL in queues:
         threading.Thread(target=_ring_for_sweeps, name="sweep clock", daemon=True).start()
+    if BENCHMARK in queues:
+        threading.Thread(target=_show_up, name="host clock", daemon=True).start()
 
 
 def _ring_for_sweeps() -> None:
     while not process().stopping.wait(SWEEP_SECONDS):
         doorbell.send("sweep", CONTROL, expires=SWEEP_SECONDS * 2)
+
+
+def _show_up() -> None:
+    while True:
+        try:
+            with process().database.writing() as db:
+                hosts.seen(db, host.describe())
+        except DBAPIError:
+            log.warning("this host could not be noted; trying again", exc_info=True)
+        if process().stopping.wait(SHOW_UP_SECONDS):
+            return

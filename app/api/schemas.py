@@ -24,6 +24,7 @@ from app.domain.report import (
     Latency,
     Memory,
     Requires,
+    Reused,
     Size,
 )
 
@@ -194,6 +195,20 @@ class DatasetRead(BaseModel):
         )
 
 
+class ReusedRead(BaseModel):
+    """From which job the results come; `measured_at` is null when latency and memory were measured anew."""
+
+    job: str
+    measured_at: datetime | None
+
+    @classmethod
+    def of(cls, reused: Reused | None) -> "ReusedRead | None":
+        """As shown; null when everything was made for this job."""
+        if reused is None:
+            return None
+        return cls(job=reused.job, measured_at=moment_or_none(reused.measured_at))
+
+
 class CandidateRead(BaseModel):
     """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`."""
 
@@ -204,6 +219,7 @@ class CandidateRead(BaseModel):
     state: str
     error: Problem | None
     pareto: bool | None
+    reused: ReusedRead | None
     notes: list[str]
     size: Size | None
     accuracy: Accuracy | None
@@ -228,6 +244,7 @@ class CandidateRead(BaseModel):
             state=row.state,
             error=Problem.of(row.problem),
             pareto=row.pareto,
+            reused=ReusedRead.of(row.reused),
             notes=list(figures.notes),
             size=figures.size,
             accuracy=figures.accuracy,

@@ -1,5 +1,7 @@
 """The tables. Times are integer microseconds of the database's clock; ids are prefixed and sort by time."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -8,8 +10,9 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Verdict
 from app.domain.job import JobSpec
+from app.domain.quota import Quotas
 from app.domain.recipe import Recipe
-from app.domain.report import DatasetSummary, Examination, Figures
+from app.domain.report import DatasetSummary, Examination, Figures, Reused
 
 
 def _id(prefix: str) -> Mapped[str]:
@@ -30,7 +33,9 @@ class Project(Base):
     __tablename__ = "projects"
     id: Mapped[str] = _id("prj")
     name: Mapped[str] = mapped_column(String(200), unique=True)
+    quotas: Mapped[Quotas] = mapped_column(Stored(Quotas), default=Quotas, server_default="{}")
     created_at: Mapped[int] = _created()
+    closed_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ApiKey(Base):
@@ -44,7 +49,35 @@ class ApiKey(Base):
     scopes: Mapped[list[str]] = mapped_column(Json)
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
     revoked_at: Mapped[int | None] = mapped_column(BigInteger)
+    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
+    project: Mapped[Project] = relationship()
+
+
+class BrowserSession(Base):
+    """A cookie that may read what its key may read; only the SHA-256 of its secret is kept."""
+
+    __tablename__ = "browser_sessions"
+    id: Mapped[str] = _id("ses")
+    key_id: Mapped[str] = mapped_column(Id, ForeignKey("api_keys.id"), index=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    key: Mapped[ApiKey] = relationship()
+
+
+class IdempotencyKey(Base):
+    """A POST that is done once: who works on it, what it made, and what was answered."""
+
+    __tablename__ = "idempotency_keys"
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    attempt: Mapped[int] = mapped_column(Integer, default=1)
+    claimed_at: Mapped[int] = mapped_column(BigInteger)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    subject_id: Mapped[str | None] = mapped_column(Id)
+    secret: Mapped[bool] = mapped_column(Boolean, default=False)
+    answer: Mapped[dict[str, Any] | None] = mapped_column(Json)
 
 
 class Blob(Base):
@@ -66,6 +99,39 @@ class ProjectBlob(Base):
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class Upload(Base):
+    """A resumable upload. `size` bytes are durable; `writer` is the fencing token of whoever sends now."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (Index("ix_uploads_state_expires_at", "state", "expires_at"),)
+    id: Mapped[str] = _id("upl")
+    project_id: Mapped[str] = _project()
+    state: Mapped[str] = mapped_column(String(20), default="receiving")
+    length: Mapped[int] = mapped_column(BigInteger)
+    size: Mapped[int] = mapped_column(BigInteger, default=0)
+    filename: Mapped[str | None] = mapped_column(String(500))
+    expected: Mapped[str | None] = mapped_column(String(64))
+    metadata_text: Mapped[str] = mapped_column(String(4096), default="")
+    writer: Mapped[int] = mapped_column(Integer, default=0)
+    lease_until: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    expires_at: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = _created()
+    parts: Mapped[list["UploadPart"]] = relationship(
+        order_by="UploadPart.start", cascade="all, delete-orphan"
+    )
+
+
+class UploadPart(Base):
+    """The object that holds an upload's bytes from `start` to the next part, or to the upload's end."""
+
+    __tablename__ = "upload_parts"
+    upload_id: Mapped[str] = mapped_column(Id, ForeignKey("uploads.id"), primary_key=True)
+    start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+
+
 class Model(Base):
     """A name under which versions are uploaded."""
 
@@ -74,6 +140,7 @@ class Model(Base):
     id: Mapped[str] = _id("mdl")
     project_id: Mapped[str] = _project()
     name: Mapped[str] = mapped_column(String(200))
+    deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
 
 
@@ -86,8 +153,11 @@ class Version(Base):
     model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id"), index=True)
     state: Mapped[str] = mapped_column(String(20), default="inspecting")
     labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict)
+    content_key: Mapped[str | None] = mapped_column(String(64), index=True)
+    inspected_by: Mapped[str | None] = mapped_column(String(64))
     examination: Mapped[Examination | None] = mapped_column(Stored(Examination))
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
     model: Mapped[Model] = relationship()
     files: Mapped[list["VersionFile"]] = relationship(
@@ -118,8 +188,11 @@ class Dataset(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     preprocess: Mapped[Preprocess] = mapped_column(Stored(Preprocess))
     input: Mapped[str | None] = mapped_column(String(500))
+    content_key: Mapped[str | None] = mapped_column(String(64), index=True)
+    inspected_by: Mapped[str | None] = mapped_column(String(64))
     summary: Mapped[DatasetSummary | None] = mapped_column(Stored(DatasetSummary))
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
 
 
@@ -137,6 +210,7 @@ class Job(Base):
     spec: Mapped[JobSpec] = mapped_column(Stored(JobSpec))
     state: Mapped[str] = mapped_column(String(20), default="queued", index=True)
     phase: Mapped[str | None] = mapped_column(String(20))
+    prepare_key: Mapped[str | None] = mapped_column(String(64), index=True)
     isa: Mapped[str | None] = mapped_column(String(20))
     batch: Mapped[int | None] = mapped_column(Integer)
     environment: Mapped[dict[str, str] | None] = mapped_column(Json)
@@ -151,6 +225,15 @@ class Job(Base):
     version: Mapped[Version] = relationship()
     candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")
     steps: Mapped[list["Step"]] = relationship(order_by="Step.id", viewonly=True)
+
+
+class Host(Base):
+    """A host that benchmarks, by what its measurements depend on."""
+
+    __tablename__ = "hosts"
+    fingerprint: Mapped[str] = mapped_column(String(64), primary_key=True)
+    environment: Mapped[dict[str, str]] = mapped_column(Json)
+    seen_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class Step(Base):
@@ -195,6 +278,8 @@ class Candidate(Base):
     name: Mapped[str] = mapped_column(String(200))
     recipe: Mapped[Recipe | None] = mapped_column(Stored(Recipe))
     state: Mapped[str] = mapped_column(String(20), default="planned")
+    build_key: Mapped[str | None] = mapped_column(String(64), index=True)
+    reused: Mapped[Reused | None] = mapped_column(Stored(Reused))
     pareto: Mapped[bool | None] = mapped_column(Boolean)
     figures: Mapped[Figures] = mapped_column(Stored(Figures), default=Figures)
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
@@ -223,9 +308,13 @@ class Event(Base):
     """One transition, written in the transaction that made it; `seq` counts per subject without gaps."""
 
     __tablename__ = "events"
-    __table_args__ = (UniqueConstraint("subject_id", "seq"),)
+    __table_args__ = (
+        UniqueConstraint("subject_id", "seq"),
+        Index("ix_events_project_id_id", "project_id", "id"),
+    )
     id: Mapped[str] = _id("evt")
-    project_id: Mapped[str] = _project()
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
+    actor: Mapped[str] = mapped_column(Id, server_default="system")
     subject_id: Mapped[str] = mapped_column(Id)
     seq: Mapped[int] = mapped_column(Integer)
     type: Mapped[str] = mapped_column(String(50))

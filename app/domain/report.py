@@ -45,12 +45,16 @@ class ArrayInfo:
 class DatasetSummary:
     """What is in a dataset."""
 
-    format: str  # npz | images
+    format: str  # npz | images | text | pb
     samples: int
     arrays: tuple[ArrayInfo, ...]
     labels: int | None  # how many samples have a label
     classes: tuple[str, ...]  # names, or the distinct labels as text; at most 1000
     warnings: tuple[str, ...] = ()
+    targets: ArrayInfo | None = None  # labels that are no classes: numbers, or an array for each sample
+    streams: int | None = None  # how many streams the samples belong to
+    columns: tuple[str, ...] = ()  # of a table of texts
+    tokens: int | None = None  # the most tokens in one text, before any is cut off
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,17 @@ class Size:
 class Accuracy:
     """Paired comparison with the float model on the same samples.
 
-    `drop` above 0 is worse. `lost` were right in float and are wrong now; `gained` the other way round.
-    `ci` is the two-sided 95 % score interval of the drop (Tango 1998).
+    `drop` above 0 is worse, in the metric's units, also for metrics where less is better. `ci` is its
+    two-sided 95 % interval.
+
+    Shares of right answers (top1, top5 on samples that stand for themselves): `lost` were right in float and
+    are wrong now, `gained` the other way round, and the interval at any level is Tango's score interval of
+    the two (`intervals.drop_interval`); `quantiles` is empty.
+
+    Every other metric, and samples that belong to streams: `quantiles` holds 201 evenly spaced quantiles (0,
+    0.5, …, 100 %) of the drop over a paired bootstrap, and the interval at any level is
+    `intervals.quantile_interval(quantiles, level)`. `lost` and `gained` are null unless answers are right or
+    wrong.
     """
 
     metric: Metric
@@ -75,8 +88,9 @@ class Accuracy:
     drop: float
     ci: tuple[float, float]
     samples: int
-    lost: int
-    gained: int
+    lost: int | None = None
+    gained: int | None = None
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class Latency:
     """Milliseconds per run, and the speed-up with its distribution-free 95 % interval over rounds.
 
     `ratios` are the rounds' speed-ups (baseline / candidate); `noise` is the same interval for the baseline
-    measured against itself.
+    measured against itself. `p50s_ms` are the rounds' medians, in milliseconds.
     """
 
     p50_ms: float
@@ -111,6 +125,7 @@ class Latency:
     cpu_ms: float
     threads: int
     batch: int
+    p50s_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,17 @@ class Requires:
     ir: int
     opsets: dict[str, int]
     onnxruntime: str
+
+
+@dataclass(frozen=True)
+class Reused:
+    """From which job a candidate's results come, because nothing that they depend on has changed.
+
+    `measured_at` (microseconds since 1970) is null when latency and memory were measured anew.
+    """
+
+    job: str
+    measured_at: int | None
 
 
 @dataclass(frozen=True)

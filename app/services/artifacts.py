@@ -1,7 +1,10 @@
 """Files that jobs make."""
 
+from collections.abc import Iterable
+
 from sqlalchemy.orm import Session
 
+from app.db import queries
 from app.db.models import Artifact, Job
 from app.services import blobs
 from app.storage import Received, Storage
@@ -33,3 +36,16 @@ def add(
     db.add(artifact)
     db.flush()
     return artifact
+
+
+def share(db: Session, job: Job, subject_id: str, made: Iterable[Artifact]) -> bool:
+    """Let a job have files that another one made of the same content; False when there are none any more."""
+    found = list(made)
+    if not all(queries.project_blob(db, job.project_id, a.sha256, keep=True) for a in found):
+        return False
+    copied = ("project_id", "kind", "filename", "media_type", "sha256", "size")
+    for artifact in found:
+        values = {name: getattr(artifact, name) for name in copied}
+        db.add(Artifact(job_id=job.id, subject_id=subject_id, **values))
+    db.flush()
+    return bool(found)

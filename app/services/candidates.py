@@ -11,8 +11,8 @@ from app.domain import gate
 from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.recipe import Recipe, title
-from app.domain.report import Figures, Latency, Memory
-from app.services import artifacts, events
+from app.domain.report import Figures, Latency, Memory, Reused
+from app.services import artifacts, events, manifest
 from app.storage import Received, Storage
 
 
@@ -25,7 +25,9 @@ def start_building(db: Session, candidate_id: str) -> None:
 
 def prepared(db: Session, job_id: str, figures: Figures) -> None:
     """The baseline was evaluated; nothing is built for it."""
-    baseline = queries.baseline(db, job_id)
+    job, baseline = db.get_one(Job, job_id), queries.baseline(db, job_id)
+    asked = manifest.asked_recipes(list(queries.candidates(db, job_id)))
+    job.prepare_key = manifest.preparation_key(db, job, asked)
     baseline.figures = figures
     for state in ("building", "built"):
         _move(db, baseline, state)
@@ -39,7 +41,17 @@ def built(
     filename = f"{candidate.position:02d}-{recipe.method}.onnx"
     job = db.get_one(Job, candidate.job_id)
     artifacts.add(db, storage, job, candidate.id, "candidate", filename, received)
+    if candidate.recipe:
+        candidate.build_key = manifest.build_key(db, job, candidate.recipe)
     candidate.recipe, candidate.name, candidate.figures = recipe, title(recipe), figures
+    _move(db, candidate, "built")
+
+
+def built_before(db: Session, candidate: Candidate, donor: Candidate, figures: Figures) -> None:
+    """Another job built the same candidate of the same content."""
+    candidate.recipe, candidate.name, candidate.build_key = donor.recipe, donor.name, donor.build_key
+    candidate.figures = figures
+    candidate.reused = Reused(donor.reused.job if donor.reused else donor.job_id, None)
     _move(db, candidate, "built")
 
 
@@ -57,6 +69,13 @@ def measured(
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
     every = (*candidate.figures.notes, *notes)
     candidate.figures = replace(candidate.figures, latency=latency, memory=memory, notes=every)
+    _move(db, candidate, "measured")
+
+
+def measured_before(db: Session, candidate: Candidate, donor: Candidate) -> None:
+    """Another job measured the same model under the same conditions."""
+    candidate.figures = donor.figures
+    candidate.reused = Reused(donor.job_id, donor.job.finished_at)
     _move(db, candidate, "measured")
 
 

@@ -7,7 +7,7 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.report import DatasetSummary
-from app.services import blobs, events, steps
+from app.services import blobs, events, manifest, reuse, steps
 from app.storage import Storage
 
 
@@ -26,7 +26,10 @@ def add(
     db.add(dataset)
     db.flush()
     events.record(db, project_id, dataset.id, "dataset.created", state=dataset.state)
-    steps.enqueue(db, project_id, "inspect_dataset", dataset.id)
+    if reuse.inspection(db, dataset):
+        events.record(db, project_id, dataset.id, "dataset.ready", state="ready")
+    else:
+        steps.enqueue(db, project_id, "inspect_dataset", dataset.id)
     return dataset
 
 
@@ -34,7 +37,7 @@ def accept(db: Session, dataset_id: str, summary: DatasetSummary) -> None:
     """The inspection found nothing wrong."""
     dataset = db.get_one(Dataset, dataset_id, with_for_update=True)
     check_transition("dataset", dataset.state, "ready")
-    dataset.state, dataset.summary = "ready", summary
+    dataset.state, dataset.summary, dataset.inspected_by = "ready", summary, manifest.tools()
     events.record(db, dataset.project_id, dataset.id, "dataset.ready", state="ready")
 
 

@@ -11,7 +11,7 @@ from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
 from app.domain.recipe import needs_calibration, title
-from app.services import candidates, events, steps
+from app.services import candidates, events, reuse, steps
 
 
 def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = None) -> Job:
@@ -128,8 +128,21 @@ def _start(db: Session, job: Job, phase: str, wanted: tuple[tuple[str, str], ...
         _plan_candidates(db, job)
     job.phase = phase
     events.record(db, job.project_id, job.id, "job.phase", phase=phase)
-    for kind, subject in wanted:
+    missing = [(kind, subject) for kind, subject in wanted if not _reused(db, job, kind, subject)]
+    for kind, subject in missing:
         steps.enqueue(db, job.project_id, kind, subject, job.id)
+    if not missing:
+        advance(db, job.id)
+
+
+def _reused(db: Session, job: Job, kind: str, subject: str) -> bool:
+    """A step whose result is there already stands in the timeline, but nobody runs it."""
+    if not reuse.take(db, job, kind, subject):
+        return False
+    begin(db, job)
+    steps.skip(db, job.project_id, kind, subject, job.id)
+    events.record(db, job.project_id, job.id, "step.reused", step=kind, subject=subject)
+    return True
 
 
 def _plan_candidates(db: Session, job: Job) -> None:

@@ -9,7 +9,7 @@ from app.db.models import Blob, Version, VersionFile
 from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.report import Examination
-from app.services import blobs, events, steps
+from app.services import blobs, events, manifest, reuse, steps
 from app.storage import Storage
 
 
@@ -26,7 +26,10 @@ def add_version(
     db.add(version)
     db.flush()
     events.record(db, project_id, version.id, "version.created", state=version.state)
-    steps.enqueue(db, project_id, "inspect_version", version.id)
+    if reuse.inspection(db, version):
+        events.record(db, project_id, version.id, "version.ready", state="ready")
+    else:
+        steps.enqueue(db, project_id, "inspect_version", version.id)
     return version
 
 
@@ -34,7 +37,7 @@ def accept(db: Session, version_id: str, examination: Examination) -> None:
     """The inspection found nothing wrong."""
     version = db.get_one(Version, version_id, with_for_update=True)
     check_transition("version", version.state, "ready")
-    version.state, version.examination = "ready", examination
+    version.state, version.examination, version.inspected_by = "ready", examination, manifest.tools()
     events.record(db, version.project_id, version.id, "version.ready", state="ready")
 
 

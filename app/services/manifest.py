@@ -1,0 +1,87 @@
+"""What a result is a function of, as one digest: equal keys mean equal results.
+
+Content goes in by its hash, never by its id: sending the same bytes again finds what was made of them.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+import app
+from app.db.models import Candidate, Dataset, Job, Version
+from app.domain.job import JobSpec
+from app.domain.recipe import Imported, Recipe, needs_calibration
+
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow")
+ENGINE = Path(app.__file__).parent.parent / "worker" / "engine"
+# What a job asks for beyond its preparation: recipes have keys of their own, the rest changes no bytes.
+NOT_PREPARED = ("version", "recipes", "candidates", "target", "gate", "deadline_s", "reuse", "labels")
+
+
+@cache
+def tools() -> str:
+    """The libraries' versions and the engine's own source: another release may give other results."""
+    digest = hashlib.sha256(repr([version(name) for name in LIBRARIES]).encode())
+    for path in sorted(ENGINE.rglob("*.py")):
+        digest.update(path.relative_to(ENGINE).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def version_key(row: Version) -> str:
+    """Of a version's files as they were sent."""
+    return _digest(_files(row))
+
+
+def dataset_key(row: Dataset) -> str:
+    """Of a dataset's bytes and how they are to be read."""
+    return _digest(_samples(row))
+
+
+def preparation_key(db: Session, job: Job, recipes: list[Recipe]) -> str:
+    """Of everything that a job's preparation depends on: model, data, and how they are used."""
+    spec = _without_ids(job.spec)
+    data = [_samples(db.get_one(Dataset, i)) if i else None for i in (job.calibration_id, job.evaluation_id)]
+    calibrates = any(needs_calibration(recipe) for recipe in recipes)
+    return _digest(tools(), _files(db.get_one(Version, job.version_id)), data, spec, calibrates)
+
+
+def build_key(db: Session, job: Job, recipe: Recipe) -> str:
+    """Of everything that a candidate depends on; the recipe as it was asked for, `auto` included."""
+    asked: Any = asdict(recipe)
+    if isinstance(recipe, Imported):
+        asked["version"] = _files(db.get_one(Version, recipe.version))
+    return _digest(job.prepare_key, asked, asdict(job.spec.target), job.isa)
+
+
+def asked_recipes(candidates: list[Candidate]) -> list[Recipe]:
+    """The recipes of candidates; the baseline has none."""
+    return [candidate.recipe for candidate in candidates if candidate.recipe]
+
+
+def _without_ids(spec: JobSpec) -> dict[str, Any]:
+    anonymous = replace(
+        spec,
+        calibration=replace(spec.calibration, dataset=None),
+        evaluation=replace(spec.evaluation, dataset=None),
+    )
+    kept: dict[str, Any] = {k: v for k, v in asdict(anonymous).items() if k not in NOT_PREPARED}
+    return kept | {"benchmark": spec.benchmark.batch}
+
+
+def _files(row: Version) -> list[tuple[str, str]]:
+    return [(file.path, file.sha256) for file in row.files]
+
+
+def _samples(row: Dataset) -> list[Any]:
+    return [row.sha256, asdict(row.preprocess), row.input]
+
+
+def _digest(*parts: object) -> str:
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""What was made before of the same content serves again: inspections, preparations, builds, measurements.
+
+All but measurements are functions of content. A measurement serves for a week, from a job that succeeded, and
+only while a host like the one that measured it benchmarks here.
+"""
+
+from dataclasses import replace
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.models import Artifact, Candidate, Dataset, Job, Version, VersionFile
+from app.db.queries import reuse
+from app.domain.report import Figures, Latency
+from app.services import artifacts, candidates, manifest
+
+MEASURED_NOTES = ("latency", "memory")
+
+
+def inspection(db: Session, row: Version | Dataset) -> bool:
+    """Accept an upload as the same content was accepted before; False: it has to be inspected."""
+    if isinstance(row, Dataset):
+        row.content_key = manifest.dataset_key(row)
+        seen = reuse.inspected_dataset(db, row, manifest.tools())
+        if seen is None:
+            return False
+        row.summary, row.preprocess, row.state = seen.summary, seen.preprocess, "ready"
+    else:
+        row.content_key = manifest.version_key(row)
+        found = reuse.inspected_version(db, row, manifest.tools())
+        if found is None:
+            return False
+        row.examination, row.state = found.examination, "ready"
+        row.files = [
+            VersionFile(position=f.position, path=f.path, sha256=f.sha256, size=f.size) for f in found.files
+        ]
+    row.inspected_by = manifest.tools()
+    return True
+
+
+def take(db: Session, job: Job, kind: str, subject_id: str) -> bool:
+    """Fill in a step's result from an earlier job; False: the step has to be run."""
+    if job.spec.reuse == "never":
+        return False
+    match kind:
+        case "prepare":
+            return _preparation(db, job)
+        case "build":
+            return _build(db, job, db.get_one(Candidate, subject_id))
+        case "benchmark":
+            return _measurements(db, job)
+        case _:
+            return False
+
+
+def _preparation(db: Session, job: Job) -> bool:
+    recipes = manifest.asked_recipes(list(queries.candidates(db, job.id)))
+    key = manifest.preparation_key(db, job, recipes)
+    donor = next((d for d in reuse.prepared_jobs(db, job, key) if _same_target(db, job, d)), None)
+    if donor is None or not artifacts.share(db, job, job.id, queries.artifacts(db, donor.id).values()):
+        return False
+    job.isa, job.batch, job.notes = donor.isa, donor.batch, donor.notes
+    candidates.prepared(db, job.id, _unmeasured(queries.baseline(db, donor.id).figures))
+    return True
+
+
+def _build(db: Session, job: Job, candidate: Candidate) -> bool:
+    if candidate.recipe is None:
+        return False
+    key = manifest.build_key(db, job, candidate.recipe)
+    for donor, _model in reuse.built_candidates(db, candidate, key):
+        if artifacts.share(db, job, candidate.id, queries.artifacts(db, donor.id).values()):
+            candidates.start_building(db, candidate.id)
+            candidates.built_before(db, candidate, donor, _unmeasured(donor.figures))
+            return True
+    return False
+
+
+def _measurements(db: Session, job: Job) -> bool:
+    """Whether no candidate is left to be measured; the baseline is measured with those that are."""
+    built = [c for c in queries.lock_candidates(db, job.id) if c.state == "built"]
+    models = queries.candidate_artifacts(db, job.id)
+    donors = {c.id: _measured_before(db, job, models[c.id]) for c in built}
+    for candidate in built:
+        if donor := donors[candidate.id]:
+            candidates.measured_before(db, candidate, donor)
+    if not built or not all(donors.values()):
+        return False
+    latest = max((d for d in donors.values() if d), key=lambda donor: donor.id)
+    candidates.measured_before(db, queries.baseline(db, job.id), queries.baseline(db, latest.job_id))
+    job.environment = latest.job.environment
+    return True
+
+
+def _measured_before(db: Session, job: Job, model: Artifact) -> Candidate | None:
+    here = reuse.environments(db)
+    found = reuse.measured_candidates(db, job, model.sha256)
+    return next((c for c in found if c.job.environment in here and _serves(job, c)), None)
+
+
+def _serves(job: Job, donor: Candidate) -> bool:
+    latency = donor.figures.latency
+    if latency is None or donor.job.spec.benchmark != job.spec.benchmark:
+        return False
+    if donor.reused is not None and donor.reused.measured_at is not None:
+        return False  # the job that did measure is found by itself, with its own time
+    return _decides(job, donor.job, latency)
+
+
+def _decides(job: Job, donor: Job, latency: Latency) -> bool:
+    """A measurement went on until it could tell the limit that it was made for."""
+    limit = job.spec.gate.min_speedup if job.spec.gate else None
+    before = donor.spec.gate.min_speedup if donor.spec.gate else None
+    return limit is None or limit == before or not latency.ci[0] <= limit <= latency.ci[1]
+
+
+def _same_target(db: Session, job: Job, donor: Job) -> bool:
+    """`auto` was resolved on the donor's host: one like it must still be there."""
+    if job.spec.target != donor.spec.target:
+        return False
+    known = {environment["isa"] for environment in reuse.environments(db)}
+    return job.spec.target.isa != "auto" or donor.isa in known
+
+
+def _unmeasured(figures: Figures) -> Figures:
+    notes = tuple(note for note in figures.notes if note.partition(":")[0] not in MEASURED_NOTES)
+    return replace(figures, latency=None, memory=None, notes=notes)
