@@ -83,3 +83,9 @@ def test_whether_the_broker_answers(valkey: Redis) -> None:
     assert broker.reachable()
     celery.conf.broker_url = "redis://127.0.0.1:1/0"
     assert not broker.reachable()
+
+
+def test_deciding_a_gate_waits_behind_no_measurement() -> None:
+    queue_of = broker.QUEUES
+
+    assert queue_of["report"] not in {queue_of["benchmark"], queue_of["prepare"], queue_of["build"]}

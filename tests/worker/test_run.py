@@ -107,6 +107,17 @@ def test_a_refusal_is_final(process: Process, version: str, step: str, do: Do) -
     assert factories.row(process.database, version).state == "rejected"
 
 
+def test_a_model_that_is_too_large_for_jobs_is_refused_unopened(
+    process: Process, version: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.steps.LARGEST_MODEL", 2)
+
+    run.run(process, step)
+
+    problem = factories.row(process.database, version).problem
+    assert problem == Problem("model_too_large", "The model has 3 bytes; jobs take models of up to 2 bytes.")
+
+
 def test_an_error_of_the_domain_is_final_too(process: Process, step: str, do: Do) -> None:
     do(raising(NotFound("gone")))
 
