@@ -1,6 +1,7 @@
 """Transitions, targets, recipes, presets, errors: what the rest is built on."""
 
 import itertools
+import math
 from dataclasses import FrozenInstanceError, asdict, replace
 
 import pytest
@@ -9,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain import defaults
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
+from app.domain.dataset import Preprocess
 from app.domain.job import (
     CANDIDATE_ENDED,
     JOB_ENDED,
@@ -88,6 +90,18 @@ def test_weights_keep_to_7_bits_where_sums_saturate() -> None:
     assert (RULES["arm64"].activation, RULES["arm64"].weight) == ("int8", "int8")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("resize", 0), ("resize", 8193), ("crop", -1), ("crop", 100_000), ("std", [0.2, 0]), ("mean", [])],
+)
+def test_preprocessing_has_bounds(field: str, value: object) -> None:
+    adapter = TypeAdapter(Preprocess)
+
+    adapter.validate_python({"resize": 8192, "crop": 1})
+    with pytest.raises(ValidationError, match=field):
+        adapter.validate_python({field: value})
+
+
 @pytest.mark.parametrize("recipe", [DynamicInt8(), StaticInt8()])
 def test_a_recipe_survives_json_and_refuses_unknown_fields(recipe: Recipe) -> None:
     adapter: TypeAdapter[Recipe] = TypeAdapter(Recipe)
@@ -153,7 +167,9 @@ def test_a_job_needs_nothing_but_a_version() -> None:
         {"benchmark": {"batch": 0}},
         {"benchmark": {"threads": 0}},
         {"deadline_s": 0},
-        {"gate": {"max_accuracy_drop": 2}},
+        {"gate": {"max_accuracy_drop": math.nan}},
+        {"gate": {"max_size_bytes": 1.5}},
+        {"gate": {"against": "yesterday"}},
         {"gate": {"min_speedup": 0}},
         {"evaluation": {"metric": "f7"}},
         {"calibration": {"samples": 0}},
