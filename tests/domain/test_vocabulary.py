@@ -10,7 +10,6 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain import defaults
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
-from app.domain.dataset import Preprocess
 from app.domain.job import (
     CANDIDATE_ENDED,
     JOB_ENDED,
