@@ -17,7 +17,7 @@ from app.domain.gate import Gate
 from app.domain.job import Evaluation, JobSpec
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
 from app.domain.report import Accuracy, DatasetSummary, Examination, Fidelity, Figures, Latency, Memory, Size
-from app.services import artifacts, candidates, datasets, jobs, models, outcomes
+from app.services import artifacts, candidates, datasets, gates, jobs, models, outcomes
 from app.services.outcomes import Record
 from app.services.steps import Claim
 from app.storage import Received, Storage
@@ -244,6 +244,7 @@ def _record(storage: Storage, claim: Claim, measured: Callable[[int], Figures]) 
                 candidates.measured(db, row.id, found.latency, found.memory, ())
 
     def report(db: Session) -> None:
-        candidates.conclude(db, db.get_one(Job, claim.subject_id))
+        job = db.get_one(Job, claim.subject_id)
+        candidates.conclude(db, job, gates.compared(db, job))
 
     return {"prepare": prepare, "build": build, "benchmark": benchmark, "report": report}[claim.kind]

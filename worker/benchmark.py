@@ -47,7 +47,7 @@ def measure(
     def report(share: float, _doing: str) -> None:
         work.lease.progress = MEMORY_SHARE + (1 - MEMORY_SHARE) * share
 
-    limit = spec.gate.min_speedup if spec.gate else None
+    limit = spec.gate.speedup_over_float() if spec.gate else None
     taken = rounds.measure(run_round, len(candidates), spec.benchmark.max_seconds, limit, report)
     # As contestant 0 the baseline is measured against itself.
     series = [replace(one, candidates=(one.noise, *one.candidates)) for one in taken]

@@ -3,18 +3,21 @@
 Each reads what it needs in a short transaction, works without one, and returns what to write at the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from app.db import queries
+from app.db.base import adapter
 from app.db.models import Candidate, Dataset, Job, Version
+from app.db.queries import earlier
+from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
 from app.domain.recipe import needs_calibration
 from app.domain.report import DatasetSummary, Examination
-from app.services import artifacts, candidates, datasets, models
+from app.services import artifacts, candidates, datasets, gates, models
 from app.services.outcomes import Record
 from worker import host
 from worker.benchmark import Measured, measure
@@ -113,7 +116,14 @@ def benchmark(work: Work) -> Record:
 
 def report(work: Work) -> Record:
     """Decide the gate, the Pareto front and the best candidate."""
-    return lambda db: candidates.conclude(db, db.get_one(Job, work.claim.subject_id))
+    with work.process.database.reading() as db:
+        job = db.get_one(Job, work.claim.subject_id)
+        against = gates.compared(db, job)
+        candidate_ids = [c.id for c in queries.candidates(db, job.id)]
+    if isinstance(against, Earlier):
+        outcomes = _outcomes(work, [against.candidate, *candidate_ids])
+        against = replace(against, outcomes=outcomes.pop(against.candidate, None), now=outcomes)
+    return lambda db: candidates.conclude(db, db.get_one(Job, job.id), against)
 
 
 STEPS: dict[str, Callable[[Work], Record]] = {
@@ -124,6 +134,14 @@ STEPS: dict[str, Callable[[Work], Record]] = {
     "benchmark": benchmark,
     "report": report,
 }
+
+
+def _outcomes(work: Work, candidate_ids: Sequence[str]) -> dict[str, Outcomes]:
+    """Which samples candidates got right, where that was kept."""
+    with work.process.database.reading() as db:
+        kept = earlier.outcomes(db, candidate_ids)
+    files = {c: work.stage(sha256, f"outcomes/{c}") for c, sha256 in kept.items()}
+    return {c: adapter(Outcomes).validate_json(file.read_bytes()) for c, file in files.items()}
 
 
 def _refuse_giants(work: Work) -> None:

@@ -1,5 +1,6 @@
 """Text fields of forms, parsed into the domain's values."""
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -11,9 +12,9 @@ from app.api.errors import invalid_input
 from app.api.schemas import Labels, SpecWithoutIds
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import FieldError, InvalidInput
-from app.domain.gate import CHECKS
+from app.domain.gate import Gate
 
-GATE_FIELDS = frozenset({*CHECKS, "on_inconclusive"})
+GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
 Value = TypeVar("Value")
 
 
@@ -50,16 +51,22 @@ def labels(text: str) -> dict[str, str]:
 
 
 def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
-    """The one-shot's `spec`, with the gate's limits that came as form fields of their own."""
+    """The one-shot's `spec`; the gate's fields that came as form fields of their own come before the spec's.
+
+    Raises:
+        InvalidInput: Something does not fit.
+    """
     found = loaded(text, "/spec") if text.strip() else {}
     if not isinstance(found, dict):
         detail = "must be a JSON object"
         raise InvalidInput(f"/spec: {detail}", errors=(FieldError("/spec", detail),))
-    limits = {name: form[name] for name in GATE_FIELDS & form.keys()}
-    if limits:
-        gate = found.get("gate") or {}
-        found |= {"gate": gate | limits if isinstance(gate, dict) else gate}
-    return parse(SpecWithoutIds, found, "/spec")
+    parsed = parse(SpecWithoutIds, found, "/spec")
+    given = {name: form[name] for name in GATE_FIELDS & form.keys()}
+    if not given:
+        return parsed
+    limits = parse(Gate, given, "")
+    named = {name: getattr(limits, name) for name in given}
+    return dataclasses.replace(parsed, gate=dataclasses.replace(parsed.gate or Gate(), **named))
 
 
 def loaded(text: str, pointer: str) -> Any:  # noqa: ANN401 - any JSON

@@ -6,31 +6,68 @@ many recipes does not buy a pass.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from app.domain.intervals import drop_interval, median_interval, normal_quantile
+from app.domain.against import COMPARED, FLOAT, PATTERN, Earlier, NoEarlier
+from app.domain.errors import FieldError
+from app.domain.estimate import LEVEL, QUANTITIES, SHARES, Case, Estimate, Unknown, estimate
 from app.domain.recipe import FORBID_UNKNOWN
 from app.domain.report import Accuracy, Figures
 
 Conclusion = Literal["pass", "fail", "inconclusive"]
-LEVEL = 0.05
 DECIDING_FACTOR = 6.2  # (z.05 + z.20)^2: 80 % power at one-sided 95 %
 TOLERABLE_DROP = 0.01
 TOLERABLE_SQNR_DB = 20.0
+UNDECIDED_BY_SAMPLES = ("max_accuracy_drop", "max_relative_drop")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Limits that a candidate must keep to. What is null is not checked."""
+    """Limits that a candidate must keep to. What is null is not checked.
+
+    With `against`, drops, speed-up, size ratio and memory ratio are held against the best candidate of an
+    earlier job of the same model; limits in milliseconds, bytes and dB are not.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    max_accuracy_drop: float | None = field(default=None, metadata={"ge": -1, "le": 1})
-    min_speedup: float | None = field(default=None, metadata={"gt": 0})
-    max_size_ratio: float | None = field(default=None, metadata={"gt": 0})
-    min_sqnr_db: float | None = None
-    on_inconclusive: Literal["pass", "fail"] = "fail"
+    against: str = field(
+        default=FLOAT,
+        metadata={
+            "pattern": PATTERN,
+            "max_length": 2000,
+            "description": "`float`, `ver_…`, `job_…`, `latest`, or `latest:branch=main` (labels of the job)",
+        },
+    )
+    max_accuracy_drop: float | None = field(
+        default=None, metadata={"description": "in the metric's units; 0.01 is one point of accuracy"}
+    )
+    max_relative_drop: float | None = field(
+        default=None, metadata={"description": "the drop divided by the value that it is compared with"}
+    )
+    min_speedup: float | None = field(default=None, metadata={"gt": 0, "description": "1.2 is 20 % faster"})
+    max_latency_ms: float | None = field(
+        default=None, metadata={"gt": 0, "description": "p50 of one run; holds for the measuring host only"}
+    )
+    max_size_ratio: float | None = field(
+        default=None, metadata={"gt": 0, "description": "bytes on disk; 0.3 is 30 % of the upload"}
+    )
+    max_size_bytes: int | None = field(default=None, metadata={"ge": 1, "description": "bytes on disk"})
+    max_memory_ratio: float | None = field(
+        default=None, metadata={"gt": 0, "description": "resident bytes of the loaded model"}
+    )
+    max_memory_bytes: int | None = field(
+        default=None, metadata={"ge": 1, "description": "resident bytes of the loaded model"}
+    )
+    min_sqnr_db: float | None = field(default=None, metadata={"description": "signal to noise ratio in dB"})
+    on_inconclusive: Literal["pass", "fail"] = field(
+        default="fail", metadata={"description": "whether an undecided gate stops a pipeline"}
+    )
+
+    def speedup_over_float(self) -> float | None:
+        """The speed-up over the float model that a measurement should be able to tell."""
+        return self.min_speedup if self.against == FLOAT else None
 
 
 @dataclass(frozen=True)
@@ -45,6 +82,7 @@ class Check:
     conclusion: Conclusion
     samples_needed: int | None = None
     reason: str | None = None
+    against: str | None = None  # the earlier candidate; null: the float model, or nothing
 
 
 @dataclass(frozen=True)
@@ -57,12 +95,18 @@ class Verdict:
     checks: tuple[Check, ...]
 
 
-def decide(gate: Gate | None, candidates: Mapping[str, Figures]) -> Verdict:
-    """Hold the limits against every measured candidate (id → figures) and choose the best."""
-    if gate is None or not _limits(gate):
+def decide(
+    gate: Gate | None, candidates: Mapping[str, Figures], against: Earlier | NoEarlier | None = None
+) -> Verdict:
+    """Hold the limits against every measured candidate (id → figures) and choose the best.
+
+    `against` is what the gate's field of this name came to; null is the float model.
+    """
+    limits = limits_of(gate, against) if gate else {}
+    if gate is None or not limits:
         return Verdict("none", False, best_of(candidates), ())
     level = LEVEL / max(len(candidates), 1)
-    checks = {name: check_all(gate, name, figures, level) for name, figures in candidates.items()}
+    checks = {c: check_all(limits, c, figures, against, level) for c, figures in candidates.items()}
     passing = {c: candidates[c] for c, rows in checks.items() if all(r.conclusion == "pass" for r in rows)}
     conclusion = _conclude(list(checks.values()), passed=bool(passing))
     blocking = conclusion == "fail" or (conclusion == "inconclusive" and gate.on_inconclusive == "fail")
@@ -70,9 +114,34 @@ def decide(gate: Gate | None, candidates: Mapping[str, Figures]) -> Verdict:
     return Verdict(conclusion, blocking, best_of(passing or candidates), everything)
 
 
-def check_all(gate: Gate, candidate: str, figures: Figures, level: float) -> list[Check]:
-    """Every limit of the gate against one candidate; `level` is the one-sided error of a bound."""
-    return [CHECKS[name](candidate, limit, figures, level) for name, limit in _limits(gate).items()]
+def limits_of(gate: Gate, against: Earlier | NoEarlier | None = None) -> dict[str, float]:
+    """The limits that hold: on a model's first job nothing is compared with an earlier one."""
+    first = isinstance(against, NoEarlier) and against.first
+    values = {name: getattr(gate, name) for name in QUANTITIES if not (first and name in COMPARED)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def misfits(gate: Gate, metric: str) -> tuple[FieldError, ...]:
+    """Limits that mean nothing for this metric: a share cannot drop by more than 1."""
+    limit = gate.max_accuracy_drop
+    if metric not in {"auto", *SHARES} or limit is None or abs(limit) <= 1:
+        return ()
+    detail = (
+        f"is {limit:g}, but a share lies between 0 and 1: one point is 0.01; "
+        "for a metric with another unit, name it in /evaluation/metric"
+    )
+    return (FieldError("/gate/max_accuracy_drop", detail),)
+
+
+def check_all(
+    limits: Mapping[str, float],
+    candidate: str,
+    figures: Figures,
+    against: Earlier | NoEarlier | None,
+    level: float,
+) -> list[Check]:
+    """Every limit against one candidate; `level` is the one-sided error of a bound."""
+    return [_check(name, limit, candidate, figures, against, level) for name, limit in limits.items()]
 
 
 def best_of(candidates: Mapping[str, Figures]) -> str | None:
@@ -112,11 +181,6 @@ def _gain(figures: Figures) -> tuple[float, float]:
     return speedup, -figures.size.ratio if figures.size else -math.inf
 
 
-def _limits(gate: Gate) -> dict[str, float]:
-    values = {name: getattr(gate, name) for name in CHECKS}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _conclude(checks: list[list[Check]], *, passed: bool) -> Conclusion:
     if passed:
         return "pass"
@@ -125,20 +189,42 @@ def _conclude(checks: list[list[Check]], *, passed: bool) -> Conclusion:
     return "inconclusive"
 
 
-def _missing(candidate: str, name: str, limit: float, figures: Figures, word: str) -> Check:
-    reason = next((note for note in figures.notes if word in note.lower()), f"{word} was not measured")
-    return Check(candidate, name, limit, None, None, "inconclusive", reason=reason)
+def _check(
+    name: str,
+    limit: float,
+    candidate: str,
+    figures: Figures,
+    against: Earlier | NoEarlier | None,
+    level: float,
+) -> Check:
+    earlier = against if name in COMPARED else None
+    if isinstance(earlier, NoEarlier):
+        return Check(candidate, name, limit, None, None, "inconclusive", reason=earlier.reason)
+    compared = earlier.candidate if earlier else None
+    match estimate(name, Case(candidate, figures, earlier, level)):
+        case Unknown(reason, value):
+            return Check(candidate, name, limit, value, None, "inconclusive", None, reason, compared)
+        case Estimate() as found:
+            conclusion, bound = _hold(name, limit, found)
+            needed = _needed(name, limit, figures) if conclusion == "inconclusive" else None
+            return Check(candidate, name, limit, found.value, bound, conclusion, needed, found.note, compared)
 
 
-def _accuracy_drop(candidate: str, limit: float, figures: Figures, level: float) -> Check:
-    a = figures.accuracy
-    if a is None:
-        return _missing(candidate, "max_accuracy_drop", limit, figures, "accuracy")
-    lower, upper = drop_interval(a.lost, a.gained, a.samples, level)
-    conclusion = _three_valued(upper <= limit, lower > limit)
-    needed = samples_needed(a, limit) if conclusion == "inconclusive" else None
-    bound = lower if conclusion == "fail" else upper
-    return Check(candidate, "max_accuracy_drop", limit, a.drop, bound, conclusion, needed)
+def _hold(name: str, limit: float, found: Estimate) -> tuple[Conclusion, float]:
+    """The limit against the bounds: pass on the near one, fail on the opposite one, else undecided."""
+    if name.startswith("max"):
+        conclusion = _three_valued(found.upper <= limit, found.lower > limit)
+        return conclusion, found.lower if conclusion == "fail" else found.upper
+    conclusion = _three_valued(found.lower >= limit, found.upper < limit)
+    return conclusion, found.upper if conclusion == "fail" else found.lower
+
+
+def _needed(name: str, limit: float, figures: Figures) -> int | None:
+    accuracy = figures.accuracy
+    if name not in UNDECIDED_BY_SAMPLES or accuracy is None:
+        return None
+    scale = abs(accuracy.baseline) if name == "max_relative_drop" else 1.0
+    return samples_needed(accuracy, limit * scale)
 
 
 def samples_needed(accuracy: Accuracy, limit: float) -> int:
@@ -151,49 +237,7 @@ def samples_needed(accuracy: Accuracy, limit: float) -> int:
     return max(math.ceil(DECIDING_FACTOR * flip_rate / margin**2), accuracy.samples + 1)
 
 
-def _speedup(candidate: str, limit: float, figures: Figures, level: float) -> Check:
-    latency = figures.latency
-    if latency is None:
-        return _missing(candidate, "min_speedup", limit, figures, "latency")
-    interval = median_interval(latency.ratios, level)
-    if interval is None:
-        reason = f"{latency.rounds} rounds are too few for {round(1 / level * LEVEL)} candidates"
-        return Check(candidate, "min_speedup", limit, latency.speedup, None, "inconclusive", reason=reason)
-    lower, upper = interval
-    conclusion = _three_valued(lower >= limit, upper < limit)
-    bound = upper if conclusion == "fail" else lower
-    return Check(candidate, "min_speedup", limit, latency.speedup, bound, conclusion)
-
-
-def _size_ratio(candidate: str, limit: float, figures: Figures, _level: float) -> Check:
-    if figures.size is None:
-        return _missing(candidate, "max_size_ratio", limit, figures, "size")
-    ratio = figures.size.ratio
-    return Check(
-        candidate, "max_size_ratio", limit, ratio, ratio, _three_valued(ratio <= limit, ratio > limit)
-    )
-
-
-def _sqnr(candidate: str, limit: float, figures: Figures, level: float) -> Check:
-    f = figures.fidelity
-    if f is None:
-        return _missing(candidate, "min_sqnr_db", limit, figures, "fidelity")
-    width = normal_quantile(level) * f.sqnr_se_db
-    lower, upper = f.sqnr_db - width, f.sqnr_db + width
-    conclusion = _three_valued(lower >= limit, upper < limit)
-    bound = upper if conclusion == "fail" else lower
-    return Check(candidate, "min_sqnr_db", limit, f.sqnr_db, bound, conclusion)
-
-
 def _three_valued(passes: bool, fails: bool) -> Conclusion:
     if passes:
         return "pass"
     return "fail" if fails else "inconclusive"
-
-
-CHECKS: dict[str, Callable[[str, float, Figures, float], Check]] = {
-    "max_accuracy_drop": _accuracy_drop,
-    "min_speedup": _speedup,
-    "max_size_ratio": _size_ratio,
-    "min_sqnr_db": _sqnr,
-}

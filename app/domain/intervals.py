@@ -62,3 +62,39 @@ def median_interval(values: Sequence[float], level: float) -> tuple[float, float
         below += 1
         tail += math.comb(n, below) * 0.5**n
     return ordered[below], ordered[n - 1 - below]
+
+
+def difference_interval(
+    first: float, first_samples: int, second: float, second_samples: int, level: float
+) -> tuple[float, float] | None:
+    """Hybrid score interval of first - second, two shares of different samples; None without samples.
+
+    Newcombe, "Interval estimation for the difference between independent proportions", Statistics in
+    Medicine 17 (1998), method 10. Each side has the one-sided error `level`.
+    """
+    if not (first_samples and second_samples):
+        return None
+    low1, high1 = _wilson(first, first_samples, level)
+    low2, high2 = _wilson(second, second_samples, level)
+    difference = first - second
+    return (
+        difference - math.hypot(first - low1, high2 - second),
+        difference + math.hypot(high1 - first, second - low2),
+    )
+
+
+def _wilson(share: float, samples: int, level: float) -> tuple[float, float]:
+    z2 = normal_quantile(level) ** 2
+    middle = share + z2 / (2 * samples)
+    spread = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * samples)) / samples)
+    return (middle - spread) / (1 + z2 / samples), (middle + spread) / (1 + z2 / samples)
+
+
+def quantile_interval(quantiles: Sequence[float], level: float) -> tuple[float, float]:
+    """Percentile interval from evenly spaced quantiles of a bootstrap, 0 to 100 %.
+
+    Each side has the one-sided error `level`, or less where it falls between two quantiles (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+    """
+    cut = math.floor(level * (len(quantiles) - 1) + 1e-9)
+    return quantiles[cut], quantiles[-1 - cut]

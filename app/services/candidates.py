@@ -8,12 +8,15 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.models import Candidate, Job
 from app.domain import gate
+from app.domain.against import Earlier, NoEarlier
 from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.recipe import Recipe, title
 from app.domain.report import Figures, Latency, Memory, Reused
 from app.services import artifacts, events, manifest
 from app.storage import Received, Storage
+
+FIRST_JOB = "gate: this is the model's first job, so limits against an earlier one were left out"
 
 
 def start_building(db: Session, candidate_id: str) -> None:
@@ -84,15 +87,17 @@ def canceled(db: Session, candidate: Candidate) -> None:
     _move(db, candidate, "canceled")
 
 
-def conclude(db: Session, job: Job) -> None:
+def conclude(db: Session, job: Job, against: Earlier | NoEarlier | None = None) -> None:
     """Decide the gate, mark the Pareto front, and name the best candidate."""
     rows = {c.id: c for c in queries.lock_candidates(db, job.id) if c.state == "measured"}
     figures: Mapping[str, Figures] = {c.id: c.figures for c in rows.values()}
     front = gate.pareto(figures)
     for candidate in rows.values():
         candidate.pareto = candidate.id in front
-    job.verdict = gate.decide(job.spec.gate, figures)
+    job.verdict = gate.decide(job.spec.gate, figures, against)
     job.best_id = job.verdict.best
+    if isinstance(against, NoEarlier) and against.first:
+        job.notes = [*job.notes, FIRST_JOB]
 
 
 def _move(db: Session, candidate: Candidate, state: str) -> None:

@@ -11,7 +11,7 @@ from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
 from app.domain.recipe import needs_calibration, title
-from app.services import candidates, events, reuse, steps
+from app.services import candidates, events, gates, reuse, steps
 
 
 def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = None) -> Job:
@@ -22,6 +22,7 @@ def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = N
     """
     calibration = spec.calibration.dataset or spec.evaluation.dataset
     _check_inputs(db, project_id, spec)
+    gates.check(db, project_id, spec)
     _check_recipes(spec, calibration)
     job = Job(
         project_id=project_id,

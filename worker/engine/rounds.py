@@ -93,6 +93,7 @@ def _latency(rounds: Sequence[Round], index: int, threads: int, batch: int) -> L
         cpu_ms=median(one.cpu_ms for one in mine),
         threads=threads,
         batch=batch,
+        p50s_ms=tuple(one.p50_ms for one in mine),
     )
 
 
