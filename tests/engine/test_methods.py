@@ -27,7 +27,7 @@ from tests.engine.graphs import (
 from worker.engine.calibrate import Statistics, collect
 from worker.engine.kernels import kernels
 from worker.engine.load import save_model
-from worker.engine.methods import Quantized, quantize
+from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
@@ -48,7 +48,7 @@ class Case:
         self.statistics: Statistics = collect(self.prepared, samples)
 
     def quantize(self, recipe: Recipe, isa: str = "x86-vnni") -> Quantized:
-        return quantize(self.prepared, self.out, recipe, isa, self.statistics)
+        return quantize(self.prepared, self.out, recipe, Setting(isa=isa, statistics=self.statistics))
 
     def likeness(self) -> float:
         """Decibels of the quantized outputs against those of the upload."""
@@ -213,7 +213,7 @@ def test_without_data_a_static_recipe_is_refused(case: Start) -> None:
     convolution_case = case(convolution(), feeds())
 
     with pytest.raises(Refused) as refusal:
-        quantize(convolution_case.prepared, convolution_case.out, StaticInt8(), "x86-vnni", None)
+        quantize(convolution_case.prepared, convolution_case.out, StaticInt8(), Setting(isa="x86-vnni"))
 
     assert refusal.value.refusal == "no_calibration_data"
 
@@ -327,7 +327,7 @@ def test_a_half_precision_model_is_quantized(case: Start) -> None:
 def test_dynamic_products_are_quantized_without_data(case: Start) -> None:
     dense_case = case(dense(), ROWS)
 
-    quantize(dense_case.prepared, dense_case.out, DynamicInt8(), "x86-vnni", None)
+    quantize(dense_case.prepared, dense_case.out, DynamicInt8(), Setting(isa="x86-vnni"))
 
     assert kernels(dense_case.out).integer == 2
     assert dense_case.likeness() > 30
@@ -407,7 +407,7 @@ def test_an_opset_without_dynamic_quantization_says_so(case: Start) -> None:
     old_case = case(old, ROWS)
 
     with pytest.raises(Refused) as refusal:
-        quantize(old_case.source, old_case.out, DynamicInt8(), "x86-vnni", None)
+        quantize(old_case.source, old_case.out, DynamicInt8(), Setting(isa="x86-vnni"))
 
     assert "opset 9 has no DynamicQuantizeLinear" in refusal.value.detail
 

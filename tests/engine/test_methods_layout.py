@@ -9,7 +9,7 @@ from app.domain.recipe import StaticInt8
 from tests.engine.graphs import build, convolution, feeds, weights
 from worker.engine.calibrate import Statistics, collect
 from worker.engine.load import save_model
-from worker.engine.methods import quantize
+from worker.engine.methods import Setting, quantize
 from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.stem import pad_stems
 from worker.engine.session import open_session
@@ -53,7 +53,8 @@ def test_a_stem_is_padded_for_vnni_only(tmp_path: Path) -> None:
     statistics = collected(onnx.shape_inference.infer_shapes(convolution()), tmp_path)
 
     for isa, padded in {"x86-vnni": True, "arm64": False}.items():
-        quantize(tmp_path / "model.onnx", tmp_path / f"{isa}.onnx", StaticInt8(), isa, statistics)
+        setting = Setting(isa=isa, statistics=statistics)
+        quantize(tmp_path / "model.onnx", tmp_path / f"{isa}.onnx", StaticInt8(), setting)
 
         ops = {node.op_type for node in onnx.load_model(tmp_path / f"{isa}.onnx").graph.node}
         assert ("Pad" in ops) == padded

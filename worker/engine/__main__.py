@@ -63,6 +63,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     from worker.engine.calibrate import load_statistics
     from worker.engine.kernels import kernels, requires
     from worker.engine.load import model_bytes
+    from worker.engine.methods import Setting
     from worker.engine.methods import quantize as apply
 
     recipe = read_recipe(arguments.recipe)
@@ -71,7 +72,8 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
         statistics = load_statistics(given) if given else None
         isa = arguments.target if arguments.target != "auto" else detect_isa()
-        quantized = apply(Path(folder) / prepared["model"], arguments.out, recipe, isa, statistics)
+        setting = Setting(isa=isa, statistics=statistics)
+        quantized = apply(Path(folder) / prepared["model"], arguments.out, recipe, setting)
     size = model_bytes(arguments.out)
     return {
         "model": str(arguments.out),

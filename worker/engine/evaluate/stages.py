@@ -98,7 +98,8 @@ def build(request: Build, progress: Progress) -> Built:
     statistics = load_statistics(request.statistics) if request.statistics else None
     out = request.out / MODEL
     progress(0.0, "quantizing")
-    quantized = methods.quantize(request.model, out, request.recipe, request.isa, statistics)
+    setting = methods.Setting(isa=request.isa, statistics=statistics)
+    quantized = methods.quantize(request.model, out, request.recipe, setting)
     figures = figures_of(out, request, within(progress, 0.1, 1.0))
     return Built(model=MODEL, recipe=quantized.recipe, figures=figures, reasons=quantized.reasons)
 

@@ -3,21 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
-from worker.engine.calibrate import Statistics
 from worker.engine.load import load_model, save_model
 from worker.engine.methods.dynamic_int8 import dynamic_int8
+from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_int8 import static_int8
 from worker.engine.methods.tidy import tidy
 
-Method = Callable[
-    [onnx.ModelProto, Recipe, str, Statistics | None], tuple[onnx.ModelProto, Recipe, list[str]]
-]
+# (prepared model, recipe, setting) → (quantized model, resolved recipe, reasons); the model may be changed.
+# A method takes the class of recipe that it is filed under.
+Method = Callable[[onnx.ModelProto, Any, Setting], tuple[onnx.ModelProto, Recipe, list[str]]]
 
-METHODS: dict[type, Callable[..., tuple[onnx.ModelProto, Recipe, list[str]]]] = {
+METHODS: dict[type, Method] = {
     DynamicInt8: dynamic_int8,
     StaticInt8: static_int8,
 }
@@ -31,24 +32,23 @@ class Quantized:
     reasons: tuple[str, ...]
 
 
-def quantize(model: Path, out: Path, recipe: Recipe, isa: str, statistics: Statistics | None) -> Quantized:
-    """Write the quantized model to `out`. Same model, recipe, target and statistics: same bytes.
+def quantize(model: Path, out: Path, recipe: Recipe, setting: Setting) -> Quantized:
+    """Write the quantized model to `out`. Same model, recipe and setting: same bytes.
 
     Args:
         model: the prepared float model.
         out: where the quantized model goes.
         recipe: how to quantize; `auto` is resolved by model and target.
-        isa: where it will run, a key of `app.domain.target.RULES`.
-        statistics: of calibration on the prepared model; needed by static recipes.
+        setting: where the result will run, and what calibration found.
 
     Raises:
         Refused: `nothing_to_quantize`, `selection_matches_nothing`, `no_calibration_data`, or
             `invalid_model` when the result would not be a valid model.
     """
     source = load_model(model)
-    quantized, resolved, reasons = METHODS[type(recipe)](source, recipe, isa, statistics)
+    quantized, resolved, reasons = METHODS[type(recipe)](source, recipe, setting)
     save_model(tidy(quantized, load_model(model)), out)
     return Quantized(resolved, tuple(reasons))
 
 
-__all__ = ["METHODS", "Quantized", "quantize"]
+__all__ = ["METHODS", "Quantized", "Setting", "quantize"]

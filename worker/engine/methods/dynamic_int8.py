@@ -10,10 +10,10 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
-from worker.engine.calibrate import Statistics
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
 from worker.engine.methods.resolve import resolve, types_for
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.methods.setting import Setting
 from worker.engine.passes.scopes import (
     FLOATS,
     all_graphs,
@@ -31,7 +31,7 @@ _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
 
 
 def dynamic_int8(
-    model: onnx.ModelProto, recipe: DynamicInt8, isa: str, _: Statistics | None
+    model: onnx.ModelProto, recipe: DynamicInt8, setting: Setting
 ) -> tuple[onnx.ModelProto, DynamicInt8, list[str]]:
     """Quantize the weights of products, LSTMs and embeddings, subgraphs included.
 
@@ -40,7 +40,7 @@ def dynamic_int8(
     Args:
         model: the prepared model; it is changed.
         recipe: the choices; `auto` is resolved.
-        isa: a key of `app.domain.target.RULES`.
+        setting: the target; data is not looked at.
 
     Returns:
         The quantized model, the resolved recipe, and the reasons.
@@ -51,7 +51,7 @@ def dynamic_int8(
     chosen, left = _choose(model, recipe)
     refuse_nothing(chosen, "dynamic_int8", left)
     convolves = any(n.op_type == "Conv" and n.name in chosen for g in all_graphs(model.graph) for n in g.node)
-    resolved, reasons = _resolve(recipe, isa, convolves=convolves)
+    resolved, reasons = _resolve(recipe, setting.isa, convolves=convolves)
     gemm_to_matmul(model)
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)

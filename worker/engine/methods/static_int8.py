@@ -19,6 +19,7 @@ from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.islands import SUPPORTED, Graph, Islands, islands
 from worker.engine.methods.resolve import resolve, types_for
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.methods.setting import Setting
 from worker.engine.methods.stem import pad_stems
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
@@ -30,15 +31,14 @@ _FIRST_OPSET_WITH_FLOAT16_QDQ = 19
 
 
 def static_int8(
-    model: onnx.ModelProto, recipe: StaticInt8, isa: str, statistics: Statistics | None
+    model: onnx.ModelProto, recipe: StaticInt8, setting: Setting
 ) -> tuple[onnx.ModelProto, StaticInt8, list[str]]:
     """Quantize the nodes that the runtime can run in integer kernels.
 
     Args:
         model: the prepared model with types recorded; it is changed.
         recipe: the choices; `auto` is resolved.
-        isa: a key of `app.domain.target.RULES`.
-        statistics: ranges of the model's activations.
+        setting: the target, and the ranges of the model's activations.
 
     Returns:
         The quantized model, the resolved recipe, and the reasons.
@@ -46,6 +46,7 @@ def static_int8(
     Raises:
         Refused: `no_calibration_data`, `nothing_to_quantize` or `selection_matches_nothing`.
     """
+    statistics, isa = setting.statistics, setting.isa
     if statistics is None or not statistics.samples:
         raise Refused(
             "no_calibration_data", "A static recipe needs calibration data: add a dataset to the job."
