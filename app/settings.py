@@ -6,6 +6,8 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.domain.quota import Quotas
+
 MIB = 1024 * 1024
 
 
@@ -26,6 +28,14 @@ class Settings(BaseSettings):
     max_json_bytes: int = 1 * MIB
     blob_grace_s: int = 24 * 3600
 
+    rate_reads: int = Field(default=12_000, ge=1)  # requests a minute: of a key
+    rate_writes: int = Field(default=6_000, ge=1)
+    rate_failures: int = Field(default=3_000, ge=1)  # failed authentications of an address
+    quota_bytes: int | None = None  # what a project may have, when nothing is said for it; None: no limit
+    quota_jobs_per_day: int | None = None
+    quota_unfinished_jobs: int | None = None
+    quota_running_candidates: int | None = None
+
     sandbox_memory: int = 4 * 1024 * MIB
     sandbox_output: int = 4 * 1024 * MIB
     sandbox_seconds: int = 3600
@@ -40,6 +50,16 @@ class Settings(BaseSettings):
     def storage(self) -> str:
         """The blob store's URL; without one, a folder in the home folder."""
         return self.storage_url or f"file:{self.home.absolute() / 'blobs'}"
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        """What a project may have when nothing is said for it."""
+        return Quotas(
+            bytes=self.quota_bytes,
+            jobs_per_day=self.quota_jobs_per_day,
+            unfinished_jobs=self.quota_unfinished_jobs,
+            running_candidates=self.quota_running_candidates,
+        )
 
     @cached_property
     def locks(self) -> Path:

@@ -2,7 +2,18 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, Integer, LargeBinary, String, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Base, Id, Json, Stored, new_id, now_us
@@ -13,6 +24,8 @@ from app.domain.job import JobSpec
 from app.domain.quota import Quotas
 from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
+
+LOST = text("losses > 0")
 
 
 def _id(prefix: str) -> Mapped[str]:
@@ -200,7 +213,10 @@ class Job(Base):
     """One quantization job. The version and the datasets of its spec stand here too, as foreign keys."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_project_id_id", "project_id", "id"),)
+    __table_args__ = (
+        Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_project_id_state_id", "project_id", "state", "id"),
+    )
     id: Mapped[str] = _id("job")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"), index=True)
@@ -244,6 +260,7 @@ class Step(Base):
         UniqueConstraint("subject_id", "kind", "round"),
         Index("ix_steps_state_lease_until", "state", "lease_until"),
         Index("ix_steps_state_rung_at", "state", "rung_at"),
+        Index("ix_steps_losses", "losses", postgresql_where=LOST, sqlite_where=LOST),
     )
     id: Mapped[str] = _id("stp")
     project_id: Mapped[str] = _project()
@@ -263,6 +280,16 @@ class Step(Base):
     created_at: Mapped[int] = _created()
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class StepLog(Base):
+    """The end of what the engine printed in one attempt of a step."""
+
+    __tablename__ = "step_logs"
+    step_id: Mapped[str] = mapped_column(Id, ForeignKey("steps.id"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer, primary_key=True)
+    text: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[int] = _created()
 
 
 class Candidate(Base):

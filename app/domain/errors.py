@@ -18,6 +18,7 @@ class DomainError(Exception):
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
+    retry_after_s: int | None = None
 
     def __init__(self, detail: str = "", *, errors: tuple[FieldError, ...] = ()) -> None:
         """Without `detail`, the message is the first line of the class's docstring."""
@@ -69,6 +70,38 @@ class DigestMismatch(DomainError):
     code = "digest_mismatch"
 
 
+class OffsetMismatch(DomainError):
+    """The upload goes on at another byte."""
+
+    code = "offset_mismatch"
+
+
+class UploadLocked(DomainError):
+    """Another request is sending this upload."""
+
+    code = "upload_locked"
+    retryable = True
+
+
+class UploadGone(DomainError):
+    """The upload expired or failed."""
+
+    code = "upload_gone"
+
+
+class ChecksumMismatch(DomainError):
+    """The sent bytes do not have the checksum that came with them; none of them was kept."""
+
+    code = "checksum_mismatch"
+    retryable = True
+
+
+class InUse(DomainError):
+    """An unfinished job uses it."""
+
+    code = "in_use"
+
+
 class TooLarge(DomainError):
     """The upload exceeds the limit."""
 
@@ -79,6 +112,55 @@ class EmptyFile(DomainError):
     """The file is empty."""
 
     code = "empty_file"
+
+
+class Unauthenticated(DomainError):
+    """Send a valid API key as `Authorization: Bearer fb_…`; this one is missing or wrong."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(DomainError):
+    """The key lacks a scope that this needs."""
+
+    code = "forbidden"
+
+
+class IdempotencyKeyReused(DomainError):
+    """This Idempotency-Key came with another request before; use a new key for a new request."""
+
+    code = "idempotency_key_reused"
+
+
+class InProgress(DomainError):
+    """A request with this Idempotency-Key is being worked on; send it again shortly."""
+
+    code = "in_progress"
+    retryable = True
+
+
+class AlreadyCreated(DomainError):
+    """The first request with this Idempotency-Key has made this; its answer held a secret and is not kept."""
+
+    code = "already_created"
+
+
+class NoSpaceLeft(DomainError):
+    """The project has no room for these bytes."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+
+class TooManyJobs(DomainError):
+    """The project may not have another job now."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class Refused(DomainError):
