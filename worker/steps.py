@@ -88,8 +88,10 @@ def build(work: Work) -> Record:
     built = work.call("build", request, Built)
     received = work.publish(out / built.model)
     figures = replace(built.figures, notes=(*built.figures.notes, *built.reasons))
+    found_out = {"flips": built.flips, "outcomes": built.outcomes}
+    more = {kind: work.keep(value) for kind, value in found_out.items() if value}
     storage = work.process.storage
-    return lambda db: candidates.built(db, storage, candidate.id, built.recipe, figures, received)
+    return lambda db: candidates.built(db, storage, candidate.id, built.recipe, figures, received, more)
 
 
 def benchmark(work: Work) -> Record:

@@ -2,17 +2,19 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from app.db import queries
+from app.db.base import adapter
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
 from worker import host, sandbox
 from worker.confine import MIB, Limits
 from worker.lease import Lease
+from worker.printed import Printed
 from worker.process import Process
 
 Answer = TypeVar("Answer")
@@ -27,6 +29,7 @@ class Work:
     claim: Claim
     lease: Lease
     folder: Path
+    printed: Printed = field(default_factory=Printed)
 
     def stage(self, sha256: str, path: str) -> Path:
         """Copy a blob into the step's folder and check its digest.
@@ -59,6 +62,12 @@ class Work:
             raise OSError(message)
         return add_file(self.process.storage, path)
 
+    def keep(self, value: object) -> Received:
+        """Write a dataclass into the store as JSON."""
+        with self.process.storage.create() as writer:
+            writer.write(adapter(type(value)).dump_json(value))
+            return writer.finish()
+
     def call(
         self, name: str, request: object, answer: type[Answer], share: tuple[float, float] = (0.0, 1.0)
     ) -> Answer:
@@ -70,6 +79,7 @@ class Work:
             folder=self.folder,
             limits=self._limits(),
             on_progress=self._progress(share),
+            on_log=self.printed.add,
             interrupted=lambda: self.lease.lost or self.process.stopping.is_set(),
         )
 

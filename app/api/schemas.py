@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.base import MICROSECONDS
-from app.db.models import Artifact, Candidate, Dataset, Job, Model, Step, Version
+from app.db.models import Artifact, Candidate, Dataset, Job, Model, Step, Upload, Version
 from app.domain import plan
 from app.domain.dataset import Preprocess
 from app.domain.errors import FieldError
 from app.domain.errors import Problem as StoredProblem
+from app.domain.flips import Compared
 from app.domain.gate import Check
 from app.domain.job import JobSpec
 from app.domain.recipe import FORBID_UNKNOWN, DynamicInt8, StaticInt8
@@ -104,6 +105,38 @@ class BlobRead(BaseModel):
 
     sha256: str
     size: int
+
+
+class UploadRead(BaseModel):
+    """A resumable upload: how far it got, and the SHA-256 that it became."""
+
+    id: str
+    state: str
+    offset: int
+    length: int
+    filename: str | None
+    sha256: str | None
+    error: Problem | None
+    created_at: datetime
+    expires_at: datetime | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Upload) -> "UploadRead":
+        """A row as shown."""
+        here = f"/v1/uploads/{row.id}"
+        return cls(
+            id=row.id,
+            state=row.state,
+            offset=row.size,
+            length=row.length,
+            filename=row.filename,
+            sha256=row.sha256,
+            error=Problem.of(row.problem),
+            created_at=moment(row.created_at),
+            expires_at=moment(row.expires_at) if row.state == "receiving" else None,
+            links={"self": here} | ({"blob": f"/v1/blobs/{row.sha256}"} if row.sha256 else {}),
+        )
 
 
 class ModelRead(BaseModel):
@@ -228,6 +261,7 @@ class CandidateRead(BaseModel):
     memory: Memory | None
     kernels: Kernels | None
     requires: Requires | None
+    predictions: list[Compared]
     artifact: str | None
     links: dict[str, str]
 
@@ -236,6 +270,7 @@ class CandidateRead(BaseModel):
         """A row as shown, with the model it made."""
         figures, here = row.figures, f"/v1/candidates/{row.id}"
         links = {"self": here, "job": f"/v1/jobs/{row.job_id}"}
+        links |= {"flips": f"{here}/flips"} if figures.predictions else {}
         return cls(
             id=row.id,
             job=row.job_id,
@@ -253,17 +288,19 @@ class CandidateRead(BaseModel):
             memory=figures.memory,
             kernels=figures.kernels,
             requires=figures.requires,
+            predictions=list(figures.predictions),
             artifact=artifact.id if artifact else None,
             links=links | ({"content": f"{here}/content"} if artifact else {}),
         )
 
 
 class StepRead(BaseModel):
-    """One unit of work of a job."""
+    """One unit of work of a job; `name` is the candidate's that it is about, `seconds` how long it ran."""
 
     id: str
     kind: str
     subject: str
+    name: str | None
     state: str
     attempt: int
     losses: int
@@ -273,14 +310,16 @@ class StepRead(BaseModel):
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    seconds: float | None
 
     @classmethod
-    def of(cls, row: Step) -> "StepRead":
+    def of(cls, row: Step, name: str | None) -> "StepRead":
         """A row as shown."""
         return cls(
             id=row.id,
             kind=row.kind,
             subject=row.subject_id,
+            name=name,
             state=row.state,
             attempt=row.attempt,
             losses=row.losses,
@@ -290,7 +329,18 @@ class StepRead(BaseModel):
             created_at=moment(row.created_at),
             started_at=moment_or_none(row.started_at),
             finished_at=moment_or_none(row.finished_at),
+            seconds=_seconds(row.started_at, row.finished_at),
         )
+
+
+class LogLine(BaseModel):
+    """One line of what happened: an event, the end of a step, a note, or what the engine printed."""
+
+    at: datetime
+    step: str | None
+    name: str | None
+    level: str
+    text: str
 
 
 class ArtifactRead(BaseModel):
@@ -363,7 +413,7 @@ class JobRead(BaseModel):
             isa=row.isa,
             environment=row.environment,
             notes=row.notes,
-            links=_job_links(row.id),
+            links=job_links(row.id),
             created_at=moment(row.created_at),
             started_at=moment_or_none(row.started_at),
             finished_at=moment_or_none(row.finished_at),
@@ -407,9 +457,16 @@ def moment_or_none(microseconds: int | None) -> datetime | None:
     return None if microseconds is None else moment(microseconds)
 
 
-def _job_links(job_id: str) -> dict[str, str]:
+def _seconds(started_at: int | None, finished_at: int | None) -> float | None:
+    if started_at is None or finished_at is None:
+        return None
+    return (finished_at - started_at) / MICROSECONDS
+
+
+def job_links(job_id: str) -> dict[str, str]:
+    """Where to go on from a job."""
     here = f"/v1/jobs/{job_id}"
-    names = ("candidates", "steps", "artifacts", "report", "verdict")
+    names = ("candidates", "steps", "logs", "events", "artifacts", "report", "verdict")
     return {"self": here} | {name: f"{here}/{name}" for name in names}
 
 

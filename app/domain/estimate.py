@@ -14,6 +14,7 @@ from app.domain.intervals import (
     drop_interval,
     median_interval,
     normal_quantile,
+    quantile_interval,
 )
 from app.domain.report import Accuracy, Figures
 
@@ -179,8 +180,10 @@ def estimate(name: str, case: Case) -> Estimate | Unknown:
 
 
 def drop_bounds(accuracy: Accuracy, level: float) -> tuple[float, float] | None:
-    """One-sided bounds of the drop from float: Tango's score interval, from the samples that flipped."""
-    if not accuracy.samples:
+    """One-sided bounds of the drop from float: Tango's score interval for shares, else the bootstrap's."""
+    if accuracy.quantiles:
+        return quantile_interval(accuracy.quantiles, level)
+    if accuracy.lost is None or accuracy.gained is None or not accuracy.samples:
         return None
     return drop_interval(accuracy.lost, accuracy.gained, accuracy.samples, level)
 
@@ -206,6 +209,8 @@ def _of_drops(before: Accuracy, now: Accuracy, level: float) -> Estimate | Unkno
 
 def _unpaired(before: Accuracy, now: Accuracy, level: float) -> Estimate | Unknown:
     """Two shares on different samples."""
+    if now.metric not in SHARES or now.quantiles or before.quantiles:
+        return Unknown(f"{UNPAIRED}, which only shares of right answers can be compared across")
     bounds = difference_interval(before.value, before.samples, now.value, now.samples, level)
     return _bounded(before.value - now.value, bounds, note=UNPAIRED)
 

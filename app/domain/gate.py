@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 from app.domain.against import COMPARED, FLOAT, PATTERN, Earlier, NoEarlier
 from app.domain.errors import FieldError
 from app.domain.estimate import LEVEL, QUANTITIES, SHARES, Case, Estimate, Unknown, estimate
+from app.domain.intervals import normal_quantile, quantile_interval
 from app.domain.recipe import FORBID_UNKNOWN
 from app.domain.report import Accuracy, Figures
 
@@ -124,7 +125,7 @@ def limits_of(gate: Gate, against: Earlier | NoEarlier | None = None) -> dict[st
 def misfits(gate: Gate, metric: str) -> tuple[FieldError, ...]:
     """Limits that mean nothing for this metric: a share cannot drop by more than 1."""
     limit = gate.max_accuracy_drop
-    if metric not in {"auto", *SHARES} or limit is None or abs(limit) <= 1:
+    if metric not in {"auto", "f1", *SHARES} or limit is None or abs(limit) <= 1:
         return ()
     detail = (
         f"is {limit:g}, but a share lies between 0 and 1: one point is 0.01; "
@@ -227,14 +228,26 @@ def _needed(name: str, limit: float, figures: Figures) -> int | None:
     return samples_needed(accuracy, limit * scale)
 
 
-def samples_needed(accuracy: Accuracy, limit: float) -> int:
-    """About how many samples decide this limit, at the flip rate seen."""
-    flip_rate = (accuracy.lost + accuracy.gained + 1) / (accuracy.samples + 1)
-    needed = DECIDING_FACTOR * flip_rate / max(limit * limit, 1e-6)
+def samples_needed(accuracy: Accuracy, limit: float) -> int | None:
+    """About how many samples decide this limit, at the spread of the drop seen; null without samples."""
+    variance = _variance(accuracy)
+    if variance is None:
+        return None
+    needed = DECIDING_FACTOR * variance / max(limit * limit, 1e-6)
     if needed > accuracy.samples:
         return math.ceil(needed)
     margin = max(abs(limit - accuracy.drop), 1e-3)
-    return max(math.ceil(DECIDING_FACTOR * flip_rate / margin**2), accuracy.samples + 1)
+    return max(math.ceil(DECIDING_FACTOR * variance / margin**2), accuracy.samples + 1)
+
+
+def _variance(accuracy: Accuracy) -> float | None:
+    """The variance of one sample's drop: of a share the flip rate, else what the bootstrap's width implies."""
+    if accuracy.quantiles:
+        low, high = quantile_interval(accuracy.quantiles, LEVEL)
+        return accuracy.samples * ((high - low) / (2 * normal_quantile(LEVEL))) ** 2
+    if accuracy.lost is None or accuracy.gained is None:
+        return None
+    return (accuracy.lost + accuracy.gained + 1) / (accuracy.samples + 1)
 
 
 def _three_valued(passes: bool, fails: bool) -> Conclusion:

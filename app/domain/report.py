@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from app.domain.flips import Compared
+
 Metric = str
 
 
@@ -167,7 +169,10 @@ class Reused:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything measured of one candidate; null with a reason in `notes`."""
+    """Everything measured of one candidate; null with a reason in `notes`.
+
+    `predictions` are the answers to the first 8 evaluation samples beside the float model's.
+    """
 
     size: Size | None = None
     accuracy: Accuracy | None = None
@@ -177,3 +182,4 @@ class Figures:
     kernels: Kernels | None = None
     requires: Requires | None = None
     notes: tuple[str, ...] = ()
+    predictions: tuple[Compared, ...] = ()

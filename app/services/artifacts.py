@@ -15,6 +15,7 @@ MEDIA_TYPES = {
     "onnx": "application/octet-stream",
     "npz": "application/zip",
     "data": "application/octet-stream",
+    "json": "application/json",
 }
 
 

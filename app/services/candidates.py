@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from sqlalchemy.orm import Session
 
@@ -16,6 +17,7 @@ from app.domain.report import Figures, Latency, Memory, Reused
 from app.services import artifacts, events, manifest
 from app.storage import Received, Storage
 
+NOTHING: Mapping[str, Received] = MappingProxyType({})
 FIRST_JOB = "gate: this is the model's first job, so limits against an earlier one were left out"
 
 
@@ -37,13 +39,21 @@ def prepared(db: Session, job_id: str, figures: Figures) -> None:
 
 
 def built(
-    db: Session, storage: Storage, candidate_id: str, recipe: Recipe, figures: Figures, received: Received
+    db: Session,
+    storage: Storage,
+    candidate_id: str,
+    recipe: Recipe,
+    figures: Figures,
+    received: Received,
+    more: Mapping[str, Received] = NOTHING,
 ) -> None:
-    """The quantized model exists and was evaluated."""
+    """The quantized model exists and was evaluated; `more` are JSON files about it, by kind."""
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
     filename = f"{candidate.position:02d}-{recipe.method}.onnx"
     job = db.get_one(Job, candidate.job_id)
     artifacts.add(db, storage, job, candidate.id, "candidate", filename, received)
+    for kind, file in more.items():
+        artifacts.add(db, storage, job, candidate.id, kind, f"{candidate.position:02d}-{kind}.json", file)
     if candidate.recipe:
         candidate.build_key = manifest.build_key(db, job, candidate.recipe)
     candidate.recipe, candidate.name, candidate.figures = recipe, title(recipe), figures

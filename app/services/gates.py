@@ -46,14 +46,19 @@ def _stranger(db: Session, project_id: str, version_id: str, named: Against) -> 
         return []
     pointer = "/gate/against"
     try:
-        row = queries.get_owned(db, Version if named.kind == "version" else Job, project_id, named.id)
+        model = _model_of(db, project_id, named)
     except NotFound as error:
         return [FieldError(pointer, error.detail)]
-    model = row.model_id if isinstance(row, Version) else row.version.model_id
     mine = db.get_one(Version, version_id).model_id
     if model == mine:
         return []
     return [FieldError(pointer, f"{named.id} is of the model {model}, this job's version of {mine}")]
+
+
+def _model_of(db: Session, project_id: str, named: Against) -> str:
+    if named.kind == "version":
+        return queries.get_owned(db, Version, project_id, named.id).model_id
+    return queries.get_owned(db, Job, project_id, named.id).version.model_id
 
 
 def _reason(named: Against) -> str:

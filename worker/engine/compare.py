@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from app.domain.errors import Problem, Refused
 from app.domain.report import Figures, Latency, Memory
 from worker.engine.evaluate.progress import Progress, within
-from worker.engine.evaluate.stages import figures_of, prepare
+from worker.engine.evaluate.stages import evaluate, prepare
 from worker.engine.requests import Data, MemoryUse, Prepare, Round
 from worker.engine.rounds import measure, summarize
 
@@ -75,7 +75,7 @@ def compare(request: Compare, progress: Progress) -> Comparison:
             feeds=asked.out / prepared.feeds,
             evaluation=request.data,
         )
-        figures = [figures_of(path, against, within(progress, 0.3, 0.5)) for path in request.candidates]
+        figures = [evaluate(path, against, within(progress, 0.3, 0.5))[0] for path in request.candidates]
         rounds = _rounds(request, against.feeds, within(progress, 0.5, 0.9))
         figures = [
             _with_latency(

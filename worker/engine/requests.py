@@ -6,7 +6,9 @@ All paths are absolute. A call writes only below its `out` folder.
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app.domain.against import Outcomes
 from app.domain.dataset import Preprocess
+from app.domain.flips import Flips
 from app.domain.recipe import Recipe
 from app.domain.report import Figures
 
@@ -98,6 +100,8 @@ class Built:
     recipe: Recipe
     figures: Figures  # size, accuracy, fidelity, kernels, requires; latency and memory come later
     reasons: tuple[str, ...]  # why each auto field became what it is, and what was left in float
+    flips: Flips | None = None  # null without data
+    outcomes: Outcomes | None = None  # null where nothing is right or wrong
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Jobs of the same model that succeeded before."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from sqlalchemy import Select, select, type_coerce
 from sqlalchemy.orm import Session
@@ -16,7 +17,8 @@ def succeeded_job(db: Session, job: Job, named: Against) -> Job | None:
     if named.kind == "latest":
         return _labelled(db, chosen, dict(named.labels))
     mine = Job.version_id == named.id if named.kind == "version" else Job.id == named.id
-    return db.scalars(chosen.where(mine).limit(1)).first()
+    found: Job | None = db.scalars(chosen.where(mine).limit(1)).first()
+    return found
 
 
 def any_job(db: Session, job: Job) -> bool:
@@ -30,13 +32,13 @@ def outcomes(db: Session, candidates: Iterable[str]) -> dict[str, str]:
     return {artifact.subject_id: artifact.sha256 for artifact in db.scalars(kept)}
 
 
-def _before(db: Session, job: Job) -> Select[tuple[Job]]:
+def _before(db: Session, job: Job) -> Select[Any]:
     model = select(Version.id).where(Version.model_id == db.get_one(Version, job.version_id).model_id)
     same = (Job.project_id == job.project_id, Job.version_id.in_(model))
     return select(Job).where(*same, Job.state == "succeeded", Job.id < job.id)
 
 
-def _labelled(db: Session, chosen: Select[tuple[Job]], labels: dict[str, str]) -> Job | None:
+def _labelled(db: Session, chosen: Select[Any], labels: dict[str, str]) -> Job | None:
     """Labels are read row by row: keys may hold what a JSON path cannot."""
     rows = chosen.with_only_columns(Job.id, type_coerce(Job.spec, Json)["labels"])
     for job_id, found in db.execute(rows.execution_options(yield_per=100)):

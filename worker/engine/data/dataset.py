@@ -49,6 +49,10 @@ class Dataset(Protocol):
         """16 bytes that are equal exactly when the content of two samples is; labels do not count."""
         ...
 
+    def file_name(self, index: int) -> str | None:
+        """The name of the sample's file; None when samples are no files."""
+        ...
+
     def arrays(self) -> tuple[ArrayInfo, ...]:
         """Names, dtypes and per-sample shapes; reading it may decode samples, and so refuse broken ones."""
         ...

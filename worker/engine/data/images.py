@@ -52,6 +52,10 @@ class ImageDataset:
         """16 bytes over the file's bytes; its name does not count."""
         return hashlib.blake2b(_bytes(self.entries[index]), digest_size=16).digest()
 
+    def file_name(self, index: int) -> str | None:
+        """The path in the archive."""
+        return self.entries[index].name
+
     def arrays(self) -> tuple[ArrayInfo, ...]:
         """The shape over up to 2,000 decoded images, spread over all."""
         step = -(-len(self) // MAX_DECODED_BY_EXAMINE)

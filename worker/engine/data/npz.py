@@ -60,6 +60,10 @@ class ArrayDataset:
             digest.update(name.encode() + b"\0" + as_bytes(array))
         return digest.digest()
 
+    def file_name(self, index: int) -> str | None:
+        """None: arrays are no files."""
+        return None
+
     def arrays(self) -> tuple[ArrayInfo, ...]:
         """Names, dtypes and the shapes of one sample."""
         stacked = [ArrayInfo(n, str(a.dtype), a.shape[1:]) for n, a in self.stacked.items()]

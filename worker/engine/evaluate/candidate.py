@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.domain.against import Outcomes
 from app.domain.errors import Refused
+from app.domain.flips import Compared, Flips
 from app.domain.report import Accuracy, Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import Pairs
 from worker.engine.evaluate.fidelity import Closeness, headline
+from worker.engine.evaluate.flips import Answers
 from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import outputs
@@ -17,11 +20,14 @@ from worker.engine.evaluate.run import outputs
 
 @dataclass(frozen=True)
 class Loss:
-    """What a candidate loses; accuracy is null without labels."""
+    """What a candidate loses; accuracy is null without labels, outcomes where nothing is right or wrong."""
 
     accuracy: Accuracy | None
     fidelity: Fidelity
     notes: tuple[str, ...]
+    flips: Flips
+    predictions: tuple[Compared, ...]
+    outcomes: Outcomes | None
 
 
 def evaluate_candidate(session: Session, source: Source, reference: Reference, progress: Progress) -> Loss:
@@ -39,16 +45,26 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     closeness = {name: Closeness() for name in reference.names}
     labelled = reference.labelled
     pairs = Pairs(labelled.metric) if labelled else None
+    shown = labelled.output if labelled else reference.names[0]
+    answers = Answers(source.dataset, labelled.metric if labelled else None, shown)
     total = len(reference.order)
     for position, (float_outputs, found) in enumerate(zip(reference, outputs(session, source), strict=True)):
         for name, running in closeness.items():
             running.add(float_outputs[name], _same_output(found, name))
         label = labelled.labels[position] if labelled else None
+        answers.add(reference.order[position], label, float_outputs[shown], found[shown])
         if pairs and labelled and label is not None:
             pairs.add(label, float_outputs[labelled.output], found[labelled.output])
         progress((position + 1) / total, "evaluating the candidate")
     fidelity, notes = headline(closeness)
-    return Loss(pairs.accuracy() if pairs and pairs.samples else None, fidelity, (*reference.notes, *notes))
+    return Loss(
+        accuracy=pairs.accuracy() if pairs and pairs.samples else None,
+        fidelity=fidelity,
+        notes=(*reference.notes, *notes),
+        flips=answers.flips(),
+        predictions=answers.predictions(),
+        outcomes=answers.outcomes(),
+    )
 
 
 def _same_output(found: Mapping[str, Array], name: str) -> Array:

@@ -100,11 +100,18 @@ def build(request: Build, progress: Progress) -> Built:
     progress(0.0, "quantizing")
     setting = methods.Setting(isa=request.isa, statistics=statistics)
     quantized = methods.quantize(request.model, out, request.recipe, setting)
-    figures = figures_of(out, request, within(progress, 0.1, 1.0))
-    return Built(model=MODEL, recipe=quantized.recipe, figures=figures, reasons=quantized.reasons)
+    figures, loss = evaluate(out, request, within(progress, 0.1, 1.0))
+    return Built(
+        model=MODEL,
+        recipe=quantized.recipe,
+        figures=figures,
+        reasons=quantized.reasons,
+        flips=loss.flips if loss else None,
+        outcomes=loss.outcomes if loss else None,
+    )
 
 
-def figures_of(candidate: Path, request: Against, progress: Progress) -> Figures:
+def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Figures, Loss | None]:
     """Everything about a candidate that needs no quiet host: size, loss, kernels and requirements.
 
     Raises:
@@ -113,14 +120,16 @@ def figures_of(candidate: Path, request: Against, progress: Progress) -> Figures
     session = open_session(candidate)
     loss = _loss(session, request, progress)
     size = model_bytes(candidate)
-    return Figures(
+    figures = Figures(
         size=Size(size, size / model_bytes(request.original)),
         accuracy=loss.accuracy if loss else None,
         fidelity=loss.fidelity if loss else None,
         kernels=kernels.kernels(candidate),
         requires=kernels.requires(candidate),
         notes=loss.notes if loss else NO_DATA,
+        predictions=loss.predictions if loss else (),
     )
+    return figures, loss
 
 
 def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[list[Feed], int]:
