@@ -1,19 +1,41 @@
 """Request bodies as streams."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 BATCH_BYTES = 1024 * 1024
+IDLE_SECONDS = 60
 
 
 async def pump(request: Request, write: Callable[[bytes], None]) -> None:
-    """Hand the body on in pieces worth a thread."""
-    batch = bytearray()
-    async for chunk in request.stream():
-        batch += chunk
-        if len(batch) >= BATCH_BYTES:
+    """Hand the body on in pieces worth a thread; what came before an interruption is handed on too.
+
+    Raises:
+        ClientDisconnect: The body ended early.
+        HTTPException: 408, nothing came for a minute.
+    """
+    batch, stream = bytearray(), aiter(request.stream())
+    try:
+        while chunk := await _next(stream):
+            batch += chunk
+            if len(batch) >= BATCH_BYTES:
+                full, batch = batch, bytearray()
+                await run_in_threadpool(write, bytes(full))
+    finally:
+        if batch:
             await run_in_threadpool(write, bytes(batch))
-            batch.clear()
-    await run_in_threadpool(write, bytes(batch))
+
+
+async def _next(stream: AsyncIterator[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await anext(stream)
+    except TimeoutError as error:
+        detail = (
+            f"Nothing of the body came for {IDLE_SECONDS} s; send it again, or go on with a resumable upload."
+        )
+        raise HTTPException(408, detail, {"Connection": "close"}) from error

@@ -23,6 +23,14 @@ def keep(db: Session, storage: Storage, project_id: str, received: Received, sec
     return queries.blob(db, received.sha256)
 
 
+def renewed(db: Session, project_id: str, sha256: str, seconds: int) -> Blob | None:
+    """A blob that the project has, which it now may refer to for longer; None when it has to be sent."""
+    found = queries.project_blob(db, project_id, sha256, keep=True)
+    if found:
+        queries.grant_blob(db, project_id, sha256, seconds)
+    return found
+
+
 def referable(db: Session, project_id: str, sha256: str, pointer: str) -> Blob:
     """The blob behind a hash that a request names.
 

@@ -1,9 +1,9 @@
 """Where bytes lie: objects under random keys, hashed while they stream."""
 
-from app.storage.base import Received, Storage, Writer
+from app.storage.base import Part, Received, Storage, Writer
 from app.storage.local import LocalStorage
 
-__all__ = ["LocalStorage", "Received", "Storage", "Writer", "open_storage"]
+__all__ = ["LocalStorage", "Part", "Received", "Storage", "Writer", "open_storage"]
 
 
 def open_storage(url: str) -> Storage:

@@ -30,11 +30,24 @@ class Writer(Protocol):
         """Make the bytes durable under a random key."""
 
 
+class Part(Protocol):
+    """An object that grows, known to its one writer. Only what `sync` made durable may be counted."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append."""
+
+    def sync(self) -> None:
+        """Make everything that was appended durable."""
+
+
 class Storage(Protocol):
-    """A store of immutable objects."""
+    """A store of objects. All but parts appear whole or not at all and never change."""
 
     def create(self) -> AbstractContextManager[Writer]:
         """Begin a new object."""
+
+    def extend(self, key: str, size: int) -> AbstractContextManager[Part]:
+        """Go on after the first `size` bytes of a part, begun here when there are none; cut the rest."""
 
     def open(self, key: str) -> BinaryIO:
         """Read an object from its beginning; seekable."""
@@ -47,6 +60,21 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
     """The rest of a file in pieces of 1 MiB."""
     while chunk := file.read(CHUNK):
         yield chunk
+
+
+def limited(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """The next `size` bytes of a file in pieces of 1 MiB.
+
+    Raises:
+        OSError: The file ends before; what a row counts must be there.
+    """
+    while size:
+        chunk = file.read(min(CHUNK, size))
+        if not chunk:
+            message = f"an object ends {size} bytes too early"
+            raise OSError(message)
+        yield chunk
+        size -= len(chunk)
 
 
 def add_file(storage: Storage, path: Path) -> Received:

@@ -1,10 +1,14 @@
-"""Objects as files in a folder: temporary file, fsync, rename, fsync of the folder."""
+"""Objects as files in a folder: temporary file, fsync, rename, fsync of the folder.
+
+A part grows under its own key, which nobody looks up before a row names it.
+"""
 
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +29,17 @@ class LocalStorage:
             yield writer
         finally:
             writer.close()
+
+    @contextmanager
+    def extend(self, key: str, size: int) -> Iterator["LocalPart"]:
+        """Go on with a part after its first `size` bytes."""
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if size else "wb", buffering=0) as file:
+            file.truncate(size)
+            file.seek(size)
+            _sync_folder(path.parent)
+            yield LocalPart(file)
 
     def open(self, key: str) -> BinaryIO:
         """Read an object."""
@@ -52,9 +67,7 @@ class LocalWriter:
 
     def write(self, chunk: bytes) -> None:
         """Append, hash and count."""
-        view = memoryview(chunk)
-        while view:
-            view = view[self._file.write(view) :]
+        _write_all(self._file, chunk)
         self._hash.update(chunk)
         self.size += len(chunk)
 
@@ -70,6 +83,27 @@ class LocalWriter:
         """Remove what was not finished."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+class LocalPart:
+    """A part that grows."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    def write(self, chunk: bytes) -> None:
+        """Append."""
+        _write_all(self._file, chunk)
+
+    def sync(self) -> None:
+        """Make it durable."""
+        os.fdatasync(self._file.fileno())
+
+
+def _write_all(file: FileIO, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[file.write(view) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,9 +5,8 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body import pump
-from app.api.deps import ReadDb, Service, Who
+from app.api.deps import Service, Who, WriteDb
 from app.api.schemas import BlobRead, Sha256
-from app.db import queries
 from app.domain.errors import DigestMismatch, DomainError
 from app.services import blobs
 from app.storage import Received, Storage
@@ -17,24 +16,37 @@ BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "f
 
 
 @router.head("/{sha256}", responses={404: {"description": "Send it with PUT"}})
-def has_blob(sha256: Sha256, caller: Who, db: ReadDb) -> Response:
-    """Ask whether this project has sent these bytes already."""
-    found = queries.project_blob(db, caller.project_id, sha256)
+def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Response:
+    """Ask whether this project has sent these bytes already; they stay for another day then."""
+    found = blobs.renewed(db, caller.project_id, sha256, service.settings.blob_grace_s)
     if found is None:
         return Response(status_code=404)
     return Response(headers={"ETag": f'"{sha256}"', "Content-Length": str(found.size)})
 
 
-@router.put("/{sha256}", status_code=201, openapi_extra={"requestBody": {"required": True, **BODY}})
-async def put_blob(sha256: Sha256, request: Request, caller: Who, service: Service) -> BlobRead:
-    """Stream the raw bytes in one request.
+@router.put(
+    "/{sha256}",
+    status_code=201,
+    responses={200: {"description": "They were here already"}},
+    openapi_extra={"requestBody": {"required": True, **BODY}},
+)
+async def put_blob(
+    sha256: Sha256, request: Request, response: Response, caller: Who, service: Service
+) -> BlobRead:
+    """Stream the raw bytes in one request; with `Expect: 100-continue` only what is not here yet.
 
     `curl -H "Authorization: Bearer $KEY" -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`
     """
+    grace = service.settings.blob_grace_s
+    here = await service.write(lambda db: blobs.renewed(db, caller.project_id, sha256, grace))
+    if here:
+        if request.headers.get("expect", "").lower() != "100-continue":
+            await pump(request, lambda _chunk: None)  # a client that sends does not listen before its end
+        response.status_code = 200
+        return BlobRead(sha256=sha256, size=here.size)
     received = await _receive(request, service.storage, sha256)
 
     def record(db: Session) -> BlobRead:
-        grace = service.settings.blob_grace_s
         blob = blobs.keep(db, service.storage, caller.project_id, received, grace)
         return BlobRead(sha256=blob.sha256, size=blob.size)
 

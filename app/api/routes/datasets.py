@@ -7,14 +7,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
-from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, page
+from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
 from app.api.forms import Form, received_form
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
 from app.api.schemas import DatasetCreate, DatasetRead, Page
 from app.db import queries
 from app.db.models import Dataset
-from app.services import blobs, datasets
+from app.services import blobs, datasets, deletion
 from app.services.keys import Caller
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -59,7 +59,7 @@ def list_datasets(
     request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[DatasetRead]:
     """The project's datasets, newest first."""
-    chosen = select(Dataset).where(Dataset.project_id == caller.project_id)
+    chosen = select(Dataset).where(Dataset.project_id == caller.project_id, Dataset.deleted_at.is_(None))
     rows = queries.newest_first(db, chosen, Dataset, cursor, limit)
     return page(request, response, rows, limit, DatasetRead.of)
 
@@ -68,6 +68,15 @@ def list_datasets(
 def read_dataset(dataset_id: str, caller: Who, db: ReadDb) -> DatasetRead:
     """One dataset: its state, what is in it, or why it was rejected."""
     return DatasetRead.of(queries.get_owned(db, Dataset, caller.project_id, dataset_id))
+
+
+@router.delete("/{dataset_id}", status_code=204)
+def delete_dataset(dataset_id: str, caller: Who, db: WriteDb, service: Service) -> None:
+    """Delete a dataset. Its bytes go at once, unless something else here refers to them.
+
+    Finished jobs keep their reports; 409 while an unfinished job uses it.
+    """
+    deletion.delete_dataset(db, service.storage, caller.project_id, dataset_id)
 
 
 async def _from_json(request: Request, caller: Caller, service: App) -> str:

@@ -1,22 +1,23 @@
 """Models and their versions."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
-from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, page
-from app.api.download import send_blob
+from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
+from app.api.download import ANSWERS, Object, send_object, send_zip
 from app.api.forms import Form, received_form
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
 from app.api.schemas import ModelCreate, ModelRead, Page, VersionRead
 from app.db import queries
-from app.db.models import Blob, Model, Version
+from app.db.models import Blob, Model, Version, VersionFile
 from app.domain.errors import NotFound
-from app.services import blobs, models
+from app.services import blobs, deletion, models
 from app.services.keys import Caller
 
 router = APIRouter(tags=["models"])
@@ -64,7 +65,7 @@ def list_models(
     request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
 ) -> Page[ModelRead]:
     """The project's models, newest first."""
-    chosen = select(Model).where(Model.project_id == caller.project_id)
+    chosen = select(Model).where(Model.project_id == caller.project_id, Model.deleted_at.is_(None))
     rows = queries.newest_first(db, chosen, Model, cursor, limit)
     return page(request, response, rows, limit, ModelRead.of)
 
@@ -73,6 +74,16 @@ def list_models(
 def read_model(model_id: str, caller: Who, db: ReadDb) -> ModelRead:
     """One model."""
     return ModelRead.of(queries.get_owned(db, Model, caller.project_id, model_id))
+
+
+@router.delete("/models/{model_id}", status_code=204)
+def delete_model(model_id: str, caller: Who, db: WriteDb, service: Service) -> None:
+    """Delete a model with all its versions; their bytes go, unless something else here refers to them.
+
+    Finished jobs keep their reports and the quantized models that they made. While an unfinished job uses it,
+    the answer is 409.
+    """
+    deletion.delete_model(db, service.storage, caller.project_id, model_id)
 
 
 @router.get("/models/{model_id}/versions")
@@ -98,20 +109,35 @@ def read_version(version_id: str, caller: Who, db: ReadDb) -> VersionRead:
     return VersionRead.of(queries.get_owned(db, Version, caller.project_id, version_id))
 
 
-@router.get("/versions/{version_id}/content")
+@router.get("/versions/{version_id}/content", responses=ANSWERS, response_class=Response)
+@router.head("/versions/{version_id}/content", include_in_schema=False)
 def download_version(
-    version_id: str, request: Request, caller: Who, db: ReadDb, service: Service, path: str | None = None
+    version_id: str,
+    request: Request,
+    caller: Who,
+    db: ReadDb,
+    service: Service,
+    path: Annotated[str | None, Query(description="one file of several", examples=["model.onnx"])] = None,
 ) -> Response:
-    """The uploaded bytes: the main file, or the one at `path`."""
+    """The uploaded bytes: the file, several as a zip without compression, or the one at `path`.
+
+    A single file takes `Range`, `If-Range`, `If-None-Match` and HEAD.
+    """
     version = queries.get_owned(db, Version, caller.project_id, version_id)
-    file = next((f for f in version.files if path in {None, f.path}), None)
-    if file is None:
+    files = [_stored(db, file) for file in version.files if path in {None, file.path}]
+    if not files:
         message = f"The version {version_id} has no file {path or ''}; a rejected upload's bytes are gone."
         raise NotFound(message)
+    if len(files) > 1:
+        return send_zip(request, service.storage, files, f"{version.model.name}.zip")
+    (only,) = files
+    named = replace(only, filename=only.filename.rpartition("/")[2])
+    return send_object(request, service.storage, named, "application/octet-stream")
+
+
+def _stored(db: Session, file: VersionFile) -> Object:
     blob = queries.blob(db, file.sha256)
-    name = file.path.rpartition("/")[2]
-    found = (blob.sha256, blob.key, blob.size)
-    return send_blob(request, service.storage, found, name, "application/octet-stream")
+    return Object(blob.sha256, blob.key, blob.size, file.path)
 
 
 async def _from_json(request: Request, caller: Caller, service: App) -> str:

@@ -1,45 +1,41 @@
-"""Models, versions and datasets."""
+"""Resumable uploads: the lease of whoever sends, and the fence that keeps everybody else's bytes out."""
 
-from sqlalchemy import (
-    select,
-)
+from collections.abc import Sequence
+
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
-from app.db.base import new_id, now_us
-from app.db.models import (
-    Dataset,
-    Model,
-    Version,
-)
-from app.db.queries.statements import insert
+from app.db.base import MICROSECONDS, now_us
+from app.db.models import Upload
+from app.db.queries.statements import changed, locked
 from app.domain.errors import NotFound
 
 
-def model_named(db: Session, project_id: str, name: str) -> Model:
-    """The model with this name, made when there is none."""
-    statement = insert(db, Model).values(
-        id=new_id("mdl"), project_id=project_id, name=name, created_at=now_us()
-    )
-    db.execute(statement.on_conflict_do_nothing(index_elements=["project_id", "name"]))
-    return db.scalars(select(Model).where(Model.project_id == project_id, Model.name == name)).one()
-
-
-def upload(db: Session, row_id: str) -> Version | Dataset:
-    """The version or dataset with this id."""
-    return db.get_one(Version, row_id) if row_id.startswith("ver_") else db.get_one(Dataset, row_id)
-
-
-def share_upload(db: Session, project_id: str, row_id: str) -> Version | Dataset:
-    """A version or dataset that cannot change its state until this transaction ends.
+def lock_upload(db: Session, project_id: str, upload_id: str) -> Upload:
+    """The upload, locked until the transaction ends.
 
     Raises:
-        NotFound: There is no such row in this project.
+        NotFound: This project has none with this id.
     """
-    row: Version | Dataset | None
-    if row_id.startswith("ver_"):
-        row = db.get(Version, row_id, with_for_update={"read": True}, populate_existing=True)
-    else:
-        row = db.get(Dataset, row_id, with_for_update={"read": True}, populate_existing=True)
-    if row is None or row.project_id != project_id:
-        raise NotFound(f"There is nothing with the id {row_id!r} in this project.")
+    chosen = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
+    row = db.scalars(locked(chosen)).one_or_none()
+    if row is None:
+        raise NotFound(f"This project has no upload with the id {upload_id!r}.")
     return row
+
+
+def advance_upload(
+    db: Session, upload_id: str, writer: int, size: int, *, seconds: float | None, keep_seconds: int
+) -> bool:
+    """Count durable bytes and renew the lease, or end it with None; False: it is not ours any more."""
+    lease = None if seconds is None else now_us() + int(seconds * MICROSECONDS)
+    mine = (Upload.id == upload_id, Upload.writer == writer, Upload.state == "receiving")
+    values = {"size": size, "lease_until": lease, "expires_at": now_us() + keep_seconds * MICROSECONDS}
+    return changed(db, update(Upload).where(*mine).values(values)) == 1
+
+
+def expired_uploads(db: Session) -> Sequence[str]:
+    """Unfinished uploads that are past their time and that nobody sends."""
+    idle = or_(Upload.lease_until.is_(None), Upload.lease_until <= now_us())
+    late = (Upload.state == "receiving", Upload.expires_at <= now_us(), idle)
+    return db.scalars(select(Upload.id).where(*late).limit(100)).all()

@@ -1,0 +1,28 @@
+"""The files that jobs made."""
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
+
+from app.api.deps import App, ReadDb, Service, Who
+from app.api.download import ANSWERS, Object, send_object
+from app.db import queries
+from app.db.models import Artifact
+
+router = APIRouter(prefix="/artifacts", tags=["artifacts"])
+
+
+@router.get("/{artifact_id}/content", responses=ANSWERS, response_class=Response)
+@router.head("/{artifact_id}/content", include_in_schema=False)
+def download_artifact(
+    artifact_id: str, request: Request, caller: Who, db: ReadDb, service: Service
+) -> Response:
+    """A file that a job made; its ETag is its SHA-256. Takes `Range`, `If-Range`, `If-None-Match`, HEAD."""
+    artifact = queries.get_owned(db, Artifact, caller.project_id, artifact_id)
+    return send_artifact(request, service, db, artifact)
+
+
+def send_artifact(request: Request, service: App, db: Session, artifact: Artifact) -> Response:
+    """The bytes of an artifact."""
+    blob = queries.blob(db, artifact.sha256)
+    what = Object(blob.sha256, blob.key, blob.size, artifact.filename)
+    return send_object(request, service.storage, what, artifact.media_type)

@@ -1,0 +1,177 @@
+"""Resumable uploads (tus 1.0.0): a connection may break at any byte, and the rest is sent later."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from sqlalchemy.orm import Session
+
+from app.api import tus
+from app.api.deps import App, ReadDb, Service, Who, WriteDb
+from app.api.openapi import REFERENCE
+from app.api.resumable import take_in
+from app.api.schemas import UploadRead
+from app.db import queries
+from app.db.models import Upload
+from app.domain.errors import EmptyFile, FieldError, InvalidInput, TooLarge
+from app.services import uploads
+from app.services.uploads import Announced, Claim
+
+PROBLEM = {"application/problem+json": {"schema": REFERENCE}}
+TUS_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": PROBLEM}
+    for status, text in {
+        408: "Nothing came for a minute; what was received counts",
+        410: "The upload expired or failed",
+        412: "Another Tus-Resumable than 1.0.0",
+        415: "The body is no piece of an upload",
+        423: "Another request is sending this upload",
+        460: "The body has another checksum; nothing of it counts",
+    }.items()
+}
+OFFSET = {"Upload-Offset": {"description": "Bytes that are durable", "schema": {"type": "integer"}}}
+DIGEST = {"Fewbits-Sha256": {"description": "Of all bytes, once they are here", "schema": {"type": "string"}}}
+CHUNK = {tus.CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+
+router = APIRouter(prefix="/uploads", tags=["uploads"])
+
+
+def _version(tus_resumable: Annotated[str | None, Header(examples=[tus.VERSION])] = None) -> None:
+    tus.require_version(tus_resumable)
+
+
+def _declared(
+    upload_length: Annotated[int, Header(ge=0, description="Bytes of the whole file", examples=[1048576])],
+    upload_metadata: Annotated[
+        str,
+        Header(
+            max_length=4096,
+            description="`filename` and, if known, the expected `sha256` in hex; values in base64",
+            examples=["filename bW9kZWwub25ueA=="],
+        ),
+    ] = "",
+) -> Announced:
+    if upload_length == 0:
+        raise EmptyFile
+    known = tus.metadata(upload_metadata)
+    sha256 = known.get("sha256")
+    if sha256 is not None and (len(sha256) != tus.SHA256_HEX or set(sha256) - set("0123456789abcdef")):
+        detail = f"sha256 is {sha256[:100]!r}, not 64 hexadecimal digits"
+        raise InvalidInput(f"/upload-metadata: {detail}", errors=(FieldError("/upload-metadata", detail),))
+    return Announced(upload_length, known.get("filename", "")[:500] or None, sha256, upload_metadata)
+
+
+Versioned = Depends(_version)
+Declared = Annotated[Announced, Depends(_declared)]
+Checksum = Annotated[
+    str | None, Header(description="`sha256` and the body's digest in base64; nothing counts when it differs")
+]
+
+
+@router.options("", status_code=204)
+@router.options("/{upload_id}", status_code=204, include_in_schema=False)
+def describe_uploads(service: Service) -> Response:
+    """What this server speaks: version, extensions, checksum algorithms and the largest size."""
+    size = {"Tus-Max-Size": str(service.settings.max_upload_bytes)}
+    return Response(status_code=204, headers=tus.CAPABILITIES | size)
+
+
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Versioned],
+    responses=TUS_ERRORS,
+    openapi_extra={"requestBody": {"required": False, "content": CHUNK}},
+)
+async def create_upload(
+    request: Request,
+    response: Response,
+    caller: Who,
+    service: Service,
+    announced: Declared,
+    upload_checksum: Checksum = None,
+) -> UploadRead:
+    """Begin an upload; its first bytes may come along.
+
+    Any tus client does this and the rest: `tus-js-client`, `tuspy`, Uppy. With an expected `sha256` that the
+    project has already, the answer says that nothing needs to be sent. A complete upload is a blob: name its
+    `sha256` in `POST /v1/models` or `/v1/datasets`.
+    """
+    _refuse_large(announced.length, service)
+    checksum = tus.checksum(upload_checksum)
+    upload = await service.write(
+        lambda db: uploads.create(db, caller.project_id, announced, service.settings.blob_grace_s)
+    )
+    if request.headers.get("content-type") == tus.CHUNK_TYPE and upload.state == "receiving":
+        claim = await service.write(lambda db: _claim(db, service, caller.project_id, upload.id, 0))
+        upload = await take_in(request, service, claim, checksum)
+    response.headers.update(tus.state_of(upload))
+    response.headers["Location"] = f"{tus.PATH}/{upload.id}"
+    uploads.refuse_failed(upload)
+    return UploadRead.of(upload)
+
+
+@router.get("/{upload_id}")
+def read_upload(upload_id: str, caller: Who, db: ReadDb) -> UploadRead:
+    """Where an upload stands, and the SHA-256 that it became."""
+    return UploadRead.of(queries.get_owned(db, Upload, caller.project_id, upload_id))
+
+
+@router.head(
+    "/{upload_id}",
+    responses={
+        200: {"description": "Go on at Upload-Offset", "headers": OFFSET | DIGEST},
+        404: {"description": "Not in this project"},
+        410: {"description": "The upload expired or failed"},
+    },
+)
+def find_offset(upload_id: str, caller: Who, db: ReadDb) -> Response:
+    """Ask how many bytes are durable: the offset to go on with."""
+    upload = queries.get_owned(db, Upload, caller.project_id, upload_id)
+    uploads.refuse_gone(upload)
+    headers = tus.state_of(upload) | {"Upload-Length": str(upload.length)}
+    if upload.metadata_text:
+        headers["Upload-Metadata"] = upload.metadata_text
+    return Response(headers=headers)
+
+
+@router.patch(
+    "/{upload_id}",
+    status_code=204,
+    dependencies=[Versioned],
+    responses=TUS_ERRORS | {204: {"description": "All of it is durable", "headers": OFFSET | DIGEST}},
+    openapi_extra={"requestBody": {"required": True, "content": CHUNK}},
+)
+async def append_to_upload(
+    upload_id: str,
+    request: Request,
+    caller: Who,
+    service: Service,
+    upload_offset: Annotated[int, Header(ge=0, description="Where the body begins: what HEAD says")],
+    upload_checksum: Checksum = None,
+) -> Response:
+    """Send more bytes, from Upload-Offset on; the last ones make it a blob.
+
+    One request at a time sends an upload, others get 423; one that falls silent for 15 s can be taken over.
+    """
+    tus.require_chunk(request.headers.get("content-type"))
+    checksum = tus.checksum(upload_checksum)
+    claim = await service.write(lambda db: _claim(db, service, caller.project_id, upload_id, upload_offset))
+    upload = await take_in(request, service, claim, checksum)
+    uploads.refuse_failed(upload)
+    return Response(status_code=204, headers=tus.state_of(upload))
+
+
+@router.delete("/{upload_id}", status_code=204, dependencies=[Versioned], responses={412: TUS_ERRORS[412]})
+def terminate_upload(upload_id: str, caller: Who, db: WriteDb, service: Service) -> None:
+    """End an upload and forget its bytes; a blob that it became stays."""
+    uploads.terminate(db, service.storage, caller.project_id, upload_id)
+
+
+def _claim(db: Session, service: App, project_id: str, upload_id: str, offset: int) -> Claim:
+    return uploads.claim(db, service.storage, project_id, upload_id, offset)
+
+
+def _refuse_large(length: int, service: App) -> None:
+    limit = service.settings.max_upload_bytes
+    if length > limit:
+        raise TooLarge(f"Upload-Length is {length}; Tus-Max-Size is {limit}.")
