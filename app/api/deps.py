@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app.api.digests import Digests
 from app.api.middleware import caller_of
 from app.api.schemas import Page
 from app.api.waiting import Watch, seconds_preferred
@@ -28,6 +29,7 @@ class App:
         self.database = database
         self.storage = storage
         self.watch = Watch(database)
+        self.digests = Digests()
 
     async def read(self, function: Callable[[Session], Result]) -> Result:
         """Run a function with a reading session in a thread."""

@@ -19,16 +19,25 @@ from app.domain.recipe import Recipe
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
+    "already_created": 409,
+    "checksum_mismatch": 460,
     "conflict": 409,
     "digest_mismatch": 422,
     "empty_file": 422,
+    "in_use": 409,
+    "idempotency_key_reused": 422,
+    "in_progress": 409,
     "invalid_input": 422,
     "job_finished": 409,
     "job_not_finished": 409,
     "job_not_succeeded": 409,
     "not_found": 404,
+    "quota_exceeded": 413,
+    "offset_mismatch": 409,
     "too_large": 413,
     "unauthenticated": 401,
+    "upload_gone": 410,
+    "upload_locked": 423,
     "forbidden": 403,
     "unavailable": 503,
     "error": 500,
@@ -37,14 +46,25 @@ DATABASE_ERRORS = (OperationalError, NoConnection)
 UNSTORABLE = (DataError, UnicodeEncodeError)
 METHODS = frozenset(get_args(kind.__annotations__["method"])[0] for kind in get_args(Recipe))
 SHOWN_INPUT = 80
-CODES = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+CODES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    412: "unsupported_tus_version",
+    413: "too_large",
+    415: "unsupported_media_type",
+    416: "range_not_satisfiable",
+}
+# 460 is tus's own.
+PHRASES = {status.value: status.phrase for status in HTTPStatus} | {460: "Checksum Mismatch"}
 
 
 def problem_body(problem: Problem, status: int, request_id: str) -> dict[str, Any]:
     """The problem object as shown."""
     return {
         "type": f"urn:fewbits:problem:{problem.code}",
-        "title": HTTPStatus(status).phrase,
+        "title": PHRASES[status],
         "status": status,
         "detail": problem.detail,
         "code": problem.code,
@@ -86,8 +106,19 @@ def request_id(request: Request) -> str:
 
 def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DomainError)  # noqa: S101 - registered for it
-    problem = Problem.of(error)
-    return problem_response(problem, STATUS.get(problem.code, 422), request_id(request))
+    return problem_response(Problem.of(error), status_of(error), request_id(request), headers_of(error))
+
+
+def status_of(error: DomainError) -> int:
+    """The one place where an error becomes a status: what goes away by waiting is 429."""
+    if error.retry_after_s is not None:
+        return HTTPStatus.TOO_MANY_REQUESTS
+    return STATUS.get(Problem.of(error).code, HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+def headers_of(error: DomainError) -> dict[str, str] | None:
+    """When to try again, if that helps."""
+    return None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
 
 
 def _validation_error(request: Request, error: Exception) -> Response:

@@ -13,11 +13,15 @@ from sqlalchemy.orm import Session
 
 from app.db.base import Base, now_us
 from app.db.models import (
+    ApiKey,
     Artifact,
     Candidate,
     Dataset,
+    Event,
     Job,
     Model,
+    Project,
+    Upload,
     Version,
 )
 from app.domain.errors import NotFound
@@ -29,9 +33,14 @@ NOUNS = {
     Job: "job",
     Candidate: "candidate",
     Artifact: "artifact",
+    ApiKey: "key",
+    Upload: "upload",
 }
 Query = TypeVar("Query", bound=Select[Any])
-Owned = TypeVar("Owned", Model, Version, Dataset, Job, Candidate, Artifact)
+Owned = TypeVar("Owned", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey)
+Paged = TypeVar(
+    "Paged", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, Project, Event
+)
 
 
 def now(db: Session) -> int:
@@ -40,20 +49,20 @@ def now(db: Session) -> int:
 
 
 def get_owned(db: Session, table: type[Owned], project_id: str, row_id: str) -> Owned:
-    """A row of this project; what another project has is not found either.
+    """A row of this project; what another project has, or what was deleted, is not found either.
 
     Raises:
         NotFound: There is no such row here.
     """
     row = db.get(table, row_id)
-    if row is None or row.project_id != project_id:
+    if row is None or row.project_id != project_id or getattr(row, "deleted_at", None):
         raise NotFound(f"This project has no {NOUNS[table]} with the id {row_id!r}.")
     return row
 
 
 def newest_first(
-    db: Session, statement: Select[Any], table: type[Owned], cursor: str | None, limit: int
-) -> list[Owned]:
+    db: Session, statement: Select[Any], table: type[Paged], cursor: str | None, limit: int
+) -> list[Paged]:
     """One page by id, newest first, and one row more when there is a next page."""
     if cursor:
         statement = statement.where(table.id < cursor)
