@@ -16,12 +16,21 @@ from app.db.queries import earlier
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
 from app.domain.recipe import needs_calibration
-from app.domain.report import DatasetSummary, Examination
+from app.domain.report import Examination
 from app.services import artifacts, candidates, datasets, gates, models
 from app.services.outcomes import Record
 from worker import host
 from worker.benchmark import Measured, measure
-from worker.engine.requests import Build, Built, Data, ExamineDataset, ExamineModel, Prepare, Prepared
+from worker.engine.requests import (
+    Build,
+    Built,
+    Data,
+    ExamineDataset,
+    ExaminedDataset,
+    ExamineModel,
+    Prepare,
+    Prepared,
+)
 from worker.work import Work
 
 LARGEST_MODEL = 1_500_000_000  # bytes: from there on results have external data, and are several files
@@ -39,8 +48,8 @@ def inspect_version(work: Work) -> Record:
 def inspect_dataset(work: Work) -> Record:
     """Look at uploaded samples."""
     data = _stage_dataset(work, work.claim.subject_id)
-    summary = work.call("examine_dataset", ExamineDataset(data=data), DatasetSummary)
-    return lambda db: datasets.accept(db, work.claim.subject_id, summary)
+    found = work.call("examine_dataset", ExamineDataset(data=data), ExaminedDataset)
+    return lambda db: datasets.accept(db, work.claim.subject_id, found.summary, found.preview)
 
 
 def prepare(work: Work) -> Record:

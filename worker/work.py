@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic import TypeAdapter
+
 from app.db import queries
-from app.db.base import adapter
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
@@ -65,7 +66,7 @@ class Work:
     def keep(self, value: object) -> Received:
         """Write a dataclass into the store as JSON."""
         with self.process.storage.create() as writer:
-            writer.write(adapter(type(value)).dump_json(value))
+            writer.write(TypeAdapter(type(value)).dump_json(value))
             return writer.finish()
 
     def call(

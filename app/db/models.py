@@ -22,6 +22,7 @@ from app.domain.errors import Problem
 from app.domain.gate import Verdict
 from app.domain.job import JobSpec
 from app.domain.quota import Quotas
+from app.domain.preview import Preview
 from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
 
@@ -204,6 +205,7 @@ class Dataset(Base):
     content_key: Mapped[str | None] = mapped_column(String(64), index=True)
     inspected_by: Mapped[str | None] = mapped_column(String(64))
     summary: Mapped[DatasetSummary | None] = mapped_column(Stored(DatasetSummary))
+    preview: Mapped[Preview | None] = mapped_column(Stored(Preview), deferred=True)
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
     deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()

@@ -33,6 +33,12 @@ class NotFound(DomainError):
     code = "not_found"
 
 
+class NoLayers(DomainError):
+    """Nothing is known of this candidate's layers."""
+
+    code = "no_layers"
+
+
 class InvalidInput(DomainError):
     """The request has fields that do not fit."""
 
@@ -43,6 +49,13 @@ class Conflict(DomainError):
     """Something with this name exists already."""
 
     code = "conflict"
+
+
+class NotInspected(DomainError):
+    """The upload is still being inspected; ask again shortly or send `Prefer: wait=60`."""
+
+    code = "not_inspected"
+    retryable = True
 
 
 class JobFinished(DomainError):

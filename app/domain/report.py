@@ -1,6 +1,6 @@
 """What was measured. A figure that is missing has its reason in the candidate's `notes`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.domain.flips import Compared
 
@@ -32,15 +32,23 @@ class Examination:
     bytes: int
     quantizable: float  # share of the parameters that int8 recipes can reach, 0 to 1
     warnings: tuple[str, ...] = ()
+    vocabularies: dict[str, int] = field(default_factory=dict)  # rows of the table that an input's ids index
 
 
 @dataclass(frozen=True)
 class ArrayInfo:
-    """One array of a dataset; `shape` is that of one sample, null where samples differ."""
+    """One array of a dataset; `shape` is that of one sample, null where samples differ.
+
+    `low` and `high` are the least and the greatest finite value of up to 2,000 samples; null for pixels of
+    images. `finite` is false when any of them holds NaN or an infinity.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    low: float | None = None
+    high: float | None = None
+    finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,10 @@ class DatasetSummary:
     labels: int | None  # how many samples have a label
     classes: tuple[str, ...]  # names, or the distinct labels as text; at most 1000
     warnings: tuple[str, ...] = ()
+    label_counts: dict[int, int] = field(
+        default_factory=dict
+    )  # samples by class number; the 1000 most frequent
+    label_range: tuple[int, int] | None = None  # the lowest and the highest class number
     targets: ArrayInfo | None = None  # labels that are no classes: numbers, or an array for each sample
     streams: int | None = None  # how many streams the samples belong to
     columns: tuple[str, ...] = ()  # of a table of texts

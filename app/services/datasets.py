@@ -6,6 +6,7 @@ from app.db.models import Blob, Dataset
 from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.job import check_transition
+from app.domain.preview import Preview
 from app.domain.report import DatasetSummary
 from app.services import blobs, events, manifest, reuse, steps
 from app.storage import Storage
@@ -33,11 +34,12 @@ def add(
     return dataset
 
 
-def accept(db: Session, dataset_id: str, summary: DatasetSummary) -> None:
+def accept(db: Session, dataset_id: str, summary: DatasetSummary, preview: Preview | None = None) -> None:
     """The inspection found nothing wrong."""
     dataset = db.get_one(Dataset, dataset_id, with_for_update=True)
     check_transition("dataset", dataset.state, "ready")
     dataset.state, dataset.summary, dataset.inspected_by = "ready", summary, manifest.tools()
+    dataset.preview = preview
     events.record(db, dataset.project_id, dataset.id, "dataset.ready", state="ready")
 
 

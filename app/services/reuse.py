@@ -25,6 +25,7 @@ def inspection(db: Session, row: Version | Dataset) -> bool:
         if seen is None:
             return False
         row.summary, row.preprocess, row.state = seen.summary, seen.preprocess, "ready"
+        row.preview = seen.preview
     else:
         row.content_key = manifest.version_key(row)
         found = reuse.inspected_version(db, row, manifest.tools())

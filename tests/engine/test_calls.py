@@ -234,7 +234,7 @@ def test_samples_stop_when_the_reference_is_full(job: Job, monkeypatch: pytest.M
 
 def test_examining_tells_what_is_in_a_model_and_in_a_dataset(job: Job) -> None:
     model = job.call("examine_model", model=job.model)
-    dataset = job.call("examine_dataset", data={"path": save_digits(job.folder / "digits")})
+    dataset = job.call("examine_dataset", data={"path": save_digits(job.folder / "digits")})["summary"]
 
     assert model["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
     assert (dataset["samples"], dataset["labels"], len(dataset["classes"])) == (1797, 1797, 10)

@@ -10,12 +10,13 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.domain.report import DatasetSummary, Examination
+from app.domain.report import Examination
 from worker.engine.evaluate.progress import Progress
 from worker.engine.requests import (
     Build,
     Built,
     ExamineDataset,
+    ExaminedDataset,
     ExamineModel,
     MeasureMemory,
     MeasureRound,
@@ -33,12 +34,14 @@ def examine_model(request: ExamineModel, _progress: Progress) -> Examination:
     return examine(request.model)
 
 
-def examine_dataset(request: ExamineDataset, _progress: Progress) -> DatasetSummary:
-    """What is in an uploaded dataset; reading it finds what is broken."""
+def examine_dataset(request: ExamineDataset, _progress: Progress) -> ExaminedDataset:
+    """What is in an uploaded dataset, and its first samples; reading it finds what is broken."""
     from worker.engine.data import open_dataset
     from worker.engine.data.dataset import summarize
+    from worker.engine.data.preview import preview
 
-    return summarize(open_dataset(request.data))
+    dataset = open_dataset(request.data)
+    return ExaminedDataset(summary=summarize(dataset), preview=preview(dataset, request.data.preprocess))
 
 
 def prepare(request: Prepare, progress: Progress) -> Prepared:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from app.domain.errors import Refused
 from app.domain.report import Examination, TensorInfo
+from worker.engine.data.made_up import vocabularies
 from worker.engine.load import check, check_external_data, model_bytes, parse
 from worker.engine.passes.scopes import (
     STANDARD,
@@ -146,6 +147,7 @@ def _label(node: onnx.NodeProto) -> str:
 def _describe(model: onnx.ModelProto, session: ort.InferenceSession, path: Path) -> Examination:
     counts = Counter(node.op_type for node in all_nodes(model.graph))
     parameters = sum(_sizes(model.graph).values())
+    rows = vocabularies(model.graph)
     return Examination(
         family=family(model.graph),
         inputs=tuple(_tensor(value) for value in session.get_inputs()),
@@ -159,6 +161,7 @@ def _describe(model: onnx.ModelProto, session: ort.InferenceSession, path: Path)
         bytes=model_bytes(path),
         quantizable=_quantizable(model.graph) / parameters if parameters else 0.0,
         warnings=tuple(_warnings(model, counts)),
+        vocabularies={i.name: rows[i.name] for i in session.get_inputs() if i.name in rows},
     )
 
 

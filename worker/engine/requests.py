@@ -9,8 +9,9 @@ from pathlib import Path
 from app.domain.against import Outcomes
 from app.domain.dataset import Preprocess
 from app.domain.flips import Flips
+from app.domain.preview import Preview
 from app.domain.recipe import Recipe
-from app.domain.report import Figures
+from app.domain.report import DatasetSummary, Figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,14 @@ class ExamineDataset:
     """Look at an uploaded dataset."""
 
     data: Data
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExaminedDataset:
+    """What is in an uploaded dataset, and its first samples."""
+
+    summary: DatasetSummary
+    preview: Preview
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,9 @@
 """What every reader offers: samples by index, decoded one at a time."""
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +14,7 @@ from app.domain.report import ArrayInfo, DatasetSummary
 Array = NDArray[Any]
 Sample = Mapping[str, Array]
 MAX_SHOWN_CLASSES = 1000
+MAX_RANGED = 2000
 MOST_DIGITS = 18  # fits int64
 
 
@@ -49,7 +53,7 @@ class Dataset(Protocol):
         """16 bytes that are equal exactly when the content of two samples is; labels do not count."""
         ...
 
-    def file_name(self, index: int) -> str | None:
+    def file_name(self, index: int, /) -> str | None:
         """The name of the sample's file; None when samples are no files."""
         ...
 
@@ -60,8 +64,9 @@ class Dataset(Protocol):
 
 def summarize(dataset: Dataset) -> DatasetSummary:
     """What is in a dataset, for people."""
-    arrays = dataset.arrays()
+    arrays = dataset.arrays() if dataset.format != "npz" else _with_ranges(dataset)
     labels = dataset.labels
+    counts = Counter(label for label in labels or () if label is not None)
     return DatasetSummary(
         format=dataset.format,
         samples=len(dataset),
@@ -69,7 +74,43 @@ def summarize(dataset: Dataset) -> DatasetSummary:
         labels=None if labels is None else sum(label is not None for label in labels),
         classes=dataset.classes[:MAX_SHOWN_CLASSES],
         warnings=dataset.warnings,
+        label_counts=dict(counts.most_common(MAX_SHOWN_CLASSES)),
+        label_range=(min(counts), max(counts)) if counts else None,
     )
+
+
+def class_name(classes: Sequence[str], label: int) -> str | None:
+    """The name of a class; None when the classes are numbers, or it is none of them."""
+    if all(name.removeprefix("-").isdigit() for name in classes):
+        return None
+    return classes[label] if 0 <= label < len(classes) else None
+
+
+def _with_ranges(dataset: Dataset) -> tuple[ArrayInfo, ...]:
+    """The arrays with the range of their values over up to 2,000 samples, spread over all."""
+    seen: dict[str, list[tuple[float, float, bool]]] = {}
+    for index in range(0, len(dataset), -(-len(dataset) // MAX_RANGED)):
+        for name, array in dataset.sample(index).items():
+            seen.setdefault(name, []).append(_range(array))
+    return tuple(_ranged(info, seen[info.name]) for info in dataset.arrays())
+
+
+def _range(array: Array) -> tuple[float, float, bool]:
+    if array.dtype.kind not in "biuf" or not array.size:
+        return math.inf, -math.inf, True
+    usable = np.isfinite(array)
+    finite = bool(usable.all())
+    values = array if finite else array[usable]
+    if not values.size:
+        return math.inf, -math.inf, finite
+    return float(values.min()), float(values.max()), finite
+
+
+def _ranged(info: ArrayInfo, ranges: Sequence[tuple[float, float, bool]]) -> ArrayInfo:
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    known = low <= high
+    finite = all(r[2] for r in ranges)
+    return replace(info, low=low if known else None, high=high if known else None, finite=finite)
 
 
 def common_shape(shapes: set[tuple[int, ...]]) -> tuple[int | None, ...]:

@@ -60,7 +60,7 @@ class ArrayDataset:
             digest.update(name.encode() + b"\0" + as_bytes(array))
         return digest.digest()
 
-    def file_name(self, index: int) -> str | None:
+    def file_name(self, _index: int) -> str | None:
         """None: arrays are no files."""
         return None
 

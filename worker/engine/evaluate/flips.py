@@ -11,7 +11,7 @@ import numpy as np
 
 from app.domain.against import Outcomes, bitmap
 from app.domain.flips import MOST_FLIPS, PREDICTIONS, Answer, Compared, Flips
-from worker.engine.data.dataset import Array, Dataset
+from worker.engine.data.dataset import Array, Dataset, class_name
 from worker.engine.evaluate.accuracy import TOP, in_top, scores, top1
 from worker.engine.evaluate.fidelity import sqnr
 
@@ -83,12 +83,12 @@ class Answers:
     def _compared(
         self, index: int, label: int | None, baseline: Array, candidate: Array, change: str | None
     ) -> Compared:
-        classes = class_names(self.dataset.classes)
+        classes = self.dataset.classes
         return Compared(
             index=index,
             name=self.dataset.file_name(index),
             label=label,
-            label_name=None if label is None else _named(classes, label),
+            label_name=None if label is None else class_name(classes, label),
             baseline=_answer(baseline, classes),
             candidate=_answer(candidate, classes),
             change=change,  # type: ignore[arg-type]
@@ -96,21 +96,12 @@ class Answers:
         )
 
 
-def class_names(classes: Sequence[str]) -> Sequence[str]:
-    """Names by class number; none when the classes are numbers themselves."""
-    return () if all(name.removeprefix("-").isdigit() for name in classes) else classes
-
-
-def _named(classes: Sequence[str], label: int) -> str | None:
-    return classes[label] if 0 <= label < len(classes) else None
-
-
 def _answer(output: Array, classes: Sequence[str]) -> Answer | None:
     found, best = scores(output), top1(output)
     if found is None or best is None:
         return None
     score = float(found[best])
-    return Answer(best, _named(classes, best), score if math.isfinite(score) else None)
+    return Answer(best, class_name(classes, best), score if math.isfinite(score) else None)
 
 
 def _sqnr(baseline: Array, candidate: Array) -> float:

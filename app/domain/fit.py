@@ -1,0 +1,359 @@
+"""Whether a dataset fits a version, and how small a drop it can decide: from what inspections found.
+
+The rules are those by which the engine binds arrays to inputs; here they see shapes, types and ranges only.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES, Preprocess
+from app.domain.estimate import LEVEL, SHARES
+from app.domain.gate import Gate
+from app.domain.intervals import normal_quantile
+from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
+
+FLIP_RATES = (0.01, 0.03, 0.05)
+POWER = 0.2  # the chance to miss what is there
+SHARE = 5  # calibration gets at most one sample in five
+IMAGE_AXES = 3
+CHANNEL_COUNTS = (1, 3, 4)
+RAW_PIXELS = 32.0  # a float image beyond this was not scaled
+Level = Literal["error", "warning", "info"]
+Axes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know; an `error` would fail a job. `pointer` names an input, the labels, a gate's field."""
+
+    level: Level
+    pointer: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What can be decided if this share of the samples flips."""
+
+    flip_rate: float
+    smallest_drop: float
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Samples that decide a limit if this share of them flips."""
+
+    flip_rate: float
+    samples: int
+    enough: bool
+
+
+@dataclass(frozen=True)
+class LimitDecidable:
+    """What one limit of a gate needs."""
+
+    name: str
+    limit: float
+    needed: tuple[Needed, ...]
+
+
+@dataclass(frozen=True)
+class Decidable:
+    """How small a drop the data can decide, with 80 % power at one-sided 95 % over all candidates.
+
+    `samples` are those left for evaluation when the dataset also calibrates.
+    """
+
+    samples: int
+    candidates: int
+    drops: tuple[Rate, ...]
+    limits: tuple[LimitDecidable, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """It fits when no finding is an error. `decidable` is null where nothing is right or wrong."""
+
+    fits: bool
+    findings: tuple[Finding, ...]
+    decidable: Decidable | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is asked of a dataset."""
+
+    gate: Gate | None = None
+    metric: str = "auto"
+    input: str | None = None
+    candidates: int = 1
+
+
+def check(
+    examination: Examination, summary: DatasetSummary, preprocess: Preprocess, question: Question
+) -> Fit:
+    """Hold a dataset against a version, without opening either."""
+    findings = [
+        *_inputs(examination, summary, preprocess, question.input),
+        *_values(summary),
+        *_labels(examination, summary, question.metric),
+        *_samples(summary),
+    ]
+    decidable = _decidable(summary, question)
+    if decidable:
+        findings += _limits_out_of_reach(decidable)
+    fits = not any(finding.level == "error" for finding in findings)
+    return Fit(fits, tuple(findings), decidable)
+
+
+def smallest_drop(samples: int, flip_rate: float, candidates: int = 1) -> float:
+    """The smallest drop that this many samples decide; never less than the bound when nothing flips."""
+    z = normal_quantile(LEVEL / candidates)
+    factor = (z + normal_quantile(POWER)) ** 2
+    return min(max(math.sqrt(factor * flip_rate / samples), z * z / (samples + z * z)), 1.0)
+
+
+def samples_for(limit: float, flip_rate: float, candidates: int = 1) -> int:
+    """About how many samples decide a drop of `limit` (above 0)."""
+    z = normal_quantile(LEVEL / candidates)
+    by_flips = (z + normal_quantile(POWER)) ** 2 * flip_rate / limit**2
+    return math.ceil(max(by_flips, z * z * (1 - limit) / limit))
+
+
+def evaluation_samples(samples: int) -> int:
+    """Samples left when the dataset also calibrates."""
+    return samples - max(1, min(DEFAULT_CALIBRATION_SAMPLES, samples // SHARE))
+
+
+def _inputs(
+    examination: Examination, summary: DatasetSummary, preprocess: Preprocess, image_input: str | None
+) -> Iterator[Finding]:
+    names = [item.name for item in examination.inputs]
+    if image_input is not None and image_input not in names:
+        detail = f"the model has no input {image_input!r}; its inputs are {', '.join(names)}"
+        yield Finding("error", "/input", detail)
+        return
+    if summary.format not in {"npz", "images"}:
+        yield Finding("info", "/inputs", f"how {summary.format} becomes inputs is seen when a job runs")
+        return
+    arrays = {array.name: _as_decoded(array, summary.format) for array in summary.arrays}
+    sources = _sources(names, list(arrays), image_input)
+    for item in examination.inputs:
+        if item.name in sources:
+            array = arrays[sources[item.name]]
+            yield from _input(item, array, preprocess)
+            yield from _ids(item, array, examination.vocabularies.get(item.name))
+        else:
+            yield _unfed(item, arrays)
+    unused = [name for name in arrays if name not in sources.values()]
+    if unused and not set(names) - set(sources):
+        yield Finding("warning", "/inputs", f"no input takes {', '.join(unused)}")
+
+
+def _as_decoded(array: ArrayInfo, kind: str) -> ArrayInfo:
+    """Images are uint8 until scale, mean and std are applied."""
+    return replace(array, dtype="uint8") if kind == "images" else array
+
+
+def _sources(inputs: list[str], arrays: list[str], image_input: str | None) -> dict[str, str]:
+    """Array names by input name: names first, then what is left over."""
+    sources = {name: name for name in inputs if name in arrays}
+    if image_input is not None:
+        spare = [name for name in arrays if name not in sources]
+        sources |= {image_input: spare[0]} if len(spare) == 1 else {}
+    free = [name for name in inputs if name not in sources]
+    spare = [name for name in arrays if name not in sources.values()]
+    return sources | ({free[0]: spare[0]} if len(free) == len(spare) == 1 else {})
+
+
+def _unfed(item: TensorInfo, arrays: Mapping[str, ArrayInfo]) -> Finding:
+    found = ", ".join(f"{a.name} {a.dtype} {_shown(a.shape)}" for a in arrays.values())
+    detail = f"expected {_described(item)}, found {found or 'no arrays'}; name each array after its input"
+    return Finding("error", _pointer(item), detail)
+
+
+def _input(item: TensorInfo, array: ArrayInfo, preprocess: Preprocess) -> Iterator[Finding]:
+    expected = f"expected {_described(item)} per run, found {array.dtype} {_shown(array.shape)} per sample"
+    if not _arranges(array, _axes(item)):
+        hint = "; set resize, crop, layout or color" if len(array.shape) == IMAGE_AXES else ""
+        yield Finding("error", _pointer(item), expected + hint)
+    if not _converts(array, item.dtype, preprocess):
+        yield Finding("error", _pointer(item), expected)
+    elif array.dtype == "uint8" and item.dtype.startswith("float"):
+        yield from _channels(array, _axes(item), preprocess)
+    elif item.dtype.startswith("float") and len(array.shape) == IMAGE_AXES and (array.high or 0) > RAW_PIXELS:
+        detail = f"{array.name} goes up to {array.high:g} and is fed so: only uint8 arrays take preprocess"
+        yield Finding("warning", _pointer(item), detail)
+
+
+def _ids(item: TensorInfo, array: ArrayInfo, rows: int | None) -> Iterator[Finding]:
+    if rows is not None and array.high is not None and array.high >= rows:
+        detail = (
+            f"{array.name} holds the id {array.high:g}, but the model's table has the rows 0 to {rows - 1}"
+        )
+        yield Finding("error", _pointer(item), detail)
+
+
+def _arranges(array: ArrayInfo, shape: Axes) -> bool:
+    """Whether the axes fit: with or without the first one, with channels moved, or with axes of size 1."""
+    if _fits(array.shape, shape) or _fits(array.shape, shape[1:]):
+        return True
+    if _moves(array, shape):
+        return True
+    return bool(shape) and _without_units(array.shape) == _without_units(shape[1:])
+
+
+def _moves(array: ArrayInfo, shape: Axes) -> bool:
+    """Whether [H, W, C] becomes [C, H, W], since only that fits."""
+    if _fits(array.shape, shape) or _fits(array.shape, shape[1:]):
+        return False
+    if array.dtype != "uint8" or len(array.shape) != IMAGE_AXES or array.shape[-1] not in CHANNEL_COUNTS:
+        return False
+    return _fits((array.shape[-1], *array.shape[:-1]), shape[1:])
+
+
+def _fits(found: Axes, wanted: Axes) -> bool:
+    pairs = zip(found, wanted, strict=False)
+    return len(found) == len(wanted) and all(w is None or f is None or f == w for f, w in pairs)
+
+
+def _without_units(shape: Axes) -> Axes:
+    return tuple(size for size in shape if size != 1)
+
+
+def _axes(item: TensorInfo) -> Axes:
+    return tuple(size if isinstance(size, int) and size > 0 else None for size in item.shape)
+
+
+def _converts(array: ArrayInfo, wanted: str, preprocess: Preprocess) -> bool:
+    """Whether the values reach the input unchanged, but for scale, mean and std."""
+    found = preprocess.dtype if array.dtype == "uint8" and wanted.startswith("float") else array.dtype
+    if found == wanted:
+        return True
+    if wanted.startswith(("float", "bfloat")):
+        return found.startswith(("float", "bool"))
+    if not (wanted.startswith(("int", "uint")) and found.startswith(("int", "uint", "bool"))):
+        return False
+    low, high = _integer_range(wanted)
+    return low <= (array.low or 0) and (array.high or 0) <= high
+
+
+def _integer_range(dtype: str) -> tuple[int, int]:
+    bits = int(dtype.lstrip("uint"))
+    return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _channels(array: ArrayInfo, wanted: Axes, preprocess: Preprocess) -> Iterator[Finding]:
+    shape = (array.shape[-1], *array.shape[:-1]) if _moves(array, wanted) else array.shape
+    axis = max(len(shape) - IMAGE_AXES, 0) if preprocess.layout == "NCHW" else len(shape) - 1
+    channels = shape[axis] if shape else None
+    for name, numbers in (("mean", preprocess.mean), ("std", preprocess.std)):
+        if len(numbers) > 1 and channels is not None and len(numbers) != channels:
+            layout = preprocess.layout
+            detail = f"{name} has {len(numbers)} values, but {array.name} {channels} channels ({layout})"
+            yield Finding("error", f"/preprocess/{name}", detail)
+
+
+def _values(summary: DatasetSummary) -> Iterator[Finding]:
+    for array in summary.arrays:
+        pointer = f"/arrays/{_escaped(array.name)}"
+        if not array.finite:
+            detail = f"{array.name} holds NaN or an infinity; a job refuses a model whose output is NaN"
+            yield Finding("warning", pointer, detail)
+        if array.low is not None and array.low == array.high and array.shape:
+            yield Finding("warning", pointer, f"{array.name} is {array.low:g} everywhere")
+
+
+def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> Iterator[Finding]:
+    if not summary.labels:
+        level: Level = "warning" if metric == "auto" else "error"
+        yield Finding(
+            level, "/labels", "there are no labels, so only fidelity to the float model is measured"
+        )
+        return
+    if summary.labels < summary.samples:
+        missing = summary.samples - summary.labels
+        yield Finding("warning", "/labels", f"{missing} of {summary.samples} samples have no label")
+    floats = [output for output in examination.outputs if output.dtype.startswith("float")]
+    if len(floats) > 1:
+        names = ", ".join(output.name for output in floats)
+        yield Finding("info", "/labels", f"name one of the outputs {names} as evaluation.output in the job")
+    elif floats and summary.label_range and metric in {"auto", *SHARES}:
+        yield from _classes(_class_count(floats[0]), summary.label_range)
+
+
+def _classes(classes: int | None, labels: tuple[int, int]) -> Iterator[Finding]:
+    low, high = labels
+    if classes is not None and (low < 0 or high >= classes):
+        detail = f"labels go from {low} to {high}, but the model tells the classes 0 to {classes - 1} apart"
+        yield Finding("error", "/labels", detail)
+    elif low == high:
+        yield Finding("warning", "/labels", f"every label is {low}, so accuracy says little")
+
+
+def _class_count(output: TensorInfo) -> int | None:
+    """How many classes an output scores; None when its shape does not say so."""
+    sizes = [size for size in output.shape[1:] if size != 1]
+    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) and sizes[0] > 1 else None
+
+
+def _samples(summary: DatasetSummary) -> Iterator[Finding]:
+    if summary.samples < 2:  # noqa: PLR2004 - one for each use
+        detail = f"{summary.samples} sample cannot be split; give calibration and evaluation a dataset each"
+        yield Finding("error", "/samples", detail)
+
+
+def _decidable(summary: DatasetSummary, question: Question) -> Decidable | None:
+    if not summary.labels or question.metric not in {"auto", *SHARES}:
+        return None
+    samples = max(evaluation_samples(summary.labels), 1)
+    k = question.candidates
+    return Decidable(
+        samples=samples,
+        candidates=k,
+        drops=tuple(Rate(q, round(smallest_drop(samples, q, k), 6)) for q in FLIP_RATES),
+        limits=tuple(_limit(name, limit, samples, k) for name, limit in _drop_limits(question.gate)),
+    )
+
+
+def _drop_limits(gate: Gate | None) -> Iterator[tuple[str, float]]:
+    """Limits on drops; a relative one is taken as if float were always right, its easiest case."""
+    for name in ("max_accuracy_drop", "max_relative_drop"):
+        limit = getattr(gate, name) if gate else None
+        if limit is not None:
+            yield name, limit
+
+
+def _limit(name: str, limit: float, samples: int, candidates: int) -> LimitDecidable:
+    needed = [(q, samples_for(max(abs(limit), 1e-6), q, candidates)) for q in FLIP_RATES]
+    return LimitDecidable(name, limit, tuple(Needed(q, count, count <= samples) for q, count in needed))
+
+
+def _limits_out_of_reach(decidable: Decidable) -> Iterator[Finding]:
+    for limit in decidable.limits:
+        least = limit.needed[0]
+        if not least.enough:
+            detail = (
+                f"{decidable.samples} samples cannot decide {limit.limit:g}; "
+                f"{least.samples} would, if {least.flip_rate:.0%} of them flip"
+            )
+            yield Finding("warning", f"/gate/{limit.name}", detail)
+
+
+def _described(item: TensorInfo) -> str:
+    return f"{item.dtype} {_shown(_axes(item))}"
+
+
+def _shown(shape: Axes) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
+
+
+def _pointer(item: TensorInfo) -> str:
+    return f"/inputs/{_escaped(item.name)}"
+
+
+def _escaped(name: str) -> str:
+    """A name as one part of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
