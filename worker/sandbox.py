@@ -45,7 +45,7 @@ class Interrupted(DomainError):
     """The child was killed because its step was taken away or the worker stops."""
 
 
-def run(
+def run(  # noqa: PLR0913 - the request, its limits, and who listens
     name: str,
     request: object,
     answer: type[Answer],
@@ -53,9 +53,12 @@ def run(
     folder: Path,
     limits: Limits,
     on_progress: Callable[[float], None] = lambda _share: None,
+    on_log: Callable[[bytes], None] = lambda _tail: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Answer:
     """Run one engine call in a child whose working folder is `folder`.
+
+    `on_log` gets the end of what the child printed, however it ended.
 
     Raises:
         Refusal: The engine said no, crashed, or a limit was exceeded.
@@ -63,13 +66,15 @@ def run(
         Interrupted: `interrupted` became true.
     """
     call = {"call": name, "arguments": TypeAdapter(type(request)).dump_python(request, mode="json")}
+    log = bytearray()
     with _spawn(folder) as child:
         try:
             _send(child, {**call, "limits": asdict(limits)})
-            output, log = _watch(child, limits, on_progress, interrupted)
+            output = _watch(child, log, limits, on_progress, interrupted)
         finally:
             _kill(child)
-    return _answer(child.returncode, output, log, answer, limits)
+            on_log(bytes(log))
+    return _answer(child.returncode, output, bytes(log), answer, limits)
 
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
@@ -109,12 +114,13 @@ def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
 
 def _watch(
     child: subprocess.Popen[bytes],
+    log: bytearray,
     limits: Limits,
     on_progress: Callable[[float], None],
     interrupted: Callable[[], bool],
-) -> tuple[bytes, bytes]:
-    """Collect both streams until they end."""
-    output, log = bytearray(), bytearray()
+) -> bytes:
+    """Collect both streams until they end: the answer, and in `log` the end of what was printed."""
+    output = bytearray()
     deadline = time.monotonic() + limits.wall_s
     with selectors.DefaultSelector() as selector:
         selector.register(_pipe(child.stdout), selectors.EVENT_READ, output)
@@ -130,7 +136,7 @@ def _watch(
     while not _has_ended(child):
         _check(output, deadline, limits, interrupted)
         time.sleep(POLL_SECONDS / 20)
-    return bytes(output), bytes(log)
+    return bytes(output)
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
