@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.digests import Digests
+from app.api.metrics import Metrics
 from app.api.middleware import caller_of
 from app.api.schemas import Page
 from app.api.waiting import Watch, seconds_preferred
@@ -29,6 +30,7 @@ class App:
         self.database = database
         self.storage = storage
         self.watch = Watch(database)
+        self.metrics = Metrics(database)
         self.digests = Digests()
 
     async def read(self, function: Callable[[Session], Result]) -> Result:

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from app.api import waiting
-from app.api.waiting import Watch, seconds_preferred
+from app.api.waiting import News, Watch, seconds_preferred
 from app.db.session import Database
 
 pytestmark = pytest.mark.anyio
@@ -27,12 +27,14 @@ class Scripted(Watch):
         self.asked: list[list[str]] = []
         self._looks = list(looks)
 
-    def _look(self, subject_ids: Sequence[str]) -> Sequence[str]:
-        self.asked.append(sorted(subject_ids))
+    def _look(
+        self, waited_for: Sequence[str], _seen: Mapping[str, int]
+    ) -> tuple[Sequence[str], Mapping[str, News]]:
+        self.asked.append(sorted(waited_for))
         found = self._looks.pop(0) if self._looks else ()
         if found is None:
             raise OperationalError("SELECT", {}, Exception("the database is away"))
-        return found
+        return found, {}
 
 
 @pytest.fixture

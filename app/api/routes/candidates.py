@@ -1,5 +1,7 @@
 """Candidates and the models that they are."""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ReadDb, Service, Who
@@ -8,9 +10,19 @@ from app.api.routes.artifacts import send_artifact
 from app.api.schemas import CandidateRead
 from app.db import queries
 from app.db.models import Candidate
-from app.domain.errors import NotFound
+from app.domain.errors import NoLayers, NotFound
 
 router = APIRouter(tags=["candidates"])
+LAYERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One entry per layer",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"layers": {"type": "array", "items": {}}}}
+            }
+        },
+    }
+}
 
 
 @router.get("/candidates/{candidate_id}")
@@ -31,4 +43,15 @@ def download_candidate(
     if artifact is None:
         message = f"The candidate {candidate_id} is {row.state} and has no model."
         raise NotFound(message)
+    return send_artifact(request, service, db, artifact)
+
+
+@router.get("/candidates/{candidate_id}/layers", responses=LAYERS, response_class=Response)
+def read_layers(candidate_id: str, request: Request, caller: Who, db: ReadDb, service: Service) -> Response:
+    """What each layer does to the outputs, as the job found it; 404 `no_layers` when it did not look."""
+    row = queries.get_owned(db, Candidate, caller.project_id, candidate_id)
+    artifact = queries.artifacts(db, row.id).get("layers")
+    if artifact is None:
+        message = f"The candidate {candidate_id} is {row.state} and nothing is known of its layers."
+        raise NoLayers(message)
     return send_artifact(request, service, db, artifact)

@@ -1,16 +1,24 @@
-"""Whether the process lives, whether it can serve, and who a key is."""
+"""Whether the process lives, whether it can serve, and how much it does."""
+
+from typing import Any
 
 from fastapi import APIRouter, Response
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from sqlalchemy import text
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
-from app.api.deps import App, Service, Who
-from app.api.schemas import CallerRead
+from app.api.deps import App, Service
 from app.broker import reachable
 
 router = APIRouter(tags=["service"])
-caller_router = APIRouter(tags=["service"])
+EXAMPLE = """# HELP fewbits_steps Steps that wait or run
+# TYPE fewbits_steps gauge
+fewbits_steps{kind="build",state="queued"} 3.0
+"""
+EXPOSITION: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE}}}
+}
 
 
 @router.get("/healthz")
@@ -28,10 +36,10 @@ async def readyz(service: Service) -> Response:
     return JSONResponse({"status": "ok" if parts["broker"] else "degraded", **parts})
 
 
-@caller_router.get("/me")
-def me(caller: Who) -> CallerRead:
-    """Which project and scopes this key has."""
-    return CallerRead(key=caller.key_id, project=caller.project_id, scopes=sorted(caller.scopes))
+@router.get("/metrics", response_class=PlainTextResponse, responses=EXPOSITION)
+def metrics(service: Service) -> Response:
+    """What this process answers and what the whole service has to do, for Prometheus."""
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _parts(service: App) -> dict[str, bool]:

@@ -1,31 +1,20 @@
-"""Jobs, and everything that hangs on one."""
+"""Jobs: asked for, listed, read, canceled, tried again."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.responses import JSONResponse, PlainTextResponse
 
-from app.api import markdown
-from app.api.deps import Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
-from app.api.outcome import http_status, verdict_of
-from app.api.schemas import (
-    ArtifactRead,
-    CandidateRead,
-    JobCreate,
-    JobRead,
-    Page,
-    ReportRead,
-    StepRead,
-    VerdictRead,
-)
+from app.api.deps import Cursor, Limit, ReadDb, Service, Wait, Who, page
+from app.api.idempotency import Once, OncePerKey
+from app.api.schemas import JobCreate, JobRead, Page
 from app.db import queries
-from app.db.models import Artifact, Job
-from app.services import jobs
+from app.db.models import Job
+from app.db.queries.job_lists import JobFilter, jobs_where
+from app.services import jobs, quotas
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
-MARKDOWN = "text/markdown; charset=utf-8"
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=OncePerKey)
+LABEL = "label."
 EXAMPLES = {
     "sensible defaults": {"value": {"version": "ver_…", "evaluation": {"dataset": "dst_…"}}},
     "two recipes and a gate": {
@@ -37,6 +26,17 @@ EXAMPLES = {
         }
     },
 }
+BRANCH: dict[str, Any] = {
+    "name": "label.branch",
+    "in": "query",
+    "required": False,
+    "description": "Only with this label; `branch` stands for any label's name, and several may be given",
+    "schema": {"type": "string", "maxLength": 200},
+    "example": "main",
+}
+BY_LABEL = {"parameters": [BRANCH]}
+State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+Conclusion = Literal["pass", "fail", "inconclusive", "none"]
 
 
 @router.post("", status_code=202)
@@ -46,15 +46,21 @@ async def create_job(
     caller: Who,
     service: Service,
     wait: Wait,
+    once: Once,
 ) -> JobRead:
     """Quantize a version by recipes, measure each, decide the gate. `Prefer: wait=60` waits for the end."""
-    job_id = await service.write(lambda db: jobs.create(db, caller.project_id, body).id)
+
+    def make(db: Session) -> str:
+        quotas.check_jobs(db, caller.project_id, service.settings.quotas)
+        return jobs.create(db, caller.project_id, body).id
+
+    job_id = await once.write(make)
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     await service.watch.settled(job_id, wait)
     return await service.read(lambda db: show(db, db.get_one(Job, job_id)))
 
 
-@router.get("")
+@router.get("", openapi_extra=BY_LABEL)
 def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     request: Request,
     response: Response,
@@ -62,13 +68,14 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     db: ReadDb,
     limit: Limit = 20,
     cursor: Cursor = None,
-    state: str | None = None,
-    version: str | None = None,
+    state: Annotated[State | None, Query(description="Only in this state")] = None,
+    conclusion: Annotated[Conclusion | None, Query(description="Only with this verdict")] = None,
+    version: Annotated[str | None, Query(description="Only of this version", max_length=40)] = None,
+    model: Annotated[str | None, Query(description="Only of this model", max_length=40)] = None,
 ) -> Page[JobRead]:
-    """The project's jobs, newest first, of one state or version if asked."""
-    chosen = select(Job).where(Job.project_id == caller.project_id)
-    chosen = chosen.where(Job.state == state) if state else chosen
-    chosen = chosen.where(Job.version_id == version) if version else chosen
+    """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
+    wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
+    chosen = jobs_where(db.get_bind().dialect, caller.project_id, wanted)
     rows = queries.newest_first(db, chosen, Job, cursor, limit)
     return page(request, response, rows, limit, lambda row: show(db, row))
 
@@ -82,81 +89,24 @@ async def read_job(job_id: str, caller: Who, service: Service, wait: Wait) -> Jo
 
 
 @router.post("/{job_id}/cancel")
-def cancel_job(job_id: str, caller: Who, db: WriteDb) -> JobRead:
+async def cancel_job(job_id: str, caller: Who, service: Service, once: Once) -> JobRead:
     """End a job now, with everything it has open."""
-    return show(db, jobs.cancel(db, caller.project_id, job_id))
+    await once.write(lambda db: jobs.cancel(db, caller.project_id, job_id).id)
+    return await service.read(lambda db: show(db, db.get_one(Job, job_id)))
 
 
 @router.post("/{job_id}/retry", status_code=202)
-def retry_job(job_id: str, response: Response, caller: Who, db: WriteDb) -> JobRead:
+async def retry_job(job_id: str, response: Response, caller: Who, service: Service, once: Once) -> JobRead:
     """A new job with the same spec."""
-    job = jobs.retry(db, caller.project_id, job_id)
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return show(db, job)
 
+    def make(db: Session) -> str:
+        queries.get_owned(db, Job, caller.project_id, job_id)
+        quotas.check_jobs(db, caller.project_id, service.settings.quotas)
+        return jobs.retry(db, caller.project_id, job_id).id
 
-@router.get("/{job_id}/candidates")
-def list_candidates(job_id: str, caller: Who, db: ReadDb) -> Page[CandidateRead]:
-    """The job's candidates in the order of its recipes."""
-    queries.get_owned(db, Job, caller.project_id, job_id)
-    return Page[CandidateRead](items=shown_candidates(db, job_id), next_cursor=None)
-
-
-@router.get("/{job_id}/steps")
-def list_steps(job_id: str, caller: Who, db: ReadDb) -> Page[StepRead]:
-    """The job's timeline: what ran when, where, and how often."""
-    queries.get_owned(db, Job, caller.project_id, job_id)
-    rows = [StepRead.of(step) for step in queries.job_steps(db, job_id)]
-    return Page[StepRead](items=rows, next_cursor=None)
-
-
-@router.get("/{job_id}/artifacts")
-def list_artifacts(job_id: str, caller: Who, db: ReadDb) -> Page[ArtifactRead]:
-    """The files that the job made."""
-    queries.get_owned(db, Job, caller.project_id, job_id)
-    rows = db.scalars(select(Artifact).where(Artifact.job_id == job_id).order_by(Artifact.id))
-    return Page[ArtifactRead](items=[ArtifactRead.of(row) for row in rows], next_cursor=None)
-
-
-@router.get("/{job_id}/report", response_model=ReportRead)
-def read_report(
-    job_id: str,
-    caller: Who,
-    db: ReadDb,
-    form: Annotated[Literal["json", "md"], Query(alias="format")] = "json",
-) -> ReportRead | Response:
-    """Everything that was found, as JSON or as Markdown for a pull request."""
-    job = queries.get_owned(db, Job, caller.project_id, job_id)
-    verdict = verdict_of(job)
-    document = ReportRead(job=show(db, job), candidates=shown_candidates(db, job_id), verdict=verdict)
-    if form == "md":
-        return PlainTextResponse(markdown.report(document), media_type=MARKDOWN)
-    return document
-
-
-@router.get("/{job_id}/verdict", response_model=VerdictRead)
-async def read_verdict(
-    job_id: str,
-    caller: Who,
-    service: Service,
-    wait: Wait,
-    form: Annotated[Literal["json", "md"], Query(alias="format")] = "json",
-    status: Annotated[Literal["http"] | None, Query(description="422 when a pipeline should stop")] = None,
-) -> Response:
-    """The gate's answer. With `status=http`, `curl -f` fails exactly when a pipeline should."""
-    await service.read(lambda db: queries.get_owned(db, Job, caller.project_id, job_id))
-    await service.watch.settled(job_id, wait)
-    return await service.read(lambda db: verdict_response(db, job_id, form, status))
-
-
-def verdict_response(db: Session, job_id: str, form: str, status: str | None) -> Response:
-    """The verdict in the asked form and with the asked status."""
-    verdict = verdict_of(db.get_one(Job, job_id))
-    code = http_status(verdict) if status == "http" else 200
-    if form == "md":
-        text = markdown.verdict(verdict, shown_candidates(db, job_id))
-        return PlainTextResponse(text, code, media_type=MARKDOWN)
-    return JSONResponse(verdict.model_dump(mode="json"), code)
+    new_id = await once.write(make)
+    response.headers["Location"] = f"/v1/jobs/{new_id}"
+    return await service.read(lambda db: show(db, db.get_one(Job, new_id)))
 
 
 def show(db: Session, job: Job) -> JobRead:
@@ -165,7 +115,7 @@ def show(db: Session, job: Job) -> JobRead:
     return JobRead.of(job, baseline)
 
 
-def shown_candidates(db: Session, job_id: str) -> list[CandidateRead]:
-    """The job's candidates with the models they made."""
-    made = queries.candidate_artifacts(db, job_id)
-    return [CandidateRead.of(row, made.get(row.id)) for row in queries.candidates(db, job_id)]
+def labels_asked(request: Request) -> dict[str, str]:
+    """The labels in the query: `label.branch=main`."""
+    asked = request.query_params.items()
+    return {name.removeprefix(LABEL): value for name, value in asked if name.startswith(LABEL)}

@@ -1,0 +1,98 @@
+"""Report and verdict as Markdown, fit for a pull request."""
+
+from collections.abc import Sequence
+
+from app.api.formats import words
+from app.api.schemas import CandidateRead, JobRead, ReportRead, VerdictRead
+from app.domain.gate import Check
+
+MEDIA_TYPE = "text/markdown; charset=utf-8"
+COLUMNS = (
+    "candidate",
+    "size",
+    "accuracy",
+    "drop (95 % CI)",
+    "SQNR",
+    "p50",
+    "speed-up (95 % CI)",
+    "load",
+    "memory",
+)
+
+
+def report(document: ReportRead) -> str:
+    """The verdict, the table of candidates, and what to know about them."""
+    parts = [
+        verdict(document.verdict, document.candidates),
+        _table(document.job, document.candidates),
+        _notes(document.job, document.candidates),
+        _environment(document.job),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def verdict(answer: VerdictRead, candidates: Sequence[CandidateRead]) -> str:
+    """One sentence, and the checks behind it."""
+    names = {c.id: c.name for c in candidates}
+    sign = words.SIGNS[answer.conclusion]
+    lines = [f"### {sign} {_escape(words.sentence(answer, candidates))}", ""]
+    if answer.checks:
+        lines += ["| candidate | limit | measured | bound | |", "|---|---|---:|---:|---|"]
+        lines += [_check(check, names) for check in answer.checks]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _check(check: Check, names: dict[str, str]) -> str:
+    name = _escape(names.get(check.candidate, check.candidate))
+    more = f", {_escape(words.remark(check))}" if words.remark(check) else ""
+    conclusion = f"{words.SIGNS[check.conclusion]} {check.conclusion}{more}"
+    figures = f"{words.number(check.value)} | {words.number(check.bound)}"
+    return f"| {name} | {words.limit(check)} | {figures} | {conclusion} |"
+
+
+def _table(job: JobRead, candidates: Sequence[CandidateRead]) -> str:
+    rows = [job.baseline] if job.baseline else []
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|---:" * (len(COLUMNS) - 1) + "|"]
+    return "\n".join([*lines, *(_row(c) for c in [*rows, *candidates]), ""])
+
+
+def _row(c: CandidateRead) -> str:
+    name = f"{_escape(c.name)} ({_escape(c.error.code)})" if c.error else _escape(c.name)
+    cells = [
+        name,
+        words.size(c.size),
+        words.value(c.accuracy),
+        words.NONE if c.recipe is None else words.drop(c.accuracy),
+        words.sqnr(c),
+        words.p50(c.latency),
+        words.speedup(c.latency),
+        words.load(c.latency),
+        words.memory(c.memory),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _notes(job: JobRead, candidates: Sequence[CandidateRead]) -> str:
+    lines = [f"- {_escape(note)}" for note in job.notes]
+    lines += [f"- **{_escape(c.name)}**: {_escape(c.error.detail)}" for c in candidates if c.error]
+    lines += [f"- **{_escape(c.name)}**: {_escape(note)}" for c in candidates for note in c.notes]
+    if not lines:
+        return ""
+    return "\n".join(["<details><summary>Notes</summary>", "", *lines, "", "</details>", ""])
+
+
+def _environment(job: JobRead) -> str:
+    if not job.environment:
+        return ""
+    e, threads = job.environment, job.spec.benchmark.threads
+    where = f"{e['cpu']} ({e['isa']}), {threads} thread{'s' if threads > 1 else ''}"
+    return f"<sub>{_escape(where)}, ONNX Runtime {e['onnxruntime']}; job {job.id}</sub>\n"
+
+
+def _escape(text: str) -> str:
+    """Text from uploads must not become markup, a link, a mention, or break a table."""
+    for character in "\\|`*_[]~#":
+        text = text.replace(character, f"\\{character}")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(text.replace("@", "@\u200b").replace("://", ":\u200b//").split())

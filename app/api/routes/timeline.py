@@ -1,0 +1,167 @@
+"""Watching a job: its events as they come, its steps, what they printed, its candidates and files."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from sqlalchemy.orm import Session
+from starlette.responses import PlainTextResponse
+
+from app.api import logs
+from app.api.deps import Cursor, ReadDb, Service, Who, page
+from app.api.schemas import ArtifactRead, CandidateRead, LogLine, Page, StepRead
+from app.api.stream import EventStream
+from app.db import queries
+from app.db.models import Candidate, Job
+from app.db.queries import timeline, watching
+
+router = APIRouter(prefix="/jobs/{job_id}")
+Many = Annotated[int, Query(ge=1, le=100, description="Rows on one page")]
+Lines = Annotated[int, Query(ge=1, le=1000, description="Lines on one page")]
+StepState = Annotated[
+    Literal["queued", "running", "done", "failed", "canceled"] | None, Query(description="Only in this state")
+]
+StepKind = Annotated[
+    Literal["prepare", "build", "benchmark", "report", "profile", "propose"] | None,
+    Query(description="Only of this kind"),
+]
+CandidateState = Annotated[
+    Literal["planned", "building", "built", "measured", "failed", "pruned", "canceled"] | None,
+    Query(description="Only in this state"),
+]
+EVENTS = """: the server says how soon to come back, then every event, then the progress as it changes
+retry: 2000
+
+id: 1
+event: job.queued
+data: {"seq":1,"type":"job.queued","at":"2026-11-21T05:00:00Z","data":{"state":"queued"},"progress":0.0}
+
+event: progress
+data: {"seq":1,"type":"progress","progress":0.2}
+"""
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The events, until the job has ended",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EVENTS}},
+    },
+    204: {"description": "The job has ended and you have every event: do not come back"},
+}
+LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+}
+
+
+@router.get("/events", tags=["jobs"], response_class=Response, responses=STREAM)
+async def watch_job(
+    job_id: str,
+    caller: Who,
+    service: Service,
+    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="The last event that you have")] = 0,
+    last_event_id: Annotated[str | None, Header(description="The same, as browsers send it")] = None,
+) -> Response:
+    """Follow a job as server-sent events: replayed from where you are, then live until the job has ended.
+
+    Each event's id is its `seq`; a reconnecting client sends the last one as `Last-Event-ID` and misses
+    nothing. An id that the job has not given replays everything. `progress` events have no id. A comment
+    comes every 15 seconds. A client that has everything of a job that has ended gets 204 and stays away.
+
+    `curl -N -H "Authorization: Bearer $KEY" $URL/v1/jobs/$JOB/events`
+    """
+
+    def look(db: Session) -> watching.Pulse:
+        queries.get_owned(db, Job, caller.project_id, job_id)
+        return watching.pulses(db, [job_id])[job_id]
+
+    pulse = await service.read(look)
+    place = _place(last_event_id, after, pulse.last)
+    if pulse.ended and place == pulse.last:
+        return Response(status_code=204)
+    return EventStream(service.watch, job_id, place)
+
+
+def _place(last_event_id: str | None, after: int, last: int) -> int:
+    """The last event that the client has; what it says cannot be taken for more than there is."""
+    if last_event_id is not None:
+        after = int(last_event_id) if re.fullmatch(r"[0-9]{1,10}", last_event_id) else 0
+    return after if after <= last else 0
+
+
+@router.get("/candidates", tags=["candidates"])
+def list_candidates(  # noqa: PLR0913, PLR0917 - what a list takes
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Who,
+    db: ReadDb,
+    limit: Many = 100,
+    cursor: Cursor = None,
+    state: CandidateState = None,
+) -> Page[CandidateRead]:
+    """The job's candidates in the order of its recipes, of one state if asked."""
+    queries.get_owned(db, Job, caller.project_id, job_id)
+    rows = timeline.candidates_page(db, job_id, state, cursor, limit)
+    made = queries.candidate_artifacts(db, job_id)
+
+    def show(row: Candidate) -> CandidateRead:
+        return CandidateRead.of(row, made.get(row.id))
+
+    return page(request, response, rows, limit, show)
+
+
+@router.get("/steps", tags=["jobs"])
+def list_steps(  # noqa: PLR0913, PLR0917 - what a list takes
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Who,
+    db: ReadDb,
+    limit: Many = 100,
+    cursor: Cursor = None,
+    state: StepState = None,
+    kind: StepKind = None,
+) -> Page[StepRead]:
+    """The job's timeline: what ran when, where, how long and how often, of one state or kind if asked."""
+    queries.get_owned(db, Job, caller.project_id, job_id)
+    names = timeline.candidate_names(db, job_id)
+    rows = timeline.steps_page(db, job_id, state, kind, cursor, limit)
+    return page(request, response, rows, limit, lambda step: StepRead.of(step, names.get(step.subject_id)))
+
+
+@router.get("/logs", tags=["jobs"], response_model=Page[LogLine], responses=LOG_ANSWERS)
+def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Who,
+    db: ReadDb,
+    limit: Lines = 1000,
+    cursor: Cursor = None,
+    form: Annotated[Literal["json", "text"], Query(alias="format")] = "json",
+) -> Page[LogLine] | Response:
+    """What happened, line by line: events, how steps ended, notes, and what the engine printed.
+
+    Of what the engine printed, the last 64 kB of each attempt are kept, also of attempts that failed.
+    """
+    queries.get_owned(db, Job, caller.project_id, job_id)
+    behind = [line for line in logs.lines(db, job_id) if cursor is None or line.id > cursor]
+    shown = page(request, response, behind[: limit + 1], limit, logs.Line.shown)
+    if form == "json":
+        return shown
+    return PlainTextResponse(logs.as_text(behind[:limit]), headers=dict(response.headers))
+
+
+@router.get("/artifacts", tags=["jobs"])
+def list_artifacts(  # noqa: PLR0913, PLR0917 - what a list takes
+    job_id: str,
+    request: Request,
+    response: Response,
+    caller: Who,
+    db: ReadDb,
+    limit: Many = 100,
+    cursor: Cursor = None,
+    kind: Annotated[str | None, Query(description="Only of this kind", max_length=20)] = None,
+) -> Page[ArtifactRead]:
+    """The files that the job made, of one kind if asked."""
+    queries.get_owned(db, Job, caller.project_id, job_id)
+    rows = timeline.artifacts_page(db, job_id, kind, cursor, limit)
+    return page(request, response, rows, limit, ArtifactRead.of)
