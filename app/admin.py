@@ -1,4 +1,4 @@
-"""The operator's commands: `python -m app.admin bootstrap | create-key`."""
+"""The operator's commands: `python -m app.admin bootstrap | create-key | create-project`."""
 
 import argparse
 import os
@@ -20,12 +20,17 @@ def main() -> None:
     create.add_argument("--project", default=DEFAULT_PROJECT)
     create.add_argument("--name", default="key")
     create.add_argument("--scopes", nargs="+", default=["read", "write"], choices=keys.SCOPES)
+    project = commands.add_parser("create-project", help="make a project and print its first admin key")
+    project.add_argument("name")
     arguments = parser.parse_args()
     settings = Settings()
-    if arguments.command == "bootstrap":
-        bootstrap(settings)
-    else:
-        print(create_key(settings, arguments.project, arguments.name, tuple(arguments.scopes)))  # noqa: T201
+    match arguments.command:
+        case "bootstrap":
+            bootstrap(settings)
+        case "create-project":
+            print(create_key(settings, arguments.name, "first", keys.FIRST_SCOPES))  # noqa: T201
+        case "create-key":
+            print(create_key(settings, arguments.project, arguments.name, tuple(arguments.scopes)))  # noqa: T201
 
 
 def bootstrap(settings: Settings) -> Path:
@@ -46,7 +51,7 @@ def create_key(settings: Settings, project: str, name: str, scopes: tuple[str, .
     database = Database(settings.database)
     try:
         with database.writing() as db:
-            return keys.create(db, projects.named(db, project), name, scopes)
+            return keys.create(db, projects.named(db, project), name, scopes).text
     finally:
         database.dispose()
 

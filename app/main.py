@@ -6,13 +6,37 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from app.api import errors, openapi
 from app.api.deps import App
+from app.api.last_used import LastUsed
+from app.api.metrics import Measured
 from app.api.middleware import Gatekeeper
-from app.api.routes import blobs, candidates, datasets, health, jobs, models, quantize
+from app.api.rates import Rates
+from app.api.tus import Tus
+from app.api.routes import (
+    artifacts,
+    blobs,
+    candidates,
+    catalog,
+    compare,
+    datasets,
+    events,
+    health,
+    jobs,
+    keys,
+    limits,
+    me,
+    models,
+    projects,
+    quantize,
+    results,
+    timeline,
+    uploads,
+)
 from app.db.session import Database
 from app.settings import Settings
 from app.storage import open_storage
@@ -25,10 +49,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """One application with its own settings, database and storage."""
     settings = settings or Settings()
     held = App(settings, Database(settings.database), open_storage(settings.storage))
+    rates, last_used = Rates(settings.redis_url), LastUsed(lambda: held.database)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
+        await rates.close()
+        await run_in_threadpool(last_used.close)
         held.database.dispose()
 
     app = FastAPI(
@@ -41,7 +68,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.fewbits = held
-    app.add_middleware(Gatekeeper, settings=settings, database=lambda: held.database)
+    app.add_middleware(
+        Gatekeeper,
+        settings=settings,
+        database=lambda: held.database,
+        rates=rates,
+        last_used=last_used,
+    )
+    app.add_middleware(Tus)
+    app.add_middleware(Measured, metrics=held.metrics)
     errors.install(app)
     _add_routes(app)
     openapi.describe(app)
@@ -50,9 +85,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_routes(app: FastAPI) -> None:
     v1 = APIRouter(prefix="/v1", responses=openapi.ERRORS)
-    for resource in (quantize, jobs, candidates, models, datasets, blobs):
+    access = (me, keys, projects, limits, events)
+    running = (quantize, jobs, timeline, results, candidates, compare, artifacts)
+    for resource in (*running, models, datasets, uploads, blobs, catalog, *access):
         v1.include_router(resource.router)
-    v1.include_router(health.caller_router)
     app.include_router(v1)
     app.include_router(health.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

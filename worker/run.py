@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from app.db.models import Step
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import broker
+from app.db.models import Step, StepLog
 from app.domain.errors import DomainError, Problem
-from app.services import outcomes, steps
+from app.services import outcomes, quotas, steps
+from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
 from worker import hostlock
@@ -33,7 +37,7 @@ def run(process: Process, step_id: str) -> None:
     if step is None or step.state != "queued":
         return
     try:
-        with _host(process, step.kind):
+        with acting_as("worker"), _host(process, step.kind):
             _claim_and_work(process, step_id)
     except hostlock.Stopped:
         log.info("%s stays queued: this worker stops", step_id)
@@ -51,7 +55,7 @@ def _host(process: Process, kind: str) -> Iterator[None]:
 
 def _claim_and_work(process: Process, step_id: str) -> None:
     with process.database.writing() as db:
-        claim = outcomes.begin(db, step_id, process.name)
+        claim = outcomes.begin(db, step_id, process.name, process.settings.quotas)
     if claim is None:
         return
     log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
@@ -59,6 +63,18 @@ def _claim_and_work(process: Process, step_id: str) -> None:
         _work(process, claim)
     except Stale:
         log.info("%s was taken away; its result is dropped", step_id)
+    finally:
+        _give_way(process, claim)
+
+
+def _give_way(process: Process, claim: Claim) -> None:
+    """A build has ended: others of its project may have waited for that."""
+    if claim.kind != "build":
+        return
+    with process.database.reading() as db:
+        waiting = quotas.waiting_builds(db, claim.project_id, process.settings.quotas)
+    for step_id in waiting:
+        broker.ring(step_id, claim.kind)
 
 
 def _work(process: Process, claim: Claim) -> None:
@@ -88,7 +104,23 @@ def _work(process: Process, claim: Claim) -> None:
 
 def _do(process: Process, claim: Claim) -> Record:
     with _folder(process, claim) as folder, Lease(process.database, claim) as lease:
-        return STEPS[claim.kind](Work(process, claim, lease, folder))
+        work = Work(process, claim, lease, folder)
+        try:
+            return STEPS[claim.kind](work)
+        finally:
+            _keep_printed(work)
+
+
+def _keep_printed(work: Work) -> None:
+    """Write what the engine printed, whatever came of the step; it is no reason to fail one."""
+    text = work.printed.text(work.folder)
+    if not text:
+        return
+    try:
+        with work.process.database.writing() as db:
+            db.add(StepLog(step_id=work.claim.step_id, attempt=work.claim.attempt, text=text))
+    except SQLAlchemyError:
+        log.warning("could not keep what %s printed", work.claim.step_id, exc_info=True)
 
 
 @contextmanager

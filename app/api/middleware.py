@@ -1,38 +1,69 @@
-"""What happens before any body is read: request id, authentication, scopes, size limits.
+"""What happens before any body is read: request id, authentication, rates, scopes, size limits.
 
 Plain ASGI, because a middleware that touches the body would read it first.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import DATABASE_ERRORS, problem_response, unavailable
+from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
+from app.api.last_used import LastUsed
+from app.api.rates import Count, Policy, Rates
 from app.db.session import Database
-from app.domain.errors import Problem
-from app.services import keys
+from app.domain.errors import DomainError, Forbidden, Problem, TooLarge, Unauthenticated
+from app.services import browser_sessions, keys
+from app.services.events import acting_as
 from app.services.keys import Caller
 from app.settings import Settings
 
 API = "/v1/"
 MIB = 1024 * 1024
 BLOBS = "/v1/blobs/"
-UPLOADS = ("/v1/models", "/v1/datasets", "/v1/quantize")
+UPLOADS = ("/v1/models", "/v1/datasets", "/v1/quantize", "/v1/uploads")
 SAFE = ("GET", "HEAD", "OPTIONS")
+SCOPES = {"/v1/projects": "operator", "/v1/api-keys": "admin", "/v1/session": "read"}
+COOKIE = "fewbits_session"
+COOKIE_METHODS = ("GET", "HEAD")
+
+
+class RateLimited(DomainError):
+    """Too many requests in this minute."""
+
+    code = "rate_limited"
+    retryable = True
+
+    def __init__(self, count: Count, whose: str) -> None:
+        allowed = f"{count.policy.quota} {count.policy.name} a minute"
+        super().__init__(f"{whose} may make {allowed}; the next minute begins in {count.reset_s} s.")
+        self.retry_after_s = count.reset_s
 
 
 class Gatekeeper:
     """Lets a request through to the routes once its caller and its size are known to be right."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, database: Callable[[], Database]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        database: Callable[[], Database],
+        rates: Rates,
+        last_used: LastUsed,
+    ) -> None:
         self.app = app
         self._settings = settings
         self._database = database
+        self._rates = rates
+        self._last_used = last_used
+        self._reads = Policy("reads", settings.rate_reads)
+        self._writes = Policy("writes", settings.rate_writes)
+        self._failures = Policy("failed authentications", settings.rate_failures)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at once, or hand on."""
@@ -41,42 +72,67 @@ class Gatekeeper:
             return
         state = scope.setdefault("state", {})
         state["request_id"] = f"req_{secrets.token_hex(12)}"
-        send = _with_headers(send, state["request_id"])
+        headers = {"X-Request-Id": state["request_id"], "X-Content-Type-Options": "nosniff"}
+        send = _with_headers(send, headers)
         try:
-            refusal = await self._refusal(scope)
+            actor = await self._admit(scope, headers)
         except DATABASE_ERRORS as error:
-            refusal = unavailable(error)
-        if refusal:
-            problem, status, headers = refusal
-            await problem_response(problem, status, state["request_id"], headers)(scope, receive, send)
-            return
-        await self.app(scope, _limited(receive, self._limit(scope)), send)
+            problem, status, more = unavailable(error)
+            await problem_response(problem, status, state["request_id"], more)(scope, receive, send)
+        except DomainError as error:
+            answer = problem_response(Problem.of(error), status_of(error), state["request_id"])
+            await answer(scope, receive, send)
+        else:
+            with acting_as(actor):
+                await self.app(scope, _limited(receive, self._limit(scope)), send)
 
-    async def _refusal(self, scope: Scope) -> tuple[Problem, int, dict[str, str]] | None:
+    async def _admit(self, scope: Scope, answered: dict[str, str]) -> str:
+        """Who acts in this request; what is said of the rate goes into the answer's headers.
+
+        Raises:
+            Unauthenticated: Nobody knows who asks.
+            RateLimited: They ask too often.
+            Forbidden: They may not do this.
+            TooLarge: They announce more than is read here.
+        """
+        actor = "anonymous"
         if scope["path"].startswith(API):
-            caller = await self._caller(Headers(scope=scope))
-            if caller is None:
-                return _unauthenticated()
-            needed = "read" if scope["method"] in SAFE else "write"
-            if needed not in caller.scopes:
-                detail = f"This key has no scope {needed!r}; {scope['method']} needs it."
-                return Problem("forbidden", detail), 403, {}
+            caller = await self._caller(scope, answered)
+            await self._check_rate(scope, caller, answered)
+            _check_scope(scope, caller)
             scope["state"]["caller"] = caller
-        limit = self._limit(scope)
+            actor = caller.key_id
         announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            return Problem("too_large", _too_large(limit)), 413, {}
-        return None
+        if announced.isdigit() and int(announced) > self._limit(scope):
+            raise TooLarge(_too_large(self._limit(scope)))
+        return actor
 
-    async def _caller(self, headers: Headers) -> Caller | None:
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key:
-            return None
-        return await run_in_threadpool(self._authenticate, key.strip())
+    async def _caller(self, scope: Scope, answered: dict[str, str]) -> Caller:
+        try:
+            caller = await run_in_threadpool(self._authenticate, _credentials(scope))
+        except Unauthenticated:
+            # Whoever has a right key is never held up by others behind the same address.
+            address = (scope.get("client") or ("unknown",))[0]
+            count = await self._rates.hit(self._failures, address)
+            if count.exceeded:
+                answered |= count.headers()
+                raise RateLimited(count, f"The address {address}") from None
+            answered["WWW-Authenticate"] = "Bearer"
+            raise
+        self._last_used.note(caller.key_id)
+        return caller
 
-    def _authenticate(self, key: str) -> Caller | None:
+    def _authenticate(self, how: "Credentials") -> Caller:
+        authenticate, text = how
         with self._database().reading() as db:
-            return keys.authenticate(db, key)
+            return authenticate(db, text)
+
+    async def _check_rate(self, scope: Scope, caller: Caller, answered: dict[str, str]) -> None:
+        policy = self._reads if scope["method"] in SAFE else self._writes
+        count = await self._rates.hit(policy, caller.key_id)
+        answered |= count.headers()
+        if count.exceeded:
+            raise RateLimited(count, "A key")
 
     def _limit(self, scope: Scope) -> int:
         """JSON is read into memory, wherever it goes; a blob may be anything, also JSON."""
@@ -86,16 +142,38 @@ class Gatekeeper:
         return self._settings.max_upload_bytes if large else self._settings.max_json_bytes
 
 
+Credentials = tuple[Callable[[Session, str], Caller], str]
+
+
+def _credentials(scope: Scope) -> Credentials:
+    """A key; or, for what changes nothing, the cookie that a browser sends by itself.
+
+    Raises:
+        Unauthenticated: There is neither.
+    """
+    request = Request(scope)
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key:
+        return keys.authenticate, key.strip()
+    cookie = request.cookies.get(COOKIE)
+    if cookie and "authorization" not in request.headers and scope["method"] in COOKIE_METHODS:
+        return browser_sessions.authenticate, cookie
+    raise Unauthenticated
+
+
+def _check_scope(scope: Scope, caller: Caller) -> None:
+    path, method = scope["path"], scope["method"]
+    by_method = "read" if method in SAFE else "write"
+    needed = next((s for prefix, s in SCOPES.items() if path.startswith(prefix)), by_method)
+    if needed not in caller.scopes:
+        raise Forbidden(f"This key has no scope {needed!r}; {method} {path} needs it.")
+
+
 def caller_of(request: Request) -> Caller:
     """The caller that the gatekeeper let in."""
     caller = request.state.caller
     assert isinstance(caller, Caller)  # noqa: S101 - the gatekeeper put it there
     return caller
-
-
-def _unauthenticated() -> tuple[Problem, int, dict[str, str]]:
-    detail = "Send a valid API key as `Authorization: Bearer fb_…`; this one is missing, wrong or expired."
-    return Problem("unauthenticated", detail), 401, {"WWW-Authenticate": "Bearer"}
 
 
 def _too_large(limit: int) -> str:
@@ -117,12 +195,11 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return counting
 
 
-def _with_headers(send: Send, request_id: str) -> Send:
+def _with_headers(send: Send, answered: Mapping[str, str]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = request_id
-            headers["X-Content-Type-Options"] = "nosniff"
+            headers.update(answered)
             headers.setdefault("Cache-Control", "no-store")
         await send(message)
 

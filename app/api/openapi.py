@@ -65,6 +65,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         409: "The state does not allow it",
         413: "Too large",
         422: "The input does not fit",
+        429: "Too often, or more than a quota allows",
         503: "The database does not answer",
     }.items()
 }
@@ -102,7 +103,7 @@ def describe(app: FastAPI) -> None:
         document["security"] = [{"key": []}]
         for operation in _operations(document):
             operation["summary"] = operation["description"].partition(". ")[0].split("\n")[0].rstrip(".")
-        for unauthenticated in ("/healthz", "/readyz"):
+        for unauthenticated in ("/healthz", "/readyz", "/metrics"):
             for operation in document["paths"].get(unauthenticated, {}).values():
                 operation["security"] = []
         return document

@@ -12,7 +12,7 @@ from app.api.body import pump
 from app.api.deps import App
 from app.db.models import Upload
 from app.domain.errors import ChecksumMismatch, DomainError, TooLarge
-from app.services import uploads
+from app.services import quotas, uploads
 from app.services.uploads import Claim, Superseded
 
 SYNC_BYTES = 64 * 1024 * 1024
@@ -107,7 +107,9 @@ class _Incoming:
         received = uploads.assembled(storage, parts, self._digest, self._keep_lease)
         try:
             with self._service.database.writing() as db:
-                return uploads.complete(db, storage, claim, received, self._service.settings.blob_grace_s)
+                upload = uploads.complete(db, storage, claim, received, self._service.settings.blob_grace_s)
+                quotas.check_bytes(db, upload.project_id, self._service.settings.quotas)
+                return upload
         except DomainError:
             if received.key not in {part.key for part in parts}:
                 storage.delete(received.key)

@@ -13,8 +13,8 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import FieldError
 from app.domain.errors import Problem as StoredProblem
 from app.domain.flips import Compared
-from app.domain.gate import Check
-from app.domain.job import JobSpec
+from app.domain.gate import Check, Gate
+from app.domain.job import JobSpec, MetricName
 from app.domain.recipe import FORBID_UNKNOWN, DynamicInt8, StaticInt8
 from app.domain.report import (
     Accuracy,
@@ -70,6 +70,17 @@ class DatasetCreate(BaseModel):
     sha256: Sha256
     preprocess: Annotated[str | dict[str, Any], Field(description="a preset's name, or a Preprocess")] = {}
     input: str | None = None
+
+
+class DatasetCheck(BaseModel):
+    """Whether a dataset fits a version, and which drop it can decide."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Annotated[str, Field(description="the version that it should fit", examples=["ver_…"])]
+    gate: Annotated[Gate | None, Field(description="the gate whose limits it should decide")] = None
+    metric: MetricName = "auto"
+    input: Annotated[str | None, Field(description="the input that images bind to")] = None
+    candidates: Annotated[int, Field(ge=1, le=100, description="how many share the error of 5 %")] = 1
 
 
 class Problem(BaseModel):
@@ -195,6 +206,9 @@ class VersionRead(BaseModel):
         )
 
 
+DATASET_LINKS = {"self": "", "preview": "/preview", "check": "/check"}
+
+
 class DatasetRead(BaseModel):
     """Uploaded samples."""
 
@@ -224,7 +238,7 @@ class DatasetRead(BaseModel):
             summary=row.summary,
             error=Problem.of(row.problem),
             created_at=moment(row.created_at),
-            links={"self": f"/v1/datasets/{row.id}"},
+            links={name: f"/v1/datasets/{row.id}{path}" for name, path in DATASET_LINKS.items()},
         )
 
 
@@ -437,14 +451,6 @@ class ReportRead(BaseModel):
     job: JobRead
     candidates: list[CandidateRead]
     verdict: VerdictRead
-
-
-class CallerRead(BaseModel):
-    """Who this key is."""
-
-    key: str
-    project: str
-    scopes: list[str]
 
 
 def moment(microseconds: int) -> datetime:

@@ -38,6 +38,12 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{str(ULID()).lower()}"
 
 
+def first_id(prefix: str, moment_us: int) -> str:
+    """The smallest id that can be made at this time: what is made later sorts after it."""
+    milliseconds = max(moment_us, 0) // 1000
+    return f"{prefix}_{str(ULID.from_bytes(milliseconds.to_bytes(6) + bytes(10))).lower()}"
+
+
 class now_us(FunctionElement[int]):  # noqa: N801 - reads as a SQL function
     """The database's clock in integer microseconds since 1970, the same for every process of a cluster."""
 

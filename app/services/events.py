@@ -1,13 +1,32 @@
 """The log of transitions that progress, webhooks and audit read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Event
 
+# Who acts is known where work begins (a request, a step, a sweep) and needed where it is written down.
+_actor: ContextVar[str] = ContextVar("actor", default="system")
+
+
+@contextmanager
+def acting_as(actor: str) -> Iterator[None]:
+    """Events recorded in this block are by this actor: a key's id, `worker` or `system`."""
+    token = _actor.set(actor)
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
 
 def record(db: Session, project_id: str, subject_id: str, kind: str, **data: object) -> None:
     """Write one event in this transaction; the caller holds the subject's lock."""
     seq = queries.next_seq(db, subject_id)
-    db.add(Event(project_id=project_id, subject_id=subject_id, seq=seq, type=kind, data=data))
+    event = Event(project_id=project_id, subject_id=subject_id, seq=seq, type=kind, data=data)
+    event.actor = _actor.get()
+    db.add(event)
     db.flush()

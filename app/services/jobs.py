@@ -54,6 +54,14 @@ def cancel(db: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
+def cancel_all(db: Session, project_id: str) -> None:
+    """End every job that a project has open."""
+    for job_id in queries.open_jobs(db, project_id):
+        job = queries.lock_job(db, job_id)
+        if job.state not in JOB_ENDED:
+            end(db, job, "canceled")
+
+
 def retry(db: Session, project_id: str, job_id: str) -> Job:
     """A new job with the same spec."""
     job = queries.get_owned(db, Job, project_id, job_id)

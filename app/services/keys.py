@@ -3,16 +3,22 @@
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
 from app.db import queries
-from app.db.base import new_id
+from app.db.base import MICROSECONDS, new_id
 from app.db.models import ApiKey, Project
+from app.db.queries import keys as stored
+from app.domain.errors import Conflict, FieldError, Forbidden, InvalidInput, Unauthenticated
+from app.services import events
 
 PREFIX = "fb_"
 SCOPES = ("read", "write", "admin", "operator")
+FIRST_SCOPES = ("read", "write", "admin")
 
 
 @dataclass(frozen=True)
@@ -24,25 +30,138 @@ class Caller:
     scopes: frozenset[str]
 
 
-def create(db: Session, project: Project, name: str, scopes: tuple[str, ...]) -> str:
+@dataclass(frozen=True)
+class Issued:
+    """A key that was just made, and its text, which is not kept."""
+
+    key: ApiKey
+    text: str
+
+
+def create(
+    db: Session, project: Project, name: str, scopes: Iterable[str], expires_at: int | None = None
+) -> Issued:
     """Make a key and return its text, this once: `fb_<id>_<32 random bytes>`."""
     key_id, secret = new_id("key"), secrets.token_urlsafe(32)
     text = f"{PREFIX}{key_id.removeprefix('key_')}_{secret}"
-    db.add(ApiKey(id=key_id, project_id=project.id, name=name, digest=_digest(text), scopes=list(scopes)))
-    return text
+    key = ApiKey(id=key_id, project=project, name=name, digest=digest(text), scopes=sorted(set(scopes)))
+    key.expires_at = expires_at
+    db.add(key)
+    db.flush()
+    events.record(db, project.id, key.id, "key.created", name=name, scopes=key.scopes)
+    return Issued(key, text)
 
 
-def authenticate(db: Session, text: str) -> Caller | None:
-    """The caller that this key belongs to; None when it is unknown, revoked or expired."""
+def authenticate(db: Session, text: str) -> Caller:
+    """The caller that this key belongs to. Why a key is refused is told only to who has its secret.
+
+    Raises:
+        Unauthenticated: It is unknown, revoked or expired, or its project is closed.
+    """
     identifier, _, secret = text.removeprefix(PREFIX).partition("_")
     if not text.startswith(PREFIX) or not secret:
-        return None
-    key = queries.live_key(db, f"key_{identifier}")
-    if key is None or not hmac.compare_digest(key.digest, _digest(text)):
-        return None
+        raise Unauthenticated
+    key = db.get(ApiKey, f"key_{identifier}")
+    if key is None or not hmac.compare_digest(key.digest, digest(text)):
+        raise Unauthenticated
+    return caller_of(db, key)
+
+
+def caller_of(db: Session, key: ApiKey) -> Caller:
+    """The caller that a key stands for.
+
+    Raises:
+        Unauthenticated: The key is revoked or expired, or its project is closed.
+    """
+    if key.revoked_at is not None:
+        raise Unauthenticated(f"The key {key.id} was revoked at {_shown(key.revoked_at)}; use another one.")
+    if key.expires_at is not None and key.expires_at <= queries.now(db):
+        raise Unauthenticated(f"The key {key.id} expired at {_shown(key.expires_at)}; make a new one.")
+    if key.project.closed_at is not None:
+        raise Unauthenticated(f"The project {key.project_id} is closed; an operator can open it again.")
     return Caller(key.id, key.project_id, frozenset(key.scopes))
 
 
-def _digest(text: str) -> bytes:
+def check_grant(caller: Caller, scopes: Iterable[str]) -> None:
+    """Nobody gives away what they do not have.
+
+    Raises:
+        Forbidden: The caller lacks one of these scopes.
+    """
+    lacking = sorted(set(scopes) - caller.scopes)
+    if lacking:
+        has = ", ".join(sorted(caller.scopes))
+        raise Forbidden(f"Your key has the scopes {has}; it cannot grant {', '.join(lacking)}.")
+
+
+def moment_ahead(db: Session, expires_at: datetime | None) -> int | None:
+    """When a key is to expire, in microseconds.
+
+    Raises:
+        InvalidInput: That time has passed.
+    """
+    if expires_at is None:
+        return None
+    moment = int(expires_at.timestamp() * MICROSECONDS)
+    if moment <= queries.now(db):
+        detail = f"{_shown(moment)} has passed; name a time to come, or revoke the key with DELETE"
+        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
+    return moment
+
+
+def change(db: Session, caller: Caller, key_id: str, changes: dict[str, object]) -> ApiKey:
+    """Set a key's `name`, `scopes` or `expires_at`.
+
+    Raises:
+        Conflict: It is the key that asks: it could lock itself out.
+    """
+    key = stored.lock_key(db, caller.project_id, key_id)
+    if changes.keys() - {"name"}:
+        _check_another(caller, key)
+    for column, value in changes.items():
+        setattr(key, column, value)
+    db.flush()
+    events.record(db, key.project_id, key.id, "key.changed", name=key.name, scopes=key.scopes)
+    return key
+
+
+def revoke(db: Session, caller: Caller, key_id: str) -> None:
+    """End a key, and the sessions it opened.
+
+    Raises:
+        Conflict: It is the key that asks: it could lock itself out.
+    """
+    key = stored.lock_key(db, caller.project_id, key_id)
+    _check_another(caller, key)
+    if key.revoked_at is None:
+        key.revoked_at = queries.now(db)
+        stored.close_browser_sessions(db, key.id)
+        events.record(db, key.project_id, key.id, "key.revoked")
+
+
+def rotate(db: Session, caller: Caller, key_id: str, overlap_s: int) -> Issued:
+    """A new key with the same name and scopes; the old one goes on for a while, then it expires."""
+    key = stored.lock_key(db, caller.project_id, key_id)
+    check_grant(caller, key.scopes)
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= queries.now(db)):
+        raise Conflict(f"The key {key.id} has ended; make a new one with POST /v1/api-keys.")
+    issued = create(db, key.project, key.name, key.scopes)
+    end = queries.now(db) + overlap_s * MICROSECONDS
+    key.expires_at = end if key.expires_at is None else min(end, key.expires_at)
+    events.record(db, key.project_id, key.id, "key.rotated", successor=issued.key.id)
+    return issued
+
+
+def digest(text: str) -> bytes:
+    """What is kept of a secret."""
     # The secret has 256 random bits: a plain hash cannot be searched, a slow one would only cost time.
     return hashlib.sha256(text.encode()).digest()
+
+
+def _check_another(caller: Caller, key: ApiKey) -> None:
+    if key.id == caller.key_id:
+        raise Conflict("A key does not end or restrict itself; make a second one, deploy it, and use that.")
+
+
+def _shown(moment: int) -> str:
+    return datetime.fromtimestamp(moment / MICROSECONDS, UTC).isoformat(timespec="seconds")

@@ -1,6 +1,6 @@
 """How a step ends, in one transaction: the fence, the result, and what comes next.
 
-Locks are taken in the order job, candidates, steps.
+Locks are taken in the order project, job, candidates, steps.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,21 @@ from app.db import queries
 from app.db.models import Step
 from app.domain.errors import Problem
 from app.domain.job import JOB_ENDED
-from app.services import candidates, datasets, jobs, models, steps
+from app.domain.quota import Quotas
+from app.services import candidates, datasets, jobs, models, quotas, steps
 from app.services.steps import Claim, Stale
 from app.storage import Storage
 
 Record = Callable[[Session], None]
+NO_QUOTAS = Quotas()
 
 
-def begin(db: Session, step_id: str, worker: str) -> Claim | None:
-    """Claim a step; the first one of a job sets the job running."""
+def begin(db: Session, step_id: str, worker: str, defaults: Quotas = NO_QUOTAS) -> Claim | None:
+    """Claim a step; the first one of a job sets the job running. What a quota forbids now stays queued."""
     step = db.get(Step, step_id)
     if step is None or step.state != "queued":
+        return None
+    if step.kind == "build" and not quotas.may_build(db, step.project_id, defaults):
         return None
     job = queries.lock_job(db, step.job_id) if step.job_id else None
     claim = steps.claim(db, step_id, worker)

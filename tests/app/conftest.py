@@ -128,4 +128,4 @@ def new_tenant(service: Service, scopes: tuple[str, ...] = ("read", "write")) ->
 
 def new_key(service: Service, project: str, scopes: tuple[str, ...]) -> str:
     with service.database.writing() as db:
-        return keys.create(db, db.get_one(Project, project), "a test's", scopes)
+        return keys.create(db, db.get_one(Project, project), "a test's", scopes).text

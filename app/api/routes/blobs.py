@@ -8,7 +8,7 @@ from app.api.body import pump
 from app.api.deps import Service, Who, WriteDb
 from app.api.schemas import BlobRead, Sha256
 from app.domain.errors import DigestMismatch, DomainError
-from app.services import blobs
+from app.services import blobs, quotas
 from app.storage import Received, Storage
 
 router = APIRouter(prefix="/blobs", tags=["blobs"])
@@ -48,6 +48,7 @@ async def put_blob(
 
     def record(db: Session) -> BlobRead:
         blob = blobs.keep(db, service.storage, caller.project_id, received, grace)
+        quotas.check_bytes(db, caller.project_id, service.settings.quotas)
         return BlobRead(sha256=blob.sha256, size=blob.size)
 
     try:

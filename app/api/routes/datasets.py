@@ -1,23 +1,28 @@
 """Datasets: samples for calibration and evaluation."""
 
-from typing import Any
+import base64
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
 from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
 from app.api.forms import Form, received_form
+from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
-from app.api.schemas import DatasetCreate, DatasetRead, Page
+from app.api.schemas import DatasetCheck, DatasetCreate, DatasetRead, Page
 from app.db import queries
 from app.db.models import Dataset
-from app.services import blobs, datasets, deletion
+from app.domain.errors import NotFound
+from app.domain.fit import Fit, Question
+from app.domain.preview import Preview
+from app.services import blobs, datasets, deletion, quotas
 from app.services.keys import Caller
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=OncePerKey)
 FILES = frozenset({"file"})
 FIELDS = frozenset({"name", "preprocess", "input"})
 FORM: dict[str, Any] = {
@@ -33,20 +38,27 @@ FORM: dict[str, Any] = {
         "input": {"type": "string", "description": "the model's input that images bind to"},
     },
 }
+PICTURE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "Samples, or one picture"}
+}
+CHECKS = {
+    "a version": {"value": {"version": "ver_…"}},
+    "a version and a gate": {"value": {"version": "ver_…", "gate": {"max_accuracy_drop": 0.01}}},
+}
 
 
 @router.post("", status_code=201, openapi_extra=form_or_json(FORM, DatasetCreate))
 async def create_dataset(
-    request: Request, response: Response, caller: Who, service: Service, wait: Wait
+    request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> DatasetRead:
     """Upload samples: npz (a key is an input's name, `labels` holds labels) or a zip or tar of images.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@val.zip -F preprocess=imagenet $URL/v1/datasets`
     """
     if request.headers.get("content-type", "").startswith("application/json"):
-        dataset_id = await _from_json(request, caller, service)
+        dataset_id = await _from_json(request, caller, once)
     else:
-        dataset_id = await _from_form(request, caller, service)
+        dataset_id = await _from_form(request, caller, service, once)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
     await service.watch.settled(dataset_id, wait)
     shown = await service.read(lambda db: DatasetRead.of(db.get_one(Dataset, dataset_id)))
@@ -70,6 +82,54 @@ def read_dataset(dataset_id: str, caller: Who, db: ReadDb) -> DatasetRead:
     return DatasetRead.of(queries.get_owned(db, Dataset, caller.project_id, dataset_id))
 
 
+@router.get("/{dataset_id}/preview", responses=PICTURE)
+async def preview_dataset(
+    dataset_id: str,
+    caller: Who,
+    service: Service,
+    wait: Wait,
+    index: Annotated[int | None, Query(ge=0, le=7, description="answer this sample's picture alone")] = None,
+) -> Preview:
+    """The first 8 samples as a person recognizes them: pictures, labels, names, a few values.
+
+    Pictures are what goes into the model, after resize and crop and before scale, mean and std, at most 128
+    pixels wide and high, as data URIs. With `index`, that sample's picture is the answer.
+    """
+    await service.read(lambda db: queries.get_owned(db, Dataset, caller.project_id, dataset_id))
+    await service.watch.settled(dataset_id, wait)
+    found = await service.read(lambda db: datasets.previewed(db, caller.project_id, dataset_id))
+    return found if index is None else _picture(found, index)  # type: ignore[return-value]
+
+
+@router.post("/{dataset_id}/check")
+async def check_dataset(
+    dataset_id: str,
+    body: Annotated[DatasetCheck, Body(openapi_examples=CHECKS)],
+    caller: Who,
+    service: Service,
+    wait: Wait,
+    once: Once,
+) -> Fit:
+    """Say before a job whether a dataset fits a version, and how small a drop it can decide.
+
+    Names, shapes, dtypes, ranges and labels are compared as the inspections found them; an `error` among the
+    findings would fail the job. `decidable` tells the smallest drop of top1 or top5 that the samples can
+    decide when 1, 3 or 5 % of them flip, and how many samples the gate's limits need.
+    """
+
+    def both_here(db: Session) -> str:
+        datasets.pair(db, caller.project_id, dataset_id, body.version)
+        return dataset_id
+
+    await once.write(both_here)
+    await service.watch.settled(dataset_id, wait)
+    await service.watch.settled(body.version, wait)
+    question = Question(gate=body.gate, metric=body.metric, input=body.input, candidates=body.candidates)
+    return await service.read(
+        lambda db: datasets.check(db, caller.project_id, dataset_id, body.version, question)
+    )
+
+
 @router.delete("/{dataset_id}", status_code=204)
 def delete_dataset(dataset_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     """Delete a dataset. Its bytes go at once, unless something else here refers to them.
@@ -79,7 +139,18 @@ def delete_dataset(dataset_id: str, caller: Who, db: WriteDb, service: Service) 
     deletion.delete_dataset(db, service.storage, caller.project_id, dataset_id)
 
 
-async def _from_json(request: Request, caller: Caller, service: App) -> str:
+def _picture(preview: Preview, index: int) -> Response:
+    """The bytes behind a data URI."""
+    samples = [sample for sample in preview.samples if sample.index == index]
+    pictures = [array.picture for sample in samples for array in sample.arrays if array.picture]
+    if not pictures:
+        message = f"There is no picture of sample {index}; without index, the answer shows what there is."
+        raise NotFound(message)
+    kind, _, data = pictures[0].removeprefix("data:").partition(";base64,")
+    return Response(base64.b64decode(data), media_type=kind)
+
+
+async def _from_json(request: Request, caller: Caller, once: Once) -> str:
     text = (await request.body()).decode(errors="replace")
     body = fields.parse(DatasetCreate, fields.loaded(text, ""), "")
     preprocess = fields.preprocess_value(body.preprocess)
@@ -88,13 +159,13 @@ async def _from_json(request: Request, caller: Caller, service: App) -> str:
         blob = blobs.referable(db, caller.project_id, body.sha256, "/sha256")
         return datasets.add(db, caller.project_id, body.name, blob, preprocess, body.input).id
 
-    return await service.write(create)
+    return await once.write(create)
 
 
-async def _from_form(request: Request, caller: Caller, service: App) -> str:
+async def _from_form(request: Request, caller: Caller, service: App, once: Once) -> str:
     async with received_form(request, service.storage, FILES, FIELDS) as form:
         form.file("file")
-        return await service.write(lambda db: add_from_form(db, service, caller, form, "file").id)
+        return await once.write(lambda db: add_from_form(db, service, caller, form, "file").id, form)
 
 
 def add_from_form(db: Session, service: App, caller: Caller, form: Form, part: str) -> Dataset:
@@ -102,5 +173,6 @@ def add_from_form(db: Session, service: App, caller: Caller, form: Form, part: s
     preprocess = fields.preprocess(form.fields.get("preprocess", ""))
     file = form.file(part)
     blob = blobs.keep(db, service.storage, caller.project_id, file.received, service.settings.blob_grace_s)
+    quotas.check_bytes(db, caller.project_id, service.settings.quotas)
     name = (form.fields.get("name") or file.filename.rpartition("/")[2] or "data")[:200]
     return datasets.add(db, caller.project_id, name, blob, preprocess, form.fields.get("input") or None)

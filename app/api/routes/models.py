@@ -1,5 +1,6 @@
 """Models and their versions."""
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,16 +12,17 @@ from app.api import fields
 from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
 from app.api.download import ANSWERS, Object, send_object, send_zip
 from app.api.forms import Form, received_form
+from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
 from app.api.schemas import ModelCreate, ModelRead, Page, VersionRead
 from app.db import queries
 from app.db.models import Blob, Model, Version, VersionFile
 from app.domain.errors import NotFound
-from app.services import blobs, deletion, models
+from app.services import blobs, deletion, models, quotas
 from app.services.keys import Caller
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=OncePerKey)
 FILES = frozenset({"file"})
 FIELDS = frozenset({"name", "labels"})
 FORM: dict[str, Any] = {
@@ -29,7 +31,7 @@ FORM: dict[str, Any] = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": "the model; repeat it for external data",
+            "description": "the model; repeat it for external data, or send a zip or tar",
         },
         "name": {"type": "string", "description": "default: the file's name"},
         "labels": {
@@ -43,16 +45,19 @@ FORM: dict[str, Any] = {
 
 @router.post("/models", status_code=201, openapi_extra=form_or_json(FORM, ModelCreate))
 async def create_version(
-    request: Request, response: Response, caller: Who, service: Service, wait: Wait
+    request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> VersionRead:
     """Upload a model: a new version under its name, inspected by a worker before anything uses it.
+
+    External data come as further files, or everything in one zip or tar with a single `.onnx` file (or a
+    single `model.onnx`); of an archive the version keeps the model and the files that it names.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@model.onnx -F name=digits $URL/v1/models`
     """
     if request.headers.get("content-type", "").startswith("application/json"):
-        version_id = await _from_json(request, caller, service)
+        version_id = await _from_json(request, caller, once)
     else:
-        version_id = await _from_form(request, caller, service)
+        version_id = await _from_form(request, caller, service, once)
     response.headers["Location"] = f"/v1/versions/{version_id}"
     await service.watch.settled(version_id, wait)
     shown = await service.read(lambda db: VersionRead.of(db.get_one(Version, version_id)))
@@ -140,7 +145,7 @@ def _stored(db: Session, file: VersionFile) -> Object:
     return Object(blob.sha256, blob.key, blob.size, file.path)
 
 
-async def _from_json(request: Request, caller: Caller, service: App) -> str:
+async def _from_json(request: Request, caller: Caller, once: Once) -> str:
     body = fields.parse(ModelCreate, fields.loaded((await request.body()).decode(errors="replace"), ""), "")
     paths = fields.file_paths(body.files, "/files")
 
@@ -149,14 +154,14 @@ async def _from_json(request: Request, caller: Caller, service: App) -> str:
         files = main_first(list(zip(paths, found, strict=True)))
         return models.add_version(db, caller.project_id, body.name, files, body.labels).id
 
-    return await service.write(create)
+    return await once.write(create)
 
 
-async def _from_form(request: Request, caller: Caller, service: App) -> str:
+async def _from_form(request: Request, caller: Caller, service: App, once: Once) -> str:
     async with received_form(request, service.storage, FILES, FIELDS) as form:
         form.every("file")
         labels = fields.labels(form.fields.get("labels", ""))
-        return await service.write(lambda db: add_from_form(db, service, caller, form, "file", labels).id)
+        return await once.write(lambda db: add_from_form(db, service, caller, form, "file", labels).id, form)
 
 
 def add_from_form(
@@ -167,9 +172,15 @@ def add_from_form(
     names = [file.filename.rpartition("/")[2] or "model.onnx" for file in sent]
     paths = fields.file_paths(names, f"/{part}")
     kept = [blobs.keep(db, service.storage, caller.project_id, file.received, grace) for file in sent]
+    quotas.check_bytes(db, caller.project_id, service.settings.quotas)
     ordered = main_first(list(zip(paths, kept, strict=True)))
-    name = form.fields.get("name") or ordered[0][0].removesuffix(".onnx")
+    name = form.fields.get("name") or _bare(ordered[0][0])
     return models.add_version(db, caller.project_id, name[:200], ordered, labels)
+
+
+def _bare(path: str) -> str:
+    """A file's name as a model's name."""
+    return re.sub(r"\.(onnx|zip|tar|tgz|tar\.(gz|bz2|xz))$", "", path)
 
 
 def main_first(files: list[tuple[str, Blob]]) -> list[tuple[str, Blob]]:

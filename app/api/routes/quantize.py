@@ -11,24 +11,29 @@ from app.api import fields
 from app.api.deps import App, Service, Wait, Who
 from app.api.errors import problem_response, request_id
 from app.api.forms import Form, received_form
+from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form
 from app.api.routes import datasets, models
-from app.api.routes.jobs import show, verdict_response
+from app.api.routes.jobs import show
+from app.api.routes.results import verdict_response
 from app.api.schemas import JobRead, SpecWithoutIds
 from app.db.models import Job
 from app.domain.errors import JobNotFinished, Problem
 from app.domain.job import JOB_ENDED, JobSpec
-from app.services import jobs
+from app.services import jobs, quotas
 from app.services.keys import Caller
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=OncePerKey)
 FILES = frozenset({"model", "data"})
 FIELDS = frozenset({"name", "spec", "preprocess", "input", "labels"}) | fields.GATE_FIELDS
-LIMIT = {"type": "number"}
 FORM: dict[str, Any] = {
     "required": ["model"],
     "properties": {
-        "model": {"type": "string", "format": "binary", "description": "repeat it for external data"},
+        "model": {
+            "type": "string",
+            "format": "binary",
+            "description": "repeat it for external data; or a zip or tar",
+        },
         "data": {
             "type": "string",
             "format": "binary",
@@ -43,11 +48,7 @@ FORM: dict[str, Any] = {
         "name": {"type": "string", "description": "the model's name; default: the file's"},
         "input": {"type": "string", "description": "the model's input that images bind to"},
         "labels": {"type": "string", "description": "JSON object of strings"},
-        "max_accuracy_drop": LIMIT,
-        "min_speedup": LIMIT,
-        "max_size_ratio": LIMIT,
-        "min_sqnr_db": LIMIT,
-        "on_inconclusive": {"type": "string", "enum": ["pass", "fail"]},
+        **fields.gate_form(),
     },
 }
 
@@ -58,6 +59,7 @@ async def quantize(
     caller: Who,
     service: Service,
     wait: Wait,
+    once: Once,
     status: Annotated[
         Literal["http"] | None, Query(description="answer the verdict, 422 if it blocks")
     ] = None,
@@ -70,7 +72,7 @@ async def quantize(
     async with received_form(request, service.storage, FILES, FIELDS) as sent:
         sent.every("model")
         spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
-        job_id = await service.write(lambda db: _create(db, service, caller, sent, spec))
+        job_id = await once.write(lambda db: _create(db, service, caller, sent, spec), sent)
     await service.watch.settled(job_id, wait)
     if status == "http" and not await service.read(lambda db: db.get_one(Job, job_id).finished_at):
         unfinished = Problem.of(JobNotFinished(f"The job {job_id} has not ended yet; ask its verdict later."))
@@ -89,6 +91,7 @@ def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWit
             calibration=replace(spec.calibration, dataset=dataset.id),
             evaluation=replace(spec.evaluation, dataset=dataset.id),
         )
+    quotas.check_jobs(db, caller.project_id, service.settings.quotas)
     return jobs.create(db, caller.project_id, whole).id
 
 

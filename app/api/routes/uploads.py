@@ -7,13 +7,14 @@ from sqlalchemy.orm import Session
 
 from app.api import tus
 from app.api.deps import App, ReadDb, Service, Who, WriteDb
+from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import REFERENCE
 from app.api.resumable import take_in
 from app.api.schemas import UploadRead
 from app.db import queries
 from app.db.models import Upload
 from app.domain.errors import EmptyFile, FieldError, InvalidInput, TooLarge
-from app.services import uploads
+from app.services import quotas, uploads
 from app.services.uploads import Announced, Claim
 
 PROBLEM = {"application/problem+json": {"schema": REFERENCE}}
@@ -32,7 +33,7 @@ OFFSET = {"Upload-Offset": {"description": "Bytes that are durable", "schema": {
 DIGEST = {"Fewbits-Sha256": {"description": "Of all bytes, once they are here", "schema": {"type": "string"}}}
 CHUNK = {tus.CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
-router = APIRouter(prefix="/uploads", tags=["uploads"])
+router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=OncePerKey)
 
 
 def _version(tus_resumable: Annotated[str | None, Header(examples=[tus.VERSION])] = None) -> None:
@@ -88,6 +89,7 @@ async def create_upload(
     caller: Who,
     service: Service,
     announced: Declared,
+    once: Once,
     upload_checksum: Checksum = None,
 ) -> UploadRead:
     """Begin an upload; its first bytes may come along.
@@ -98,10 +100,10 @@ async def create_upload(
     """
     _refuse_large(announced.length, service)
     checksum = tus.checksum(upload_checksum)
-    upload = await service.write(
-        lambda db: uploads.create(db, caller.project_id, announced, service.settings.blob_grace_s)
-    )
-    if request.headers.get("content-type") == tus.CHUNK_TYPE and upload.state == "receiving":
+    upload_id = await once.write(lambda db: _create(db, service, caller.project_id, announced))
+    upload = await service.read(lambda db: db.get_one(Upload, upload_id))
+    chunk = request.headers.get("content-type") == tus.CHUNK_TYPE and not once.replayed
+    if chunk and upload.state == "receiving":
         claim = await service.write(lambda db: _claim(db, service, caller.project_id, upload.id, 0))
         upload = await take_in(request, service, claim, checksum)
     response.headers.update(tus.state_of(upload))
@@ -165,6 +167,13 @@ async def append_to_upload(
 def terminate_upload(upload_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     """End an upload and forget its bytes; a blob that it became stays."""
     uploads.terminate(db, service.storage, caller.project_id, upload_id)
+
+
+def _create(db: Session, service: App, project_id: str, announced: Announced) -> str:
+    upload = uploads.create(db, project_id, announced, service.settings.blob_grace_s)
+    if upload.state == "receiving":
+        quotas.check_bytes(db, project_id, service.settings.quotas, announced.length)
+    return upload.id
 
 
 def _claim(db: Session, service: App, project_id: str, upload_id: str, offset: int) -> Claim:

@@ -11,10 +11,11 @@ from app.db.queries.jobs import (
     lock_candidates,
     lock_job,
     measured_baseline,
+    open_jobs,
     open_jobs_using,
     settled,
 )
-from app.db.queries.keys import live_key, project_named
+from app.db.queries.keys import project_named
 from app.db.queries.statements import get_owned, newest_first, now
 from app.db.queries.steps import (
     cancel_steps,
@@ -28,7 +29,7 @@ from app.db.queries.steps import (
     requeue_step,
     unheard_steps,
 )
-from app.db.queries.uploads import model_named, share_upload, upload
+from app.db.queries.versions import model_named, share_upload, upload
 
 __all__ = [
     "artifacts",
@@ -48,7 +49,6 @@ __all__ = [
     "job_steps",
     "jobs_past_deadline",
     "lease_expired",
-    "live_key",
     "lock_candidates",
     "lock_job",
     "mark_rung",
@@ -57,6 +57,7 @@ __all__ = [
     "newest_first",
     "next_seq",
     "now",
+    "open_jobs",
     "open_jobs_using",
     "project_blob",
     "project_named",

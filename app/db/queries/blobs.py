@@ -1,5 +1,7 @@
 """Blobs, and which project may refer to them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import (
     and_,
     delete,
@@ -59,6 +61,30 @@ def blob_references(db: Session, project_id: str, sha256: str) -> int:
     artifacts = select(Artifact.sha256).where(Artifact.project_id == project_id)
     every = union_all(files, datasets, artifacts).subquery()
     return db.scalars(select(func.count()).select_from(every).where(every.c.sha256 == sha256)).one()
+
+
+def expired_grants(db: Session) -> Sequence[tuple[str, str]]:
+    """Project and hash of bytes whose time is over, and that nothing of the project refers to."""
+    used = [
+        select(VersionFile.sha256).join(Version).where(Version.project_id == ProjectBlob.project_id),
+        select(Dataset.sha256).where(Dataset.project_id == ProjectBlob.project_id),
+        select(Artifact.sha256).where(Artifact.project_id == ProjectBlob.project_id),
+    ]
+    same = [chosen.where(chosen.selected_columns[0] == ProjectBlob.sha256) for chosen in used]
+    unused = [~chosen.correlate(ProjectBlob).exists() for chosen in same]
+    late = select(ProjectBlob.project_id, ProjectBlob.sha256).where(
+        ProjectBlob.expires_at <= now_us(), *unused
+    )
+    return [(project, sha256) for project, sha256 in db.execute(late.limit(100))]
+
+
+def has_expired(db: Session, project_id: str, sha256: str) -> bool:
+    """Whether a project's right to these bytes ran out; their row is locked until the transaction ends."""
+    db.scalars(locked(select(Blob).where(Blob.sha256 == sha256))).one_or_none()
+    mine = (ProjectBlob.project_id == project_id, ProjectBlob.sha256 == sha256)
+    return bool(
+        db.scalars(select(ProjectBlob.sha256).where(*mine, ProjectBlob.expires_at <= now_us())).first()
+    )
 
 
 def forget_blob(db: Session, project_id: str, sha256: str) -> str | None:

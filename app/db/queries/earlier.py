@@ -10,6 +10,8 @@ from app.db.base import Json
 from app.db.models import Artifact, Job, Version
 from app.domain.against import Against
 
+PAGE = 200
+
 
 def succeeded_job(db: Session, job: Job, named: Against) -> Job | None:
     """The newest job before this one that succeeded and is what `named` says."""
@@ -39,9 +41,12 @@ def _before(db: Session, job: Job) -> Select[Any]:
 
 
 def _labelled(db: Session, chosen: Select[Any], labels: dict[str, str]) -> Job | None:
-    """Labels are read row by row: keys may hold what a JSON path cannot."""
-    rows = chosen.with_only_columns(Job.id, type_coerce(Job.spec, Json)["labels"])
-    for job_id, found in db.execute(rows.execution_options(yield_per=100)):
-        if labels.items() <= (found or {}).items():
-            return db.get_one(Job, job_id)
+    """Labels are read page by page, newest first: keys may hold what a JSON path cannot."""
+    rows = chosen.with_only_columns(Job.id, type_coerce(Job.spec, Json)["labels"]).limit(PAGE)
+    page = db.execute(rows).all()
+    while page:
+        for job_id, found in page:
+            if labels.items() <= (found or {}).items():
+                return db.get_one(Job, job_id)
+        page = db.execute(rows.where(Job.id < page[-1][0])).all()
     return None

@@ -1,11 +1,13 @@
 """The log of transitions."""
 
 from sqlalchemy import (
+    Select,
     func,
     select,
 )
 from sqlalchemy.orm import Session
 
+from app.db.base import first_id
 from app.db.models import (
     Event,
 )
@@ -16,3 +18,11 @@ def next_seq(db: Session, subject_id: str) -> int:
     return db.scalars(
         select(func.coalesce(func.max(Event.seq), 0) + 1).where(Event.subject_id == subject_id)
     ).one()
+
+
+def of_project(project_id: str, subject: str | None, kind: str | None, since_us: int | None) -> Select[Event]:
+    """A project's events of one subject, of one type and since a time, as far as asked."""
+    chosen = select(Event).where(Event.project_id == project_id)
+    chosen = chosen.where(Event.subject_id == subject) if subject else chosen
+    chosen = chosen.where(Event.type == kind) if kind else chosen
+    return chosen.where(Event.id >= first_id("evt", since_us)) if since_us is not None else chosen

@@ -68,6 +68,12 @@ def open_jobs_using(db: Session, subject_id: str) -> Sequence[str]:
     return db.scalars(select(Job.id).where(uses, Job.state.not_in(JOB_ENDED)).order_by(Job.id)).all()
 
 
+def open_jobs(db: Session, project_id: str) -> Sequence[str]:
+    """A project's jobs that have not ended."""
+    mine = select(Job.id).where(Job.project_id == project_id, Job.state.not_in(JOB_ENDED))
+    return db.scalars(mine.order_by(Job.id)).all()
+
+
 def jobs_past_deadline(db: Session) -> Sequence[str]:
     """Jobs that have not ended and should have."""
     late = select(Job.id).where(Job.state.not_in(JOB_ENDED), Job.deadline_at <= now_us())

@@ -1,0 +1,100 @@
+"""What a project may still have and do; checked under the project's lock, so that a race cannot pass it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.db.models import Project
+from app.db.queries import keys as stored
+from app.db.queries import usage
+from app.domain.errors import NoSpaceLeft, TooManyJobs
+from app.domain.quota import Quotas
+
+TRY_AGAIN_S = 30
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a project has and does now. A blob that serves twice counts in both kinds, and once in all."""
+
+    bytes: int
+    bytes_of_models: int
+    bytes_of_datasets: int
+    bytes_of_artifacts: int
+    jobs_today: int
+    unfinished_jobs: int
+    running_candidates: int
+
+
+def measure(db: Session, project_id: str) -> Usage:
+    """What a project has and does now."""
+    return Usage(
+        bytes=usage.bytes_stored(db, project_id),
+        bytes_of_models=usage.bytes_of_models(db, project_id),
+        bytes_of_datasets=usage.bytes_of_datasets(db, project_id),
+        bytes_of_artifacts=usage.bytes_of_artifacts(db, project_id),
+        jobs_today=usage.jobs_today(db, project_id),
+        unfinished_jobs=usage.unfinished_jobs(db, project_id),
+        running_candidates=usage.running_candidates(db, project_id),
+    )
+
+
+def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0) -> None:
+    """Refuse what this transaction has stored, or what is coming, if it is too much.
+
+    Bytes that were here before cost nothing.
+
+    Raises:
+        NoSpaceLeft: The project has more bytes than it may have.
+    """
+    limit = of(db, project_id, defaults).bytes
+    if limit is None:
+        return
+    stored.lock_project(db, project_id)
+    total = usage.bytes_stored(db, project_id) + coming
+    if total > limit:
+        raise NoSpaceLeft(
+            f"The project may store {limit} bytes and would have {total} with this upload. "
+            "Delete models, datasets or jobs, or ask an operator for a larger quota."
+        )
+
+
+def check_jobs(db: Session, project_id: str, defaults: Quotas) -> None:
+    """Refuse one more job if there are too many.
+
+    Raises:
+        TooManyJobs: A quota is used up; it says when to try again.
+    """
+    quotas = of(db, project_id, defaults)
+    if quotas.jobs_per_day is None and quotas.unfinished_jobs is None:
+        return
+    stored.lock_project(db, project_id)
+    made, unfinished = usage.jobs_today(db, project_id), usage.unfinished_jobs(db, project_id)
+    if quotas.jobs_per_day is not None and made >= quotas.jobs_per_day:
+        seconds = usage.seconds_to_midnight(db)
+        detail = f"The project may make {quotas.jobs_per_day} jobs a day and has made {made} today (UTC)."
+        raise TooManyJobs(f"{detail} Try again tomorrow, or ask an operator for a larger quota.", seconds)
+    if quotas.unfinished_jobs is not None and unfinished >= quotas.unfinished_jobs:
+        detail = f"The project may have {quotas.unfinished_jobs} unfinished jobs and has {unfinished}."
+        raise TooManyJobs(f"{detail} Wait until one ends, or cancel one.", TRY_AGAIN_S)
+
+
+def may_build(db: Session, project_id: str, defaults: Quotas) -> bool:
+    """Whether one more candidate of this project may be built now; holds until the transaction ends."""
+    limit = of(db, project_id, defaults).running_candidates
+    if limit is None:
+        return True
+    stored.lock_project(db, project_id)
+    return usage.running_candidates(db, project_id) < limit
+
+
+def waiting_builds(db: Session, project_id: str, defaults: Quotas) -> Sequence[str]:
+    """The builds to ring for when one has ended: as many as the quota lets run, oldest first."""
+    limit = of(db, project_id, defaults).running_candidates
+    return () if limit is None else usage.waiting_builds(db, project_id, limit)
+
+
+def of(db: Session, project_id: str, defaults: Quotas) -> Quotas:
+    """The limits that hold for a project."""
+    return db.get_one(Project, project_id).quotas.over(defaults)
