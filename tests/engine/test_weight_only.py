@@ -1,0 +1,272 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from app.domain.errors import Refused
+from app.domain.recipe import Selection, WeightOnly
+from tests.engine.graphs import Array, attention, branch_feeds, branches, build, dense, weights
+from worker.engine.load import save_model
+from worker.engine.methods import Quantized, Setting, quantize
+from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
+from worker.engine.passes.likeness import likeness_db
+from worker.engine.prepare import prepare_model
+from worker.engine.session import open_session
+
+Feeds = list[dict[str, Array]]
+Bits = Literal[2, 4, 8]
+CLOSE = {2: 5.0, 4: 15.0, 8: 30.0}
+
+
+class Case:
+    """A model and its inputs, prepared."""
+
+    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
+        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
+        self.samples = samples
+        save_model(model, self.source)
+        prepare_model(self.source, self.prepared, samples[:2], {})
+
+    def quantize(self, recipe: WeightOnly, *, with_samples: bool = False) -> Quantized:
+        samples = (lambda: self.samples) if with_samples else None
+        return quantize(self.prepared, self.out, recipe, Setting(isa="x86-vnni", samples=samples))
+
+    def likeness(self) -> float:
+        before, after = open_session(self.source), open_session(self.out)
+        return likeness_db(
+            [before.run(None, feed) for feed in self.samples],
+            [after.run(None, feed) for feed in self.samples],
+        )
+
+    def nodes(self, op_type: str) -> list[onnx.NodeProto]:
+        return [node for node in onnx.load_model(self.out).graph.node if node.op_type == op_type]
+
+
+Start = Callable[[onnx.ModelProto, Feeds], Case]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Start:
+    return lambda model, samples: Case(tmp_path, model, samples)
+
+
+def rows(width: int, count: int = 16) -> Feeds:
+    """Rows whose values hang together, as those of real layers do."""
+    rng = np.random.default_rng(7)
+    mixing = rng.normal(size=(width // 4, width))
+    return [{"x": (rng.normal(size=(8, width // 4)) @ mixing).astype(np.float32)} for _ in range(count)]
+
+
+def product(columns: int, outputs: int = 48) -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    return build(nodes, {"x": ["batch", columns]}, {"y": ["batch", outputs]}, {"w": weights(columns, outputs)})
+
+
+def lookup(width: int = 64) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["rows"], "lookup"),
+        helper.make_node("MatMul", ["rows", "w"], ["y"], "product"),
+    ]
+    made = {"table": weights(100, width), "w": weights(width, 32, seed=1)}
+    model = build(nodes, {"ids": ["batch", "words"]}, {"y": ["batch", "words", 32]}, made)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    return model
+
+
+IDS: Feeds = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("block_size", [16, 32, 64, 128, 256])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_runtime_reads_every_layout_as_it_was_written(
+    case: Start, bits: Bits, block_size: Any, symmetric: bool
+) -> None:
+    """Codes, scales and zero points of a product whose last block is filled up, in float arithmetic."""
+    started = case(product(300), rows(300, 2))
+    recipe = WeightOnly(
+        bits=bits, block_size=block_size, symmetric=symmetric, algorithm="rtn", accuracy_level=0
+    )
+
+    started.quantize(recipe)
+
+    blocks = round_to_nearest(weights(300, 48).T, Grid(bits, block_size, symmetric))
+    expected = [[feed["x"] @ blocks.values().T] for feed in started.samples]
+    session = open_session(started.out)
+    assert likeness_db(expected, [session.run(None, feed) for feed in started.samples]) > 100
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq"])
+def test_every_algorithm_stays_close_with_integer_kernels(case: Start, bits: Bits, algorithm: Any) -> None:
+    started = case(dense(), [{"x": feed["x"][:, :32]} for feed in rows(64)])
+
+    quantized = started.quantize(WeightOnly(bits=bits, algorithm=algorithm), with_samples=True)
+
+    assert isinstance(quantized.recipe, WeightOnly)
+    assert quantized.recipe.accuracy_level == 4
+    assert len(started.nodes("MatMulNBits")) == 2
+    assert started.likeness() > CLOSE[bits]
+
+
+def test_half_quadratic_beats_rounding_to_nearest(case: Start) -> None:
+    started = case(product(256), rows(256))
+    found = {}
+    for algorithm in ("rtn", "hqq"):
+        started.quantize(WeightOnly(bits=2, block_size=32, symmetric=False, algorithm=algorithm))  # type: ignore[arg-type]
+        found[algorithm] = started.likeness()
+
+    assert found["hqq"] > found["rtn"] + 1
+
+
+def test_gptq_beats_rounding_to_nearest_by_far_on_inputs_that_hang_together(case: Start) -> None:
+    started = case(product(256), rows(256, 64))
+    found = {}
+    for algorithm in ("rtn", "gptq"):
+        started.quantize(WeightOnly(bits=2, algorithm=algorithm), with_samples=True)  # type: ignore[arg-type]
+        found[algorithm] = started.likeness()
+
+    assert found["gptq"] > found["rtn"] + 3
+
+
+def test_gptq_is_chosen_with_samples_and_hqq_without(case: Start) -> None:
+    started = case(product(64), rows(64))
+
+    assert started.quantize(WeightOnly(), with_samples=True).recipe.algorithm == "gptq"  # type: ignore[union-attr]
+    assert started.quantize(WeightOnly()).recipe.algorithm == "hqq"  # type: ignore[union-attr]
+
+
+def test_gptq_without_samples_is_refused(case: Start) -> None:
+    with pytest.raises(Refused) as refusal:
+        case(product(64), rows(64)).quantize(WeightOnly(algorithm="gptq"))
+
+    assert refusal.value.refusal == "no_calibration_data"
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_table_is_looked_up_in_few_bits(case: Start, bits: Bits) -> None:
+    started = case(lookup(), IDS)
+
+    quantized = started.quantize(WeightOnly(bits=bits, block_size=32))
+
+    assert len(started.nodes("GatherBlockQuantized")) == 1
+    assert started.likeness() > CLOSE[bits]
+    assert isinstance(quantized.recipe, WeightOnly)
+    assert quantized.recipe.embeddings is True
+
+
+def test_tables_stay_float_when_embeddings_are_off(case: Start) -> None:
+    started = case(lookup(), IDS)
+
+    quantized = started.quantize(WeightOnly(embeddings=False))
+
+    assert not started.nodes("GatherBlockQuantized")
+    assert "stays float, embeddings are off: lookup" in quantized.reasons
+
+
+def test_a_gemm_with_factors_keeps_its_result(case: Start) -> None:
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["y"], "gemm", alpha=0.5, beta=3.0, transB=1)]
+    made = {"w": weights(24, 64), "b": weights(24, 1, seed=1)[:, 0]}
+    started = case(build(nodes, {"x": ["batch", 64]}, {"y": ["batch", 24]}, made), rows(64))
+
+    started.quantize(WeightOnly(bits=8, block_size=32, accuracy_level=0))
+
+    assert started.likeness() > CLOSE[8]
+
+
+def test_a_weight_that_two_nodes_share_is_stored_once(case: Start) -> None:
+    started = case(dense(shared=True), [{"x": feed["x"][:, :32]} for feed in rows(64)])
+
+    started.quantize(WeightOnly(), with_samples=True)
+
+    first, second = started.nodes("MatMulNBits")
+    assert list(first.input[1:]) == list(second.input[1:])
+    names = [tensor.name for tensor in onnx.load_model(started.out).graph.initializer]
+    assert len([name for name in names if name.endswith("_codes")]) == 1
+
+
+def test_products_in_subgraphs_are_quantized(case: Start) -> None:
+    started = case(branches(), branch_feeds())
+
+    quantized = started.quantize(WeightOnly(bits=8, block_size=16))
+
+    assert started.likeness() > CLOSE[8]
+    assert isinstance(quantized.recipe, WeightOnly)
+
+
+def test_products_of_activations_stay_float(case: Start) -> None:
+    words = [{"x": np.random.default_rng(1).normal(size=(1, 8, 32)).astype(np.float32)}]
+    started = case(attention(), words)
+
+    quantized = started.quantize(WeightOnly())
+
+    assert {node.name for node in started.nodes("MatMulNBits")} == {"query", "key", "value"}
+    assert "stays float, its weights are computed: scores, mix" in quantized.reasons
+
+
+def test_include_and_exclude_choose_nodes(case: Start) -> None:
+    words = [{"x": np.random.default_rng(1).normal(size=(1, 8, 32)).astype(np.float32)}]
+    started = case(attention(), words)
+
+    quantized = started.quantize(
+        WeightOnly(include=Selection(op_types=("MatMul",)), exclude=Selection(nodes=("key",)))
+    )
+
+    assert {node.name for node in started.nodes("MatMulNBits")} == {"query", "value"}
+    assert "stays float, excluded: key" in quantized.reasons
+
+
+def test_two_bits_in_blocks_without_integer_kernels_compute_in_float(case: Start) -> None:
+    quantized = case(product(256), rows(256)).quantize(WeightOnly(bits=2, block_size=16))
+
+    assert quantized.recipe.accuracy_level == 0  # type: ignore[union-attr]
+    assert any("2-bit integer kernels take blocks of 32, 64 or 128" in why for why in quantized.reasons)
+
+
+def test_a_matrix_that_blocks_would_not_shrink_stays(case: Start) -> None:
+    with pytest.raises(Refused, match="blocks would take no fewer bytes") as refusal:
+        case(product(4, outputs=8), [{"x": np.ones((1, 4), np.float32)}]).quantize(WeightOnly())
+
+    assert refusal.value.refusal == "nothing_to_quantize"
+
+
+def test_the_interface_and_the_opset_stay(case: Start) -> None:
+    started = case(dense(), [{"x": feed["x"][:, :32]} for feed in rows(64)])
+
+    started.quantize(WeightOnly())
+
+    before, after = onnx.load_model(started.source), onnx.load_model(started.out)
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
+    assert after.ir_version == before.ir_version
+    assert {o.domain: o.version for o in after.opset_import} == {"": 17, "com.microsoft": 1}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from app.domain.recipe import WeightOnly
+from worker.engine.methods import Setting, quantize
+rng = np.random.default_rng(7)
+feeds = [{"x": rng.normal(size=(8, 256)).astype(np.float32)} for _ in range(8)]
+recipe = WeightOnly(bits=int(sys.argv[3]), algorithm=sys.argv[4])
+quantize(Path(sys.argv[1]), Path(sys.argv[2]), recipe, Setting(isa="generic", samples=lambda: feeds))
+"""
+
+
+@pytest.mark.parametrize(("bits", "algorithm"), [(4, "gptq"), (2, "hqq"), (8, "rtn")])
+def test_two_processes_write_the_same_bytes(tmp_path: Path, bits: int, algorithm: str) -> None:
+    save_model(product(256), tmp_path / "model.onnx")
+    for seed in ("1", "2"):
+        arguments = [tmp_path / "model.onnx", tmp_path / f"{seed}.onnx", str(bits), algorithm]
+        command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+        subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()

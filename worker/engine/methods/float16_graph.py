@@ -1,0 +1,95 @@
+"""A graph that computes in float16, by the converter that comes with ONNX Runtime."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnxruntime.quantization.onnx_model import ONNXModel
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+from app.domain.errors import Refused
+from app.domain.recipe import Float16
+from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.passes.scopes import (
+    STANDARD,
+    array,
+    initializers,
+    key,
+    opset,
+    replace_nodes,
+    subgraphs,
+)
+
+_LARGEST = float(np.finfo(np.float16).max)
+_NOTE = "float16: half the bytes; a CPU widens to float32 around most kernels, so it is no faster"
+
+
+def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.ModelProto, list[str]]:
+    """Write the graph in float16, with Casts at its inputs and outputs and around what has no float16 form.
+
+    Args:
+        model: the prepared model; it is changed.
+        recipe: which nodes.
+
+    Returns:
+        The model, and the reasons.
+
+    Raises:
+        Refused: `unsupported_option`, `nothing_to_quantize` or `selection_matches_nothing`.
+    """
+    left = dict(_hindered(model, recipe))
+    nodes = [node.name for node in model.graph.node]
+    refuse_nothing([name for name in nodes if name not in left], "float16", left)
+    if any(True for node in model.graph.node for _ in subgraphs(node)):
+        raise Refused("unsupported_option", "compute full does not reach into subgraphs; ask for storage.")
+    try:
+        converted = convert_float_to_float16(
+            model, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(left)
+        )
+    except Exception as error:  # its failures are those of Python and protobuf, of no common base
+        what = f"{type(error).__name__}: {error}".strip().rstrip(":. ")
+        raise Refused("unsupported_option", f"This graph cannot be written in float16 ({what}).") from error
+    _drop_repeated(converted.graph)
+    sortable = ONNXModel(converted)
+    sortable.topological_sort()
+    return sortable.model, [_NOTE, *stays_float(left)]
+
+
+def _drop_repeated(graph: onnx.GraphProto) -> None:
+    """The converter writes a Cast for each reader of a tensor, all with one output."""
+    replace_nodes(graph, {key(node): node for node in graph.node}.values())
+
+
+def _hindered(model: onnx.ModelProto, recipe: Float16) -> Iterator[tuple[str, str]]:
+    included, excluded = matching(model.graph, recipe.include), matching(model.graph, recipe.exclude)
+    asked = bool(recipe.include.op_types or recipe.include.nodes)
+    constants, version = initializers(model.graph), opset(model)
+    beyond = {name for name, tensor in constants.items() if _is_beyond(tensor)}
+    for node in model.graph.node:
+        if node.name in excluded:
+            yield node.name, "excluded"
+        elif asked and node.name not in included:
+            yield node.name, "not included"
+        elif beyond & set(node.input):
+            yield node.name, f"a constant is beyond {_LARGEST:g}, the largest float16"
+        elif not _has_half(node, version):
+            yield node.name, f"{node.op_type} has no float16 form"
+
+
+def _is_beyond(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        return False
+    values = array(tensor)
+    return bool((abs(values[np.isfinite(values)]) > _LARGEST).any())
+
+
+def _has_half(node: onnx.NodeProto, version: int) -> bool:
+    """Whether the operator takes float16 wherever it takes float32."""
+    if node.domain not in STANDARD or node.op_type in DEFAULT_OP_BLOCK_LIST:
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+    except onnx.defs.SchemaError:
+        return False
+    allowed = [set(constraint.allowed_type_strs) for constraint in schema.type_constraints]
+    return all("tensor(float16)" in types for types in allowed if "tensor(float)" in types)

@@ -1,0 +1,80 @@
+"""GPTQ (Frantar et al. 2022): columns are rounded one by one, and the next make up for the error."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine.methods.weight_only.blocks import Blocks, Floats, Grid, as_blocks, closest, cut
+
+Doubles = npt.NDArray[np.float64]
+_DAMPING = 0.01  # of the mean diagonal, added to the diagonal
+_COLUMNS_AT_ONCE = 128  # errors reach the columns beyond in one product
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def gptq(weights: Floats, hessian: Doubles, grid: Grid) -> Blocks:
+    """Quantize a matrix so that its products with the calibration samples change least.
+
+    Columns go in the order of their importance ("act-order"), each on the grid that its block got from the
+    weights as they were ("static groups"): kernels want the columns of a block side by side.
+
+    Args:
+        weights: [rows, columns]; the layer computes `x @ weights.T`.
+        hessian: the sum of `x.T @ x` over the samples, [columns, columns].
+        grid: bits, block size, symmetry.
+    """
+    damped = hessian + np.eye(len(hessian)) * max(_DAMPING * float(np.diag(hessian).mean()), _TINY)
+    blocks, real = cut(weights, grid.block_size)
+    importance, _ = cut(np.diag(damped)[None].astype(np.float32), grid.block_size)
+    scales, zeros = closest(blocks, grid, importance[0] * real)
+    order = np.argsort(-np.diag(damped), kind="stable")
+    groups = order // grid.block_size
+    columns = _Columns(
+        scales.T.astype(np.float64)[groups],
+        zeros.T.astype(np.float64)[groups],
+        _inverse_root(damped[np.ix_(order, order)]),
+        grid.highest,
+    )
+    rounded = np.zeros((weights.shape[1], len(weights)), np.float32)
+    rounded[order] = _round(weights.T.astype(np.float64)[order], columns)
+    codes, _ = cut(np.ascontiguousarray(rounded.T), grid.block_size)
+    return as_blocks(grid, weights.shape[1], codes, scales, zeros)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns in the order of rounding: scales and zeros [columns, rows], and how errors spread."""
+
+    scales: Doubles
+    zeros: Doubles
+    spread: Doubles  # [columns, columns], upper triangular
+    highest: int
+
+
+def _round(weights: Doubles, columns: _Columns) -> Doubles:
+    """Codes [columns, rows] of weights [columns, rows], which are changed on the way."""
+    codes = np.zeros_like(weights)
+    for start in range(0, len(weights), _COLUMNS_AT_ONCE):
+        part = range(start, min(start + _COLUMNS_AT_ONCE, len(weights)))
+        errors = _round_part(weights, codes, columns, part)
+        weights[part.stop :] -= columns.spread[start : part.stop, part.stop :].T @ errors
+    return codes
+
+
+def _round_part(weights: Doubles, codes: Doubles, columns: _Columns, part: Sequence[int]) -> Doubles:
+    errors = np.zeros((len(part), weights.shape[1]))
+    for position, i in enumerate(part):
+        scales, zeros = columns.scales[i], columns.zeros[i]
+        codes[i] = np.clip(np.rint(weights[i] / scales + zeros), 0, columns.highest)
+        errors[position] = (weights[i] - scales * (codes[i] - zeros)) / columns.spread[i, i]
+        rest = slice(i + 1, part[-1] + 1)
+        weights[rest] -= columns.spread[i, rest, None] * errors[position]
+    return errors
+
+
+def _inverse_root(hessian: Doubles) -> Doubles:
+    """The upper Cholesky factor of the inverse."""
+    root: Doubles = np.linalg.cholesky(np.linalg.inv(hessian)).T
+    return root

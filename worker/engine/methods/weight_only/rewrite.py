@@ -1,0 +1,152 @@
+"""Nodes over blocks in place of nodes over float matrices."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from worker.engine.methods.weight_only.blocks import Blocks, Floats, pack
+from worker.engine.methods.weight_only.choose import Weight
+from worker.engine.passes.scopes import (
+    all_graphs,
+    all_nodes,
+    array,
+    as_initializer,
+    attribute,
+    names_used,
+    replace_nodes,
+    unused_name,
+)
+
+_DOMAIN = "com.microsoft"
+_BIAS = 2
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A quantized weight in the file: the names of codes, scales and zero points (none if symmetric)."""
+
+    weight: Weight
+    bits: int
+    block_size: int
+    names: tuple[str, ...]
+
+
+def matrix(model: onnx.ModelProto, weight: Weight) -> Floats:
+    """The weight's values [rows, columns], its factor multiplied in."""
+    graph = list(all_graphs(model.graph))[weight.owner]
+    values = array(next(t for t in graph.initializer if t.name == weight.name))
+    rows: Floats = np.ascontiguousarray(values.T if weight.turned else values) * np.float32(weight.factor)
+    return rows
+
+
+def replace_matrix(model: onnx.ModelProto, weight: Weight, values: Floats) -> None:
+    """Put other values [rows, columns] in the place of the weight's."""
+    graph = list(all_graphs(model.graph))[weight.owner]
+    tensor = next(t for t in graph.initializer if t.name == weight.name)
+    plain = values / np.float32(weight.factor or 1.0)
+    tensor.CopyFrom(as_initializer(plain.T if weight.turned else plain, weight.name))
+
+
+def store(model: onnx.ModelProto, weight: Weight, blocks: Blocks, names: set[str]) -> Stored:
+    """Add a quantized weight to the graph that holds the float one."""
+    bits = blocks.grid.bits
+    codes = pack(blocks.codes, bits)
+    if weight.table:  # GatherBlockQuantized knows no filling
+        codes = pack(blocks.codes.reshape(weight.rows, -1)[:, : weight.columns], bits)
+    arrays: dict[str, npt.NDArray[Any]] = {"codes": codes, "scales": blocks.scales}
+    if not blocks.grid.symmetric:
+        arrays["zeros"] = pack(blocks.zeros, bits)
+    graph = list(all_graphs(model.graph))[weight.owner]
+    stored = tuple(unused_name(f"{weight.name}_{part}", names) for part in arrays)
+    graph.initializer.extend(as_initializer(a, n) for a, n in zip(arrays.values(), stored, strict=True))
+    return Stored(weight, bits, blocks.grid.block_size, stored)
+
+
+def rewrite(
+    model: onnx.ModelProto, sites: Mapping[str, Stored], accuracy_level: int, names: set[str]
+) -> None:
+    """Let the nodes read the stored weights; float weights that nothing reads any more go.
+
+    1. MatMul becomes MatMulNBits, Gemm MatMulNBits and Add, Gather GatherBlockQuantized.
+    2. The node that takes another's place keeps its name.
+
+    Args:
+        model: changed in place.
+        sites: node name to its weight.
+        accuracy_level: MatMulNBits' attribute.
+        names: all tensor names; new ones are added.
+    """
+    for graph in all_graphs(model.graph):
+        nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            stored = sites.get(node.name)
+            nodes.extend(_rewritten(node, stored, accuracy_level, names) if stored else [node])
+        replace_nodes(graph, nodes)
+    _drop_unread(model)
+
+
+def _rewritten(node: onnx.NodeProto, stored: Stored, level: int, names: set[str]) -> list[onnx.NodeProto]:
+    if stored.weight.table:
+        return [_lookup(node, stored)]
+    bias = node.op_type == "Gemm" and len(node.input) > _BIAS and node.input[_BIAS]
+    if not bias:
+        return [_product(node, stored, level, node.output[0])]
+    product = unused_name(f"{node.output[0]}_product", names)
+    first = _product(node, stored, level, product)
+    beta = attribute(node, "beta", 1.0)
+    if beta == 1.0:
+        return [first, _add(node, product, bias)]
+    scaled, factor = (unused_name(f"{node.output[0]}_{part}", names) for part in ("bias", "beta"))
+    value = as_initializer(np.array(beta, np.float32), factor)
+    constant = helper.make_node("Constant", [], [factor], f"{node.name}_beta", value=value)
+    times = helper.make_node("Mul", [bias, factor], [scaled], f"{node.name}_scaled")
+    return [first, constant, times, _add(node, product, scaled)]
+
+
+def _add(node: onnx.NodeProto, product: str, bias: str) -> onnx.NodeProto:
+    return helper.make_node("Add", [product, bias], [node.output[0]], f"{node.name}_bias")
+
+
+def _product(node: onnx.NodeProto, stored: Stored, level: int, output: str) -> onnx.NodeProto:
+    return helper.make_node(
+        "MatMulNBits",
+        [node.input[0], *stored.names],
+        [output],
+        node.name,
+        domain=_DOMAIN,
+        K=stored.weight.columns,
+        N=stored.weight.rows,
+        bits=stored.bits,
+        block_size=stored.block_size,
+        accuracy_level=level,
+    )
+
+
+def _lookup(node: onnx.NodeProto, stored: Stored) -> onnx.NodeProto:
+    codes, *others = stored.names
+    return helper.make_node(
+        "GatherBlockQuantized",
+        [codes, node.input[1], *others],
+        [node.output[0]],
+        node.name,
+        domain=_DOMAIN,
+        bits=stored.bits,
+        block_size=stored.block_size,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    read = {name for node in all_nodes(model.graph) for name in names_used(node)}
+    for graph in all_graphs(model.graph):
+        read |= {value.name for value in graph.output}
+        kept = [tensor for tensor in graph.initializer if tensor.name in read]
+        if len(kept) < len(graph.initializer):
+            del graph.initializer[:]
+            graph.initializer.extend(kept)
