@@ -21,6 +21,7 @@ from app.services import artifacts, candidates, datasets, gates, models
 from app.services.outcomes import Record
 from worker import host
 from worker.benchmark import Measured, measure
+from worker.engine.packed import is_packed
 from worker.engine.requests import (
     Build,
     Built,
@@ -30,6 +31,8 @@ from worker.engine.requests import (
     ExamineModel,
     Prepare,
     Prepared,
+    Unpacked,
+    UnpackModel,
 )
 from worker.work import Work
 
@@ -40,9 +43,19 @@ PREPARED = ("model", "statistics", "reference", "feeds")
 def inspect_version(work: Work) -> Record:
     """Look at an uploaded model: what is in it, what can be quantized."""
     _refuse_giants(work)
-    model = _stage_version(work, work.claim.subject_id, "model")
-    examination = work.call("examine_model", ExamineModel(model=model), Examination)
-    return lambda db: models.accept(db, work.claim.subject_id, examination)
+    version_id, storage = work.claim.subject_id, work.process.storage
+    model = _stage_version(work, version_id, "model")
+    members = _unpack(work, model)
+    main = members[0] if members else model
+    examination = work.call("examine_model", ExamineModel(model=main), Examination)
+    files = [(str(path.relative_to(main.parent)), work.publish(path)) for path in members]
+
+    def record(db: Session) -> None:
+        if files:
+            models.unpacked(db, storage, version_id, files)
+        models.accept(db, version_id, examination)
+
+    return record
 
 
 def inspect_dataset(work: Work) -> Record:
@@ -89,6 +102,7 @@ def build(work: Work) -> Record:
         out=out,
         recipe=candidate.recipe,
         isa=str(job.isa),
+        runtime=job.spec.target.onnxruntime,
         statistics=staged.get("statistics"),
         reference=staged.get("reference"),
         feeds=staged.get("feeds"),
@@ -153,6 +167,15 @@ def _outcomes(work: Work, candidate_ids: Sequence[str]) -> dict[str, Outcomes]:
         kept = earlier.outcomes(db, candidate_ids)
     files = {c: work.stage(sha256, f"outcomes/{c}") for c, sha256 in kept.items()}
     return {c: adapter(Outcomes).validate_json(file.read_bytes()) for c, file in files.items()}
+
+
+def _unpack(work: Work, model: Path) -> list[Path]:
+    """The files of a model that came as an archive, its main file first; none when it did not."""
+    if not is_packed(model):
+        return []
+    out = _output_folder(work)
+    request = UnpackModel(archive=model, out=out, limit=LARGEST_MODEL)
+    return [out / path for path in work.call("unpack_model", request, Unpacked).files]
 
 
 def _refuse_giants(work: Work) -> None:

@@ -4,6 +4,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Blob
+from app.db.queries import blobs as statements
 from app.db.session import after_commit
 from app.domain.errors import EmptyFile, FieldError, InvalidInput
 from app.storage import Received, Storage
@@ -51,3 +52,9 @@ def drop(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
     key = queries.forget_blob(db, project_id, sha256)
     if key:
         after_commit(db, storage.delete, key)
+
+
+def collect(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
+    """Remove bytes that a project sent and did not use in time; renewed meanwhile, they stay."""
+    if statements.has_expired(db, project_id, sha256):
+        drop(db, storage, project_id, sha256)

@@ -53,7 +53,9 @@ def delete_dataset(db: Session, storage: Storage, project_id: str, dataset_id: s
     dataset = db.get_one(Dataset, dataset_id, with_for_update=True, populate_existing=True)
     _refuse_use(db, project_id, dataset_id, [dataset_id])
     digests = [dataset.sha256] if dataset.sha256 else []
-    dataset.sha256, dataset.content_key, dataset.deleted_at = None, None, queries.now(db)
+    dataset.sha256 = dataset.content_key = dataset.preview = None
+    dataset.deleted_at = queries.now(db)
+    dataset.preview = None
     _drop(db, storage, project_id, [dataset_id], digests)
     events.record(db, project_id, dataset_id, "dataset.deleted")
 

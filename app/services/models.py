@@ -10,7 +10,10 @@ from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.report import Examination
 from app.services import blobs, events, manifest, reuse, steps
-from app.storage import Storage
+from app.storage import Received, Storage
+
+# A version keeps its bytes by reference; the project's own right to them is as short as it may be.
+GRACE_SECONDS = 3600
 
 
 def add_version(
@@ -19,10 +22,7 @@ def add_version(
     """Store a new version of a model (its main file first) and queue its inspection."""
     model = queries.model_named(db, project_id, name)
     version = Version(project_id=project_id, model=model, labels=dict(labels))
-    version.files = [
-        VersionFile(position=i, path=path, sha256=blob.sha256, size=blob.size)
-        for i, (path, blob) in enumerate(files)
-    ]
+    version.files = _files(files)
     db.add(version)
     db.flush()
     events.record(db, project_id, version.id, "version.created", state=version.state)
@@ -31,6 +31,16 @@ def add_version(
     else:
         steps.enqueue(db, project_id, "inspect_version", version.id)
     return version
+
+
+def unpacked(db: Session, storage: Storage, version_id: str, files: Sequence[tuple[str, Received]]) -> None:
+    """A version that came as an archive has these files now, its main file first; the archive expires."""
+    version = db.get_one(Version, version_id, with_for_update=True)
+    version.files = []
+    db.flush()
+    kept = [(path, blobs.keep(db, storage, version.project_id, file, GRACE_SECONDS)) for path, file in files]
+    version.files = _files(kept)
+    db.flush()
 
 
 def accept(db: Session, version_id: str, examination: Examination) -> None:
@@ -52,3 +62,10 @@ def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> 
     for sha256 in digests:
         blobs.drop(db, storage, version.project_id, sha256)
     events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)
+
+
+def _files(files: Sequence[tuple[str, Blob]]) -> list[VersionFile]:
+    return [
+        VersionFile(position=i, path=path, sha256=blob.sha256, size=blob.size)
+        for i, (path, blob) in enumerate(files)
+    ]

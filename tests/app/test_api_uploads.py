@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import socket
 import threading
 import time
 from typing import Any
@@ -106,9 +107,49 @@ def test_putting_the_same_blob_again_keeps_it_once(service: Service, http: httpx
     assert http.put(url, content=sent).status_code == 201
     before = service.objects()
 
-    assert http.put(url, content=sent).status_code == 201
+    assert http.put(url, content=sent).status_code == 200
 
     assert service.objects() == before
+
+
+def test_a_blob_that_is_here_needs_no_body_from_who_asks_first(service: Service, http: httpx.Client) -> None:
+    sent = content(2 * MIB)
+    url = f"/v1/blobs/{hashlib.sha256(sent).hexdigest()}"
+    http.put(url, content=sent)
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    head = (
+        f"PUT {url} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {http.headers['authorization']}\r\n"
+        f"Content-Length: {len(sent)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(1000)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/datasets", "/v1/quantize", "/v1/blobs/" + "a" * 64, "/v1/uploads"]
+)
+@pytest.mark.parametrize(("key", "length", "status"), [("", 1000, 401), ("mine", 8 * MIB, 413)])
+def test_a_refusal_comes_before_the_body(
+    service: Service, http: httpx.Client, path: str, key: str, length: int, status: int
+) -> None:
+    method = "PUT" if "blobs" in path else "POST"
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    authorization = http.headers["authorization"] if key else "Bearer fb_nobody_x"
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n"
+        f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {length}\r\n\r\n"
+    )
+
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        answer = connection.recv(4000)
+
+    assert answer.startswith(f"HTTP/1.1 {status}".encode())
+    assert b"application/problem+json" in answer
 
 
 def test_bytes_with_another_digest_are_refused_and_leave_nothing(

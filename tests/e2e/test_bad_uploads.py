@@ -58,7 +58,7 @@ def outside() -> bytes:
 def models(digits: bytes) -> dict[str, tuple[bytes, str]]:
     return {
         "no model at all": (b"The quick brown fox jumps over the lazy dog.", "not_onnx"),
-        "a zip archive": (b"PK\x03\x04" + bytes(100), "not_onnx"),
+        "a broken zip archive": (b"PK\x03\x04" + bytes(100), "broken_archive"),
         "a truncated model": (digits[: len(digits) // 2], "truncated_model"),
         "an LFS pointer": (LFS, "lfs_pointer"),
         "a model without opset": (without_opset(digits), "no_opset"),

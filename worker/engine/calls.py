@@ -24,7 +24,16 @@ from worker.engine.requests import (
     Prepare,
     Prepared,
     Round,
+    Unpacked,
+    UnpackModel,
 )
+
+
+def unpack_model(request: UnpackModel, _progress: Progress) -> Unpacked:
+    """The files of a model that came in an archive."""
+    from worker.engine.unpack import unpack
+
+    return Unpacked(files=unpack(request.archive, request.out, request.limit))
 
 
 def examine_model(request: ExamineModel, _progress: Progress) -> Examination:
@@ -73,6 +82,7 @@ def measure_memory(request: MeasureMemory, _progress: Progress) -> MemoryUse:
 
 
 CALLS: dict[str, tuple[type[Any], Callable[[Any, Progress], Any]]] = {
+    "unpack_model": (UnpackModel, unpack_model),
     "examine_model": (ExamineModel, examine_model),
     "examine_dataset": (ExamineDataset, examine_dataset),
     "prepare": (Prepare, prepare),

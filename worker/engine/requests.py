@@ -24,6 +24,22 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnpackModel:
+    """Take a model and its external data out of an archive; together they have at most `limit` bytes."""
+
+    archive: Path
+    out: Path
+    limit: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """Paths below `out`, the model's first, as the model names its external data."""
+
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExamineModel:
     """Look at an uploaded model; `model` is its main file, external data lies beside it."""
 
@@ -95,6 +111,7 @@ class Build:
     out: Path
     recipe: Recipe
     isa: str
+    runtime: str | None = None  # the release of ONNX Runtime that must load the result
     statistics: Path | None = None
     reference: Path | None = None
     feeds: Path | None = None

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import mmap
 import stat
@@ -42,10 +43,11 @@ class Entry:
     name: str  # with forward slashes
     size: int
     read: Callable[[int], bytes]  # its first n bytes; -1 for all
+    open: Callable[[], IO[bytes]]
 
 
-def open_zip(path: Path) -> list[Entry]:
-    """The files of a zip.
+def open_zip(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
+    """The files of a zip, none of more than `entry_bytes`.
 
     Raises:
         Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
@@ -57,12 +59,15 @@ def open_zip(path: Path) -> list[Entry]:
     members = [m for m in archive.infolist() if not m.is_dir()]
     for member in members:
         _check_zip_member(member)
-    entries = [Entry(_safe(m.filename), m.file_size, partial(_read_zip, archive, m)) for m in members]
-    return _within_limits(entries, packed=path.stat().st_size)
+    entries = [
+        Entry(_safe(m.filename), m.file_size, partial(_read_zip, archive, m), partial(archive.open, m))
+        for m in members
+    ]
+    return _within_limits(entries, path.stat().st_size, entry_bytes)
 
 
-def open_tar(path: Path) -> list[Entry]:
-    """The files of a tar, compressed or not.
+def open_tar(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
+    """The files of a tar, compressed or not, none of more than `entry_bytes`.
 
     Raises:
         Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
@@ -73,10 +78,10 @@ def open_tar(path: Path) -> list[Entry]:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             for member in _regular_files(archive):
                 read = partial(_read_at, content, member.offset_data, member.size)
-                entries.append(Entry(_safe(member.name), member.size, read))
+                entries.append(Entry(_safe(member.name), member.size, read, partial(_open_at, read)))
     except BROKEN as error:
         raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
-    return _within_limits(entries, packed=path.stat().st_size)
+    return _within_limits(entries, path.stat().st_size, entry_bytes)
 
 
 def is_tar(path: Path) -> bool:
@@ -144,15 +149,13 @@ def _check_zip_member(member: zipfile.ZipInfo) -> None:
         raise _bomb(f"{member.filename!r}", member.file_size, member.compress_size)
 
 
-def _within_limits(entries: list[Entry], packed: int) -> list[Entry]:
+def _within_limits(entries: list[Entry], packed: int, entry_bytes: int) -> list[Entry]:
     if len(entries) > MAX_ENTRIES:
         raise _too_many(len(entries))
     names: set[str] = set()
     for entry in entries:
-        if entry.size > MAX_ENTRY_BYTES:
-            detail = (
-                f"{entry.name!r} unpacks to {entry.size} bytes; the limit for one file is {MAX_ENTRY_BYTES}."
-            )
+        if entry.size > entry_bytes:
+            detail = f"{entry.name!r} unpacks to {entry.size} bytes; the limit for one file is {entry_bytes}."
             raise Refused("archive_too_large", detail)
         if entry.name in names:
             raise Refused("unsafe_archive", f"{entry.name!r} is in the archive twice; remove one of the two.")
@@ -194,6 +197,10 @@ def _safe(name: str) -> str:
 def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int) -> bytes:
     with archive.open(member) as file:
         return file.read(count)
+
+
+def _open_at(read: Callable[[int], bytes]) -> IO[bytes]:
+    return io.BytesIO(read(-1))
 
 
 def _read_at(content: mmap.mmap, offset: int, size: int, count: int) -> bytes:
