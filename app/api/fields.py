@@ -18,6 +18,17 @@ GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
 Value = TypeVar("Value")
 
 
+def gate_form() -> dict[str, Any]:
+    """The gate's fields as a form describes them: each may be left out."""
+    properties = TypeAdapter(Gate).json_schema()["properties"]
+    return {name: _without_null(schema) for name, schema in properties.items()}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    kind: dict[str, Any] = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), {})
+    return {key: value for key, value in schema.items() if key not in {"anyOf", "title", "default"}} | kind
+
+
 def preprocess(text: str, pointer: str = "/preprocess") -> Preprocess:
     """A preset's name, or JSON.
 

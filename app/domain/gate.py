@@ -54,12 +54,12 @@ class Gate:
     max_size_ratio: float | None = field(
         default=None, metadata={"gt": 0, "description": "bytes on disk; 0.3 is 30 % of the upload"}
     )
-    max_size_bytes: int | None = field(default=None, metadata={"ge": 1, "description": "bytes on disk"})
+    max_size_bytes: int | None = field(default=None, metadata={"ge": 1, "le": 2**60, "description": "bytes on disk"})
     max_memory_ratio: float | None = field(
         default=None, metadata={"gt": 0, "description": "resident bytes of the loaded model"}
     )
     max_memory_bytes: int | None = field(
-        default=None, metadata={"ge": 1, "description": "resident bytes of the loaded model"}
+        default=None, metadata={"ge": 1, "le": 2**60, "description": "resident bytes of the loaded model"}
     )
     min_sqnr_db: float | None = field(default=None, metadata={"description": "signal to noise ratio in dB"})
     on_inconclusive: Literal["pass", "fail"] = field(

@@ -1,10 +1,16 @@
 """Datasets: stored at once, inspected by a worker before anything uses them."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from sqlalchemy.orm import Session
 
-from app.db.models import Blob, Dataset
+from app.db import queries
+from app.db.models import Blob, Dataset, Version
+from app.domain import fit
 from app.domain.dataset import Preprocess
-from app.domain.errors import Problem
+from app.domain.errors import FieldError, InvalidInput, NotFound, NotInspected, Problem
+from app.domain.fit import Finding, Fit, Question
 from app.domain.job import check_transition
 from app.domain.preview import Preview
 from app.domain.report import DatasetSummary
@@ -52,3 +58,58 @@ def reject(db: Session, storage: Storage, dataset_id: str, problem: Problem) -> 
     db.flush()
     blobs.drop(db, storage, dataset.project_id, str(sha256))
     events.record(db, dataset.project_id, dataset.id, "dataset.rejected", state="rejected", code=problem.code)
+
+
+def previewed(db: Session, project_id: str, dataset_id: str) -> Preview:
+    """The first samples of a dataset.
+
+    Raises:
+        NotInspected: It is still being inspected.
+        NotFound: It was rejected, or inspected before previews were kept.
+    """
+    dataset = queries.get_owned(db, Dataset, project_id, dataset_id)
+    _refuse_uninspected(dataset)
+    if dataset.preview is None:
+        why = "was rejected" if dataset.state == "rejected" else "was inspected before previews were kept"
+        raise NotFound(f"The dataset {dataset_id} {why}; upload it again to see its samples.")
+    return dataset.preview
+
+
+def pair(db: Session, project_id: str, dataset_id: str, version_id: str) -> tuple[Dataset, Version]:
+    """A dataset, and the version that a request names beside it.
+
+    Raises:
+        NotFound: The project has no such dataset.
+        InvalidInput: The project has no such version.
+    """
+    dataset = queries.get_owned(db, Dataset, project_id, dataset_id)
+    try:
+        return dataset, queries.get_owned(db, Version, project_id, version_id)
+    except NotFound as error:
+        raise InvalidInput(error.detail, errors=(FieldError("/version", error.detail),)) from error
+
+
+def check(db: Session, project_id: str, dataset_id: str, version_id: str, question: Question) -> Fit:
+    """Whether a dataset fits a version, and what it can decide.
+
+    Raises:
+        NotInspected: One of both is still being inspected.
+    """
+    dataset, version = pair(db, project_id, dataset_id, version_id)
+    for row in (dataset, version):
+        _refuse_uninspected(row)
+    if dataset.summary is None or version.examination is None:
+        return Fit(False, tuple(_rejections(dataset, version)), None)
+    asked = question if question.input is not None else replace(question, input=dataset.input)
+    return fit.check(version.examination, dataset.summary, dataset.preprocess, asked)
+
+
+def _refuse_uninspected(row: Dataset | Version) -> None:
+    if row.state == "inspecting":
+        raise NotInspected(f"{row.id} is still being inspected; ask again, or send `Prefer: wait=60`.")
+
+
+def _rejections(dataset: Dataset, version: Version) -> Iterator[Finding]:
+    for pointer, row in (("/dataset", dataset), ("/version", version)):
+        if row.problem:
+            yield Finding("error", pointer, f"{row.id} was rejected: {row.problem.detail}")

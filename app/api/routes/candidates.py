@@ -11,6 +11,7 @@ from app.api.schemas import CandidateRead
 from app.db import queries
 from app.db.models import Candidate
 from app.domain.errors import NoLayers, NotFound
+from app.domain.flips import Flips
 
 router = APIRouter(tags=["candidates"])
 LAYERS: dict[int | str, dict[str, Any]] = {
@@ -23,6 +24,7 @@ LAYERS: dict[int | str, dict[str, Any]] = {
         },
     }
 }
+FLIPS: dict[int | str, dict[str, Any]] = {200: {"model": Flips, "description": "The samples that changed"}}
 
 
 @router.get("/candidates/{candidate_id}")
@@ -55,3 +57,23 @@ def read_layers(candidate_id: str, request: Request, caller: Who, db: ReadDb, se
         message = f"The candidate {candidate_id} is {row.state} and nothing is known of its layers."
         raise NoLayers(message)
     return send_artifact(request, service, db, artifact)
+
+
+@router.get("/candidates/{candidate_id}/flips", responses=ANSWERS | FLIPS, response_class=Response)
+def read_flips(candidate_id: str, request: Request, caller: Who, db: ReadDb, service: Service) -> Response:
+    """Which samples changed from right to wrong and from wrong to right, at most 100.
+
+    Lost ones come first. Without labels, these are the samples whose best class changed; where the output
+    holds no class scores, the samples whose output differs most from the float model's.
+    """
+    row = queries.get_owned(db, Candidate, caller.project_id, candidate_id)
+    artifact = queries.artifacts(db, row.id).get("flips")
+    if artifact is None:
+        raise NotFound(_without_flips(row))
+    return send_artifact(request, service, db, artifact)
+
+
+def _without_flips(row: Candidate) -> str:
+    if row.baseline:
+        return f"{row.id} is the float model, which others are compared with; ask for a candidate's flips."
+    return f"{row.id} is {row.state} and was not compared with float; that needs data and a build."
