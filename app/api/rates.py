@@ -5,9 +5,9 @@ Headers: draft-ietf-httpapi-ratelimit-headers.
 """
 
 import logging
-import time
 from collections import Counter
 from dataclasses import dataclass
+from time import monotonic, time
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -60,7 +60,7 @@ class Rates:
 
     async def hit(self, policy: Policy, subject: str) -> Count:
         """Count one request of this subject."""
-        now = time.time()
+        now = time()
         minute, reset_s = int(now // WINDOW_S), WINDOW_S - int(now % WINDOW_S)
         used = await self._shared(f"fewbits:rate:{policy.name}:{subject}:{minute}")
         if used is None:
@@ -74,7 +74,7 @@ class Rates:
 
     async def _shared(self, name: str) -> int | None:
         """The count in Redis; None while Redis is away, which is found out every few seconds."""
-        if self._redis is None or time.monotonic() < self._away_until:
+        if self._redis is None or monotonic() < self._away_until:
             return None
         try:
             pipeline = self._redis.pipeline(transaction=False)  # queues commands, and sends them at once
@@ -83,7 +83,7 @@ class Rates:
             used, _ = await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             log.warning("no Redis to count requests in, counting alone: %s", error)
-            self._away_until = time.monotonic() + AWAY_S
+            self._away_until = monotonic() + AWAY_S
             return None
         return int(used)
 

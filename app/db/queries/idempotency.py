@@ -50,8 +50,8 @@ def mark_made(db: Session, claim: tuple[str, str, int], subject_id: str, *, secr
 
 
 def keep_answer(db: Session, claim: tuple[str, str, int], answer: dict[str, Any]) -> None:
-    """Keep what was answered."""
-    db.execute(_mine(*claim).values(answer=answer))
+    """Keep what was answered, unless it showed a secret."""
+    db.execute(_mine(*claim).where(~IdempotencyKey.secret).values(answer=answer))
 
 
 def release_key(db: Session, claim: tuple[str, str, int]) -> None:
