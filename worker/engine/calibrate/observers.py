@@ -1,23 +1,41 @@
-"""What is kept of a tensor's values: independent of how samples are split, so it merges."""
+"""What is kept of a tensor's values: independent of how samples are split or batched, so it merges."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from app.domain.errors import Refused
+from worker.engine.calibrate.histogram import Histogram, add, exponent_of, histogram, sampled
+
+Array = npt.NDArray[Any]
+LAST = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Extent:
-    """The smallest and the largest finite value of a tensor, and whether others were seen."""
+    """How far a tensor's finite values reach, exactly, and how a sample of them is spread.
+
+    `finite` is False when others were seen. `channels` [C], float64, are the largest sizes by channel.
+    Without a histogram every range method gives the smallest and the largest value.
+    """
 
     lowest: float
     highest: float
     finite: bool = True
+    histogram: Histogram | None = None
+    channels: Array | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all is the same."""
+        if not isinstance(other, Extent):
+            return NotImplemented
+        mine = self.lowest, self.highest, self.finite, self.histogram
+        same = mine == (other.lowest, other.highest, other.finite, other.histogram)
+        return same and np.array_equal(self.channels, other.channels)  # type: ignore[arg-type]
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -32,31 +50,81 @@ class Statistics:
         """Tensors that were NaN or infinite somewhere, in order of name."""
         return tuple(sorted(name for name, extent in self.tensors.items() if not extent.finite))
 
+    def channel_maximum(self, tensor: str) -> Array | None:
+        """The largest absolute value of each channel, float64 [C].
 
-def observe(values: npt.NDArray[Any]) -> Extent | None:
-    """The extent of one sample's values; None when there are none.
+        Channels are axis 1 of what a Conv reads, and the last axis of what a MatMul or a Gemm reads.
+
+        Returns:
+            None unless the tensor is the first input of one of these with constant weights, or when its
+            samples differ in channels.
+        """
+        return self.tensors[tensor].channels if tensor in self.tensors else None
+
+
+def observe(values: Array, *, axis: int | None = None, rows: int = 1) -> Extent | None:
+    """The extent of one run's values; None when there are none.
 
     Args:
-        values: any shape, float16 or float32.
+        values: any shape, float16, float32 or float64.
+        axis: where its channels are, 1 or −1; None keeps nothing by channel.
+        rows: how many samples lie one after another in `values`.
     """
     if not values.size:
         return None
-    lowest, highest = float(values.min()), float(values.max())
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    low, high = _extremes(values, axis)
+    lowest, highest = float(low.min()), float(high.max())
     if np.isfinite(lowest) and np.isfinite(highest):
-        return Extent(lowest, highest)
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+        spread = histogram(sampled(values, rows), exponent_of(max(-lowest, highest)))
+        channels = None if axis is None else np.maximum(-low, high).astype(np.float64)
+        return Extent(lowest, highest, histogram=spread, channels=channels)
+    return _observe_finite(values, axis, rows)
+
+
+def _extremes(values: Array, axis: int | None) -> tuple[Array, Array]:
+    """Lowest and highest, by channel where there are channels."""
+    if axis is None or not values.ndim:
+        return values.min(), values.max()
+    if axis == LAST:
+        rows = values.reshape(-1, values.shape[-1])
+        return rows.min(axis=0), rows.max(axis=0)
+    planes = values.reshape(*values.shape[:2], -1)
+    return planes.min(axis=2).min(axis=0), planes.max(axis=2).max(axis=0)
+
+
+def _observe_finite(values: Array, axis: int | None, rows: int) -> Extent:
+    finite = np.isfinite(values)
+    if not finite.any():
         return Extent(0.0, 0.0, finite=False)
-    return Extent(float(finite.min()), float(finite.max()), finite=False)
+    lowest, highest = float(values[finite].min()), float(values[finite].max())
+    drawn = sampled(values, rows)
+    spread = histogram(drawn[np.isfinite(drawn)], exponent_of(max(-lowest, highest)))
+    low, high = _extremes(np.where(finite, values, 0), axis)
+    channels = None if axis is None else np.maximum(-low, high).astype(np.float64)
+    return Extent(lowest, highest, finite=False, histogram=spread, channels=channels)
 
 
 def widen(one: Extent | None, other: Extent | None) -> Extent | None:
-    """The extent of both."""
+    """The extent of both; what only one of them knows is dropped, so that order does not matter."""
     if one is None or other is None:
         return one or other
+    spread = add(one.histogram, other.histogram) if one.histogram and other.histogram else None
     return Extent(
-        min(one.lowest, other.lowest), max(one.highest, other.highest), finite=one.finite and other.finite
+        min(one.lowest, other.lowest),
+        max(one.highest, other.highest),
+        finite=one.finite and other.finite,
+        histogram=spread,
+        channels=_largest(one.channels, other.channels),
     )
+
+
+def _largest(one: Array | None, other: Array | None) -> Array | None:
+    if one is None or other is None or one.shape != other.shape:
+        return None
+    largest: Array = np.maximum(one, other)
+    return largest
 
 
 def merge(one: Statistics, other: Statistics) -> Statistics:
@@ -64,35 +132,3 @@ def merge(one: Statistics, other: Statistics) -> Statistics:
     names = one.tensors.keys() | other.tensors.keys()
     both = {name: widen(one.tensors.get(name), other.tensors.get(name)) for name in sorted(names)}
     return Statistics(one.samples + other.samples, {n: extent for n, extent in both.items() if extent})
-
-
-def save_statistics(statistics: Statistics, path: Path) -> None:
-    """Write statistics as npz; equal statistics give equal bytes."""
-    names = sorted(statistics.tensors)
-    extents = [statistics.tensors[name] for name in names]
-    with path.open("wb") as file:
-        np.savez(
-            file,
-            samples=np.int64(statistics.samples),
-            names=np.array([name.encode() for name in names], dtype=np.bytes_),
-            ranges=np.array([(e.lowest, e.highest) for e in extents], np.float64).reshape(-1, 2),
-            finite=np.array([e.finite for e in extents], np.bool_),
-        )
-
-
-def load_statistics(path: Path) -> Statistics:
-    """Read what `save_statistics` wrote.
-
-    Raises:
-        Refused: `invalid_statistics` when the file is something else.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            columns = zip(stored["names"], stored["ranges"], stored["finite"], strict=True)
-            extents = {
-                name.decode(): Extent(float(low), float(high), finite=bool(finite))
-                for name, (low, high), finite in columns
-            }
-            return Statistics(int(stored["samples"]), extents)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise Refused("invalid_statistics", f"{path.name} holds no calibration statistics.") from error

@@ -12,7 +12,6 @@ import onnx
 from onnx import helper
 
 from worker.engine.calibrate import Statistics
-from worker.engine.calibrate.observers import Extent, widen
 from worker.engine.passes.scopes import (
     array,
     as_initializer,
@@ -50,8 +49,10 @@ def pad_stems(
     for conv in stems:
         read, channels = conv.input[0], constants[conv.input[1]].dims[1]
         _pad(model.graph, conv, constants[conv.input[1]], names)
-        extent = widen(tensors[read], Extent(0.0, 0.0))
-        tensors |= {conv.input[0]: extent} if extent else {}
+        extent = tensors[read]
+        tensors[conv.input[0]] = replace(
+            extent, lowest=min(extent.lowest, 0.0), highest=max(extent.highest, 0.0), channels=None
+        )
         reasons.append(f"{conv.name} reads {channels} channels, padded to 4: the VNNI kernel needs that")
     return replace(statistics, tensors=tensors), reasons
 
