@@ -26,7 +26,7 @@ Axes = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know; an `error` would fail a job. `pointer` names an input, the labels, a gate's field."""
+    """One thing to know; an `error` would fail a job. `pointer` says what it is about."""
 
     level: Level
     pointer: str
@@ -202,7 +202,7 @@ def _arranges(array: ArrayInfo, shape: Axes) -> bool:
         return True
     if _moves(array, shape):
         return True
-    return bool(shape) and _without_units(array.shape) == _without_units(shape[1:])
+    return bool(shape) and _fits_with_units(array.shape, shape[1:])
 
 
 def _moves(array: ArrayInfo, shape: Axes) -> bool:
@@ -219,8 +219,11 @@ def _fits(found: Axes, wanted: Axes) -> bool:
     return len(found) == len(wanted) and all(w is None or f is None or f == w for f, w in pairs)
 
 
-def _without_units(shape: Axes) -> Axes:
-    return tuple(size for size in shape if size != 1)
+def _fits_with_units(found: Axes, wanted: Axes) -> bool:
+    """Whether axes of size 1, added or taken away, make the shapes fit."""
+    sizes = [size for size in found if size != 1]
+    shape = tuple(1 if size == 1 or not sizes else sizes.pop(0) for size in wanted)
+    return not sizes and _fits(shape, wanted)
 
 
 def _axes(item: TensorInfo) -> Axes:
