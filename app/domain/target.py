@@ -6,20 +6,25 @@ SMMLA multiply int8 by int8.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from app.domain.recipe import FORBID_UNKNOWN
 
+RELEASE = r"^1\.[0-9]{1,3}(\.[0-9]{1,3})?$"
 Isa = Literal["x86-vnni", "x86-avx2", "arm64", "generic"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What the user asks for; `auto` is resolved once per job, from the host that benchmarks."""
+    """What the user asks for; `auto` is resolved once per job, from the host that benchmarks.
+
+    `onnxruntime` is the release, `1.N` or `1.N.M`, that must load every result; null is the one used here.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     isa: Literal["auto", "x86-vnni", "x86-avx2", "arm64", "generic"] = "auto"
+    onnxruntime: str | None = field(default=None, metadata={"pattern": RELEASE})
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,12 @@ RULES: dict[str, Rules] = {
     "arm64": Rules("int8", "int8", False, "SDOT multiplies int8 by int8"),
     "generic": Rules("uint8", "int8", True, "safe on every CPU: weights keep to 7 bits"),
 }
+
+
+def release_number(release: str) -> tuple[int, int]:
+    """A release as something that sorts; patches change nothing that is asked about."""
+    major, minor = release.split(".")[:2]
+    return int(major), int(minor)
 
 
 def detect(machine: str, flags: Iterable[str]) -> Isa:

@@ -7,7 +7,8 @@ from onnx import helper
 
 from app.domain.report import Requires
 from tests.engine.graphs import attention, branches, build, convolution
-from worker.engine.kernels import RELEASES, kernels, requires
+from worker.engine.kernels import kernels
+from worker.engine.requirements import RELEASES, requires
 from worker.engine.load import save_model
 
 

@@ -18,8 +18,8 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
-from app.domain.recipe import Recipe, needs_calibration
-from app.domain.target import RULES, detect
+from app.domain.recipe import Recipe, uses_calibration
+from app.domain.target import RULES, Target, detect
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
 
@@ -61,19 +61,24 @@ def calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the model quantized by one recipe."""
     from worker.engine.calibrate import load_statistics
-    from worker.engine.kernels import kernels, requires
+    from worker.engine.evaluate.stages import calibration_samples
+    from worker.engine.kernels import kernels
     from worker.engine.load import model_bytes
     from worker.engine.methods import Setting
     from worker.engine.methods import quantize as apply
+    from worker.engine.requirements import requires
 
     recipe = read_recipe(arguments.recipe)
+    target = _target(arguments)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
-        prepared = _prepare(arguments, Path(folder), calibrated=needs_calibration(recipe))
+        prepared = _prepare(arguments, Path(folder), calibrated=uses_calibration(recipe))
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
         statistics = load_statistics(given) if given else None
-        isa = arguments.target if arguments.target != "auto" else detect_isa()
-        setting = Setting(isa=isa, statistics=statistics)
-        quantized = apply(Path(folder) / prepared["model"], arguments.out, recipe, setting)
+        isa = detect_isa() if target.isa == "auto" else target.isa
+        model, order = (Path(folder) / (prepared[kind] or "") for kind in ("model", "calibration_order"))
+        samples = calibration_samples(_data(arguments), order if order.is_file() else None, model)
+        setting = Setting(isa=isa, runtime=target.onnxruntime, statistics=statistics, samples=samples)
+        quantized = apply(model, arguments.out, recipe, setting)
     size = model_bytes(arguments.out)
     return {
         "model": str(arguments.out),
@@ -182,6 +187,7 @@ def _parser() -> Parser:
     three.add_argument("--recipe", required=True, metavar="JSON")
     three.add_argument("--calibration", type=_file, metavar="FILE", help="what `calibrate` wrote")
     three.add_argument("--target", default="auto", choices=("auto", *RULES), metavar="ISA")
+    three.add_argument("--onnxruntime", metavar="V", help="the release that must load the result, as 1.N")
     three.set_defaults(command=quantize)
     four = commands.add_parser("compare", help=compare.__doc__, parents=[data])
     four.add_argument("model", type=_file)
@@ -226,6 +232,14 @@ def _data(arguments: argparse.Namespace) -> Data | None:
     if arguments.data is None:
         return None
     return Data(path=arguments.data, preprocess=preprocess, input=arguments.input)
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    try:
+        fields = {"isa": arguments.target, "onnxruntime": arguments.onnxruntime}
+        return TypeAdapter(Target).validate_python(fields)
+    except ValidationError as error:
+        raise _invalid("invalid_target", "The target", error) from error
 
 
 def _prepare(arguments: argparse.Namespace, out: Path, *, calibrated: bool = True) -> dict[str, Any]:

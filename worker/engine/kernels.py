@@ -1,15 +1,14 @@
-"""What the runtime really executes, and what a runtime must be to load a model."""
+"""What the runtime really executes."""
 
 import tempfile
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
-from app.domain.report import Kernels, Requires
+from app.domain.report import Kernels
 from worker.engine.load import parse
 from worker.engine.passes.element_types import element_types
-from worker.engine.passes.scopes import STANDARD, all_nodes
+from worker.engine.passes.scopes import all_nodes
 from worker.engine.session import open_session
 
 INTEGER = frozenset(
@@ -82,27 +81,6 @@ _FLOATS = frozenset(
 )
 _BYTES = frozenset({onnx.TensorProto.INT8, onnx.TensorProto.UINT8})
 
-# Release, opset of the standard operators, IR. From the table "ONNX opset support" of ONNX Runtime's page
-# docs/reference/compatibility.md (to 1.20); the last row was tried with the release that is pinned here.
-RELEASES = (
-    ("0.1", 8, 3),
-    ("0.3", 9, 3),
-    ("0.4", 10, 5),
-    ("1.0", 11, 6),
-    ("1.3", 12, 7),
-    ("1.6", 13, 7),
-    ("1.8", 14, 7),
-    ("1.9", 15, 8),
-    ("1.11", 16, 8),
-    ("1.12", 17, 8),
-    ("1.14", 18, 8),
-    ("1.15", 19, 8),
-    ("1.16", 19, 9),
-    ("1.17", 20, 9),
-    ("1.18", 21, 10),
-    ("1.31", 26, 13),
-)
-
 
 def kernels(model: Path) -> Kernels:
     """Count integer and float compute nodes in the graph that ONNX Runtime makes of a model on this CPU.
@@ -131,20 +109,3 @@ def _kind(node: onnx.NodeProto, types: dict[str, int]) -> str | None:
     if result in _BYTES:
         return "integer"
     return "float" if result in _FLOATS else None
-
-
-def requires(model: Path) -> Requires:
-    """What a runtime must know to load a model: IR, operator sets, and the first release that has both.
-
-    Operator sets of other domains than the standard one are listed, but do not decide the release.
-    """
-    proto = parse(model)
-    opsets = {"" if o.domain in STANDARD else o.domain: int(o.version) for o in proto.opset_import}
-    return Requires(int(proto.ir_version), opsets, _release(opsets.get("", 0), int(proto.ir_version)))
-
-
-def _release(version: int, ir: int) -> str:
-    for release, newest_opset, newest_ir in RELEASES:
-        if version <= newest_opset and ir <= newest_ir:
-            return release
-    return str(ort.__version__)

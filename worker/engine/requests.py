@@ -91,6 +91,7 @@ class Prepared:
 
     model: str
     statistics: str | None
+    calibration_order: str | None  # npy, int64: the samples that calibrate, in their order
     reference: str | None
     feeds: str
     metric: str | None
@@ -111,6 +112,9 @@ class Build:
     out: Path
     recipe: Recipe
     isa: str
+    imported: Path | None = None  # the model quantized elsewhere, of an imported recipe
+    calibration: Data | None = None
+    calibration_order: Path | None = None  # which samples of `calibration`, as `Prepared` names it
     runtime: str | None = None  # the release of ONNX Runtime that must load the result
     statistics: Path | None = None
     reference: Path | None = None

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
+from app.domain.recipe import Imported
 from app.domain.report import Figures, Size
 from worker.engine import kernels, methods
 from worker.engine.calibrate import collect, load_statistics, save_statistics
@@ -18,12 +21,16 @@ from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import run
 from worker.engine.load import model_bytes
+from worker.engine.methods.imported import bring_in
+from worker.engine.methods.setting import Samples
 from worker.engine.prepare import prepare_model
 from worker.engine.requests import Build, Built, Data, Prepare, Prepared
+from worker.engine.requirements import requires
 from worker.engine.session import open_session
 
 MODEL = "model.onnx"
 STATISTICS = "statistics.npz"
+ORDER = "calibration.npy"
 REFERENCE = "reference.npz"
 FEEDS = "feeds.npz"
 NO_DATA = (
@@ -77,6 +84,7 @@ def prepare(request: Prepare, progress: Progress) -> Prepared:
     return Prepared(
         model=MODEL,
         statistics=STATISTICS if sources.calibration else None,
+        calibration_order=_keep_order(sources.calibration, request.out),
         reference=REFERENCE if evaluated else None,
         feeds=FEEDS,
         metric=evaluated.metric if evaluated else None,
@@ -95,11 +103,9 @@ def build(request: Build, progress: Progress) -> Built:
     Raises:
         Refused: the recipe cannot be applied, or the result does not run or gives NaN.
     """
-    statistics = load_statistics(request.statistics) if request.statistics else None
     out = request.out / MODEL
     progress(0.0, "quantizing")
-    setting = methods.Setting(isa=request.isa, statistics=statistics)
-    quantized = methods.quantize(request.model, out, request.recipe, setting)
+    quantized = _quantize(request, out)
     figures, loss = evaluate(out, request, within(progress, 0.1, 1.0))
     return Built(
         model=MODEL,
@@ -125,7 +131,7 @@ def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Fig
         accuracy=loss.accuracy if loss else None,
         fidelity=loss.fidelity if loss else None,
         kernels=kernels.kernels(candidate),
-        requires=kernels.requires(candidate),
+        requires=requires(candidate),
         notes=loss.notes if loss else NO_DATA,
         predictions=loss.predictions if loss else (),
     )
@@ -151,6 +157,34 @@ def _evaluate(
     return evaluate_baseline(session, source, request.out / REFERENCE, question, progress)
 
 
+def calibration_samples(data: Data | None, order: Path | None, model: Path) -> Samples | None:
+    """The calibration feeds of a prepared model, anew at each call; None without data."""
+    if data is None or order is None:
+        return None
+    indices = np.load(order, allow_pickle=False).tolist()
+    return open_source(data, inputs_of(open_session(model)), indices).feeds
+
+
+def _quantize(request: Build, out: Path) -> methods.Quantized:
+    if isinstance(request.recipe, Imported) and request.imported:
+        reasons = bring_in(request.imported, request.original, out)
+        return methods.Quantized(request.recipe, reasons)
+    setting = methods.Setting(
+        isa=request.isa,
+        runtime=request.runtime,
+        statistics=load_statistics(request.statistics) if request.statistics else None,
+        samples=calibration_samples(request.calibration, request.calibration_order, request.model),
+    )
+    return methods.quantize(request.model, out, request.recipe, setting)
+
+
+def _keep_order(source: Source | None, out: Path) -> str | None:
+    if source is None:
+        return None
+    np.save(out / ORDER, np.asarray(source.indices, np.int64))
+    return ORDER
+
+
 def _calibrate(source: Source | None, request: Prepare, progress: Progress) -> None:
     if source:
         statistics = collect(
@@ -169,7 +203,7 @@ def _baseline(request: Prepare, evaluated: Evaluated | None, sources: Sources) -
         accuracy=evaluated.accuracy if evaluated else None,
         fidelity=exact(evaluated.samples) if evaluated else None,
         kernels=kernels.kernels(request.model),
-        requires=kernels.requires(request.model),
+        requires=requires(request.model),
         notes=notes if sources.first() else (*notes, SYNTHETIC),
     )
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import onnx
 
-from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
+from app.domain.errors import Refused
+from app.domain.recipe import BFloat16, DynamicInt8, Float16, Imported, Recipe, StaticInt8, WeightOnly
 from worker.engine.load import load_model, save_model
 from worker.engine.methods.dynamic_int8 import dynamic_int8
+from worker.engine.methods.half import bfloat16, float16
 from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_int8 import static_int8
 from worker.engine.methods.tidy import tidy
+from worker.engine.methods.weight_only import weight_only
+from worker.engine.requirements import refuse_old_runtime
 
 # (prepared model, recipe, setting) → (quantized model, resolved recipe, reasons); the model may be changed.
 # A method takes the class of recipe that it is filed under.
@@ -21,6 +25,9 @@ Method = Callable[[onnx.ModelProto, Any, Setting], tuple[onnx.ModelProto, Recipe
 METHODS: dict[type, Method] = {
     DynamicInt8: dynamic_int8,
     StaticInt8: static_int8,
+    WeightOnly: weight_only,
+    Float16: float16,
+    BFloat16: bfloat16,
 }
 
 
@@ -42,12 +49,20 @@ def quantize(model: Path, out: Path, recipe: Recipe, setting: Setting) -> Quanti
         setting: where the result will run, and what calibration found.
 
     Raises:
-        Refused: `nothing_to_quantize`, `selection_matches_nothing`, `no_calibration_data`, or
-            `invalid_model` when the result would not be a valid model.
+        Refused: `nothing_to_quantize`, `selection_matches_nothing`, `no_calibration_data`,
+            `unsupported_option`, `target_too_old`, or `invalid_model` when the result would not be a valid
+            model.
     """
+    if isinstance(recipe, Imported):
+        raise Refused(
+            "unsupported_option",
+            "There is nothing to quantize in an imported model: name it among a job's candidates, or hold it "
+            "against the float model with `compare`.",
+        )
     source = load_model(model)
     quantized, resolved, reasons = METHODS[type(recipe)](source, recipe, setting)
     save_model(tidy(quantized, load_model(model)), out)
+    refuse_old_runtime(out, setting.runtime)
     return Quantized(resolved, tuple(reasons))
 
 

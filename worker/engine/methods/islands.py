@@ -131,6 +131,11 @@ def _matmul(graph: Graph, node: onnx.NodeProto) -> str | None:
     return "its weights are not a matrix" if weight is not None and len(weight.dims) != 2 else None  # noqa: PLR2004
 
 
+def has_weights(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a node multiplies by a constant."""
+    return node.op_type in WEIGHTED and node.input[1] in constants
+
+
 def _is_float_constant(graph: Graph, name: str) -> bool:
     return name in graph.constants and graph.constants[name].data_type in FLOATS
 

@@ -1,8 +1,9 @@
-"""What `auto` becomes, and why."""
+"""What `auto` becomes, and why; what cannot be combined is refused."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from app.domain.errors import FieldError, Refused
 from app.domain.target import RULES
 
 
@@ -33,5 +34,21 @@ def resolve(
     return values, [f"{field} {_shown(value)}: {reason}" for field, (value, reason) in chosen.items()]
 
 
+def unsupported(field: str, value: object, why: str, instead: str) -> Refused:
+    """A refusal of one field's value: what, why, and what to do.
+
+    Args:
+        field: its path in the recipe, as `symmetric.weight`.
+        value: what was asked for.
+        why: what stands against it.
+        instead: the next step.
+    """
+    detail = f"{field} {_shown(value)}: {why}; {instead}."
+    pointer = "/" + field.replace(".", "/")
+    return Refused("unsupported_option", detail, errors=(FieldError(pointer, detail),))
+
+
 def _shown(value: object) -> str:
-    return {True: "on", False: "off"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)

@@ -1,6 +1,6 @@
 """Which nodes a recipe quantizes, and why the others stay float."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import onnx
@@ -43,10 +43,11 @@ def stays_float(reasons: Mapping[str, str]) -> list[str]:
     nodes: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         nodes.setdefault(reason, []).append(name)
-    return [f"stays float, {reason}: {_listed(names)}" for reason, names in nodes.items()]
+    return [f"stays float, {reason}: {listed(names)}" for reason, names in nodes.items()]
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
 

@@ -1,33 +1,38 @@
-"""int8 weights and activations, as pairs of QuantizeLinear and DequantizeLinear that the runtime fuses."""
+"""Integer weights and activations, as pairs of QuantizeLinear and DequantizeLinear that the runtime fuses."""
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
-from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8
+from app.domain.target import RULES
 from worker.engine.calibrate import Statistics, ranges
+from worker.engine.corrections import CORRECTIONS
 from worker.engine.examine import family
 from worker.engine.methods.concat import share_ranges
-from worker.engine.methods.islands import SUPPORTED, Graph, Islands, islands
-from worker.engine.methods.resolve import resolve, types_for
-from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.methods.integer_io import integer_interface
+from worker.engine.methods.islands import ABSORBED, SUPPORTED, Graph, Islands, has_weights, islands
+from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries, find_exceptions, refuse_idle
+from worker.engine.methods.qoperator import to_operators
+from worker.engine.methods.resolve import unsupported
+from worker.engine.methods.saturation import can_saturate
+from worker.engine.methods.selection import listed, matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
+from worker.engine.methods.static_choices import first_opset, is_half, resolve_static
 from worker.engine.methods.stem import pad_stems
-from worker.engine.passes.opset import PER_CHANNEL
-from worker.engine.passes.scopes import opset
+from worker.engine.passes.inference import infer_shapes
+from worker.engine.passes.naming import name_nodes
+from worker.engine.passes.opset import CannotConvert, raise_opset
+from worker.engine.passes.scopes import array, initializers, opset
 
-_TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
-_FIRST_OPSET_WITH_QDQ = 10
 _FIRST_OPSET_WITH_PAD_BY_INPUT = 11
-_FIRST_OPSET_WITH_FLOAT16_QDQ = 19
 
 
 def static_int8(
@@ -44,92 +49,180 @@ def static_int8(
         The quantized model, the resolved recipe, and the reasons.
 
     Raises:
-        Refused: `no_calibration_data`, `nothing_to_quantize` or `selection_matches_nothing`.
+        Refused: `no_calibration_data`, `nothing_to_quantize`, `selection_matches_nothing`,
+            `unsupported_option` or `opset_too_old`.
     """
-    statistics, isa = setting.statistics, setting.isa
-    if statistics is None or not statistics.samples:
+    statistics = _statistics(setting)
+    resolved, reasons = resolve_static(model, recipe, setting.isa)
+    model = _with_opset(model, resolved)
+    exceptions = find_exceptions(model.graph, resolved.overrides)
+    found = _choose(model.graph, resolved, statistics, exceptions)
+    refuse_nothing(found.nodes, "static_int8", found.reasons)
+    own, statistics, corrected = _correct(model, found.nodes, resolved, setting)
+    plan = _arrange(model, found.nodes, resolved, replace(setting, statistics=statistics), exceptions)
+    quantized = _quantize(model, resolved, plan, plan.entries | own)
+    refuse_idle(plan.exceptions, found.nodes, quantized.graph)
+    reasons += [*corrected, *plan.reasons, *_saturating(model, quantized, found.nodes, resolved, setting.isa)]
+    reasons += _finish(quantized, resolved)
+    return quantized, resolved, reasons + stays_float(found.reasons)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the quantizer is given beside the model and the recipe."""
+
+    nodes: Sequence[str]
+    statistics: Statistics
+    exceptions: Exceptions
+    entries: Entries
+    reasons: tuple[str, ...]
+    keep_clips: bool  # whether a Relu or Clip must stay because ranges go beyond its bounds
+
+
+def _statistics(setting: Setting) -> Statistics:
+    if setting.statistics is None or not setting.statistics.samples:
         raise Refused(
             "no_calibration_data", "A static recipe needs calibration data: add a dataset to the job."
         )
-    resolved, reasons = _resolve(model, recipe, isa)
-    found = _choose(model.graph, recipe, statistics)
-    refuse_nothing(found.nodes, "static_int8", found.reasons)
-    statistics = share_ranges(model.graph, found.nodes, statistics)
-    if isa == "x86-vnni" and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
-        statistics, padded = pad_stems(model, found.nodes, statistics)
-        reasons += padded
-    quantizer = _quantizer(model, resolved, statistics, found.nodes)
-    with _quiet():
-        quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    return quantizer.model.model, resolved, reasons + stays_float(found.reasons)
+    return setting.statistics
 
 
-def _resolve(model: onnx.ModelProto, recipe: StaticInt8, isa: str) -> tuple[StaticInt8, list[str]]:
-    version = opset(model)
-    per_channel = version >= PER_CHANNEL
-    why = (
-        "one scale per output channel is closer"
-        if per_channel
-        else f"opset {version} has one scale per tensor"
-    )
-    asked = {name: getattr(recipe, name) for name in ("activation", "weight", "reduce_range", "per_channel")}
-    values, reasons = resolve(asked, {**types_for(isa), "per_channel": (per_channel, why)})
-    if values["per_channel"] and not per_channel:
-        raise Refused("opset_too_old", f"{why}; ask for per_channel false, or export with opset 13 or later.")
-    ranges_asked = recipe.ranges
-    if ranges_asked.method == "auto":
-        values["ranges"] = replace(ranges_asked, method="minmax")
-    return replace(recipe, **values), reasons
+def _with_opset(model: onnx.ModelProto, recipe: StaticInt8) -> onnx.ModelProto:
+    """The model, converted where the standard Q/DQ of its opset do not take the recipe's types."""
+    needed = first_opset(recipe, half=is_half(model))
+    if recipe.qdq_domain != "onnx" or opset(model) >= needed:
+        return model
+    try:
+        converted, _ = infer_shapes(raise_opset(model, [needed]))
+    except CannotConvert as error:
+        why = f"these types need opset {needed}, and the model cannot be converted: {error}"
+        raise unsupported("qdq_domain", "onnx", why, "ask for com.microsoft") from error
+    name_nodes(converted)
+    return converted
 
 
-def _choose(graph: onnx.GraphProto, recipe: StaticInt8, statistics: Statistics) -> Islands:
+def _choose(
+    graph: onnx.GraphProto, recipe: StaticInt8, statistics: Statistics, exceptions: Exceptions
+) -> Islands:
     ranged = {name for name, extent in statistics.tensors.items() if extent.finite}
     included, excluded = matching(graph, recipe.include), matching(graph, recipe.exclude)
     asked = bool(recipe.include.op_types or recipe.include.nodes)
     grow = asked or family(graph) != "transformer"
-    return islands(Graph.of(graph, ranged), _wish(included if asked else None, excluded), grow=grow)
+    unwanted = _wish(included if asked else None, excluded, exceptions.left_float)
+    return islands(Graph.of(graph, ranged), unwanted, grow=grow)
 
 
-def _wish(included: set[str] | None, excluded: set[str]) -> Callable[[onnx.NodeProto], str | None]:
+def _wish(
+    included: set[str] | None, excluded: set[str], left: set[str]
+) -> Callable[[onnx.NodeProto], str | None]:
     """Relu and Clip follow the node before them: to include a Conv is to include its Relu."""
 
     def unwanted(node: onnx.NodeProto) -> str | None:
         if node.name in excluded:
             return "excluded"
-        absorbed = node.op_type in {"Relu", "Clip"}
+        if node.name in left:
+            return "an override says so"
+        absorbed = node.op_type in ABSORBED
         return None if included is None or absorbed or node.name in included else "not included"
 
     return unwanted
 
 
-def _quantizer(
-    model: onnx.ModelProto, recipe: StaticInt8, statistics: Statistics, nodes: list[str]
-) -> QDQQuantizer:
+def _correct(
+    model: onnx.ModelProto, nodes: Sequence[str], recipe: StaticInt8, setting: Setting
+) -> tuple[Entries, Statistics, list[str]]:
+    """Apply the recipe's corrections in the order of their table."""
+    own: Entries = {}
+    statistics, reasons = _statistics(setting), list[str]()
+    for name, correct in CORRECTIONS.items():
+        if name in recipe.corrections:
+            corrected = correct(model, nodes, recipe, replace(setting, statistics=statistics))
+            statistics = corrected.statistics
+            own |= {tensor: [dict(entry) for entry in rows] for tensor, rows in corrected.overrides.items()}
+            reasons += corrected.reasons
+    return own, statistics, reasons
+
+
+def _arrange(
+    model: onnx.ModelProto,
+    nodes: Sequence[str],
+    recipe: StaticInt8,
+    setting: Setting,
+    exceptions: Exceptions,
+) -> Plan:
+    """Shared ranges, padded stems, and what is special about single tensors."""
+    statistics = share_ranges(model.graph, nodes, _statistics(setting))
+    padded: list[str] = []
+    fast = setting.isa == "x86-vnni" and (recipe.activation, recipe.weight) == ("uint8", "int8")
+    if fast and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
+        before = {node.name: node.input[0] for node in model.graph.node if node.input}
+        statistics, padded = pad_stems(model, nodes, statistics)
+        after = {node.name: node.input[0] for node in model.graph.node if node.name in before}
+        moved = {before[name]: read for name, read in after.items() if before[name] != read}
+        exceptions = exceptions.renamed(moved)
+    made, spared = entries(model.graph, nodes, recipe, exceptions)
+    ranged = {name for name, said in exceptions.activations.items() if "range" in said}
+    clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & ranged for n in model.graph.node)
+    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), clipped)
+
+
+def _quantize(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> onnx.ModelProto:
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)  # else it infers again, by way of a file
-    return QDQQuantizer(
+    quantizer = QDQQuantizer(
         model,
         recipe.per_channel,
-        recipe.reduce_range,
-        _TYPES[recipe.weight],
-        _TYPES[recipe.activation],
-        ranges(statistics, recipe.ranges),
-        nodes,
+        False,  # each weight has its own choice, and constants of sums keep all 8 bits
+        TYPES[recipe.weight],
+        TYPES[recipe.activation],
+        ranges(plan.statistics, recipe.ranges),
+        list(plan.nodes),
         [],
         sorted(SUPPORTED),
-        _options(model),
+        _options(model, recipe, plan, overrides),
     )
+    with _quiet():
+        quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
 
 
-def _options(model: onnx.ModelProto) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
-    if opset(model) < (_FIRST_OPSET_WITH_FLOAT16_QDQ if half else _FIRST_OPSET_WITH_QDQ):
-        options["UseQDQContribOps"] = True
+def _options(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "ActivationSymmetric": recipe.symmetric.activation,
+        "WeightSymmetric": recipe.symmetric.weight,
+        "UseQDQContribOps": recipe.qdq_domain == "com.microsoft",
+        "QDQKeepRemovableActivations": plan.keep_clips,
+        "TensorQuantOverrides": overrides,
+    }
     if family(model.graph) == "transformer":
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     return options
+
+
+def _saturating(
+    model: onnx.ModelProto, quantized: onnx.ModelProto, nodes: Sequence[str], recipe: StaticInt8, isa: str
+) -> list[str]:
+    """Where full 8-bit weights overflow 16-bit sums on this target, read from the weights as they are."""
+    if not RULES[isa].reduce_range or recipe.activation not in {"uint8", "int8"}:
+        return []
+    before, after = initializers(model.graph), initializers(quantized.graph)
+    found = []
+    for node in model.graph.node:
+        weights = after.get(f"{node.input[1]}_quantized") if has_weights(node, before) else None
+        signed = weights is not None and weights.data_type == onnx.TensorProto.INT8
+        if weights is not None and signed and node.name in nodes and can_saturate(node, array(weights)):
+            found.append(node.name)
+    if not found:
+        return []
+    return [f"16-bit sums can saturate on {isa}, so results may differ from other CPUs: {listed(found)}"]
+
+
+def _finish(quantized: onnx.ModelProto, recipe: StaticInt8) -> list[str]:
+    if recipe.format == "qoperator":
+        to_operators(quantized)
+    return integer_interface(quantized) if recipe.quantize_io else []
 
 
 @contextlib.contextmanager

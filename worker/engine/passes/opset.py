@@ -1,5 +1,7 @@
 """Old operator sets are converted: below 13 there is no per-channel quantization."""
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import helper, version_converter
 
@@ -27,20 +29,29 @@ def convert_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     """
     if opset(model) >= PER_CHANNEL:
         return model, False
+    return raise_opset(model, (MODERN, PER_CHANNEL)), True
+
+
+def raise_opset(model: onnx.ModelProto, versions: Sequence[int]) -> onnx.ModelProto:
+    """A copy with the standard operators converted to the first of these versions that is possible.
+
+    Raises:
+        CannotConvert: see `convert_opset`.
+    """
     if tensor_bytes(model) > _PROTOBUF_LIMIT:
         raise CannotConvert("it is over 2 GB")
-    converted = _convert(model)
+    converted = _convert(model, versions)
     others = [entry for entry in model.opset_import if entry.domain not in STANDARD]
     converted.opset_import.extend(o for o in others if o.domain not in _domains(converted))
     lowest = helper.find_min_ir_version_for(list(converted.opset_import), ignore_unknown=True)
     converted.ir_version = max(model.ir_version, lowest)
     _keep_surroundings(model, converted)
-    return converted, True
+    return converted
 
 
-def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
+def _convert(model: onnx.ModelProto, versions: Sequence[int]) -> onnx.ModelProto:
     reason = ""
-    for version in (MODERN, PER_CHANNEL):
+    for version in versions:
         try:
             return version_converter.convert_version(model, version)
         except (RuntimeError, ValueError) as error:  # its C++ exceptions arrive as RuntimeError

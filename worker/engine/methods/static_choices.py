@@ -1,0 +1,184 @@
+"""Every field of a static recipe resolved by model and target, or refused."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+
+from app.domain.errors import Refused
+from app.domain.recipe import StaticInt8, Symmetric
+from app.domain.target import RULES
+from worker.engine.corrections import refuse_unknown
+from worker.engine.methods.resolve import resolve, unsupported
+from worker.engine.passes.opset import PER_CHANNEL
+from worker.engine.passes.scopes import opset
+
+WIDE = frozenset({"uint16", "int16", "int4"})
+_FIRST_OPSET = {
+    "bytes": 10,
+    "half": 19,
+    "wide": 21,
+}  # of QuantizeLinear and DequantizeLinear, by what they take
+_FIELDS = ("format", "activation", "weight", "per_channel", "reduce_range", "qdq_domain")
+_EIGHT_BITS = frozenset({"uint8", "int8"})
+Choice = tuple[Any, str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on: the model's opset and float type, and the target."""
+
+    version: int
+    half: bool
+    isa: str
+
+
+def resolve_static(model: onnx.ModelProto, recipe: StaticInt8, isa: str) -> tuple[StaticInt8, list[str]]:
+    """The recipe without `auto`, and why.
+
+    Args:
+        model: the prepared model.
+        recipe: what was asked for.
+        isa: a key of `app.domain.target.RULES`.
+
+    Raises:
+        Refused: `unsupported_option` or `opset_too_old`, naming the field.
+    """
+    facts = Facts(opset(model), is_half(model), isa)
+    asked = {name: getattr(recipe, name) for name in _FIELDS}
+    values, reasons = resolve(asked, _choices(recipe, facts))
+    symmetric, more = _symmetric(recipe, values)
+    resolved = replace(recipe, **values, symmetric=symmetric)
+    _refuse_pairs(resolved, facts)
+    resolved, last = _last(resolved)
+    return resolved, reasons + more + last + list(_without_kernels(resolved, facts))
+
+
+def is_half(model: onnx.ModelProto) -> bool:
+    """Whether a model has float16 constants."""
+    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+
+
+def first_opset(recipe: StaticInt8, *, half: bool) -> int:
+    """The first standard opset whose QuantizeLinear takes all element types of a recipe."""
+    if types_of(recipe) & WIDE:
+        return _FIRST_OPSET["wide"]
+    return _FIRST_OPSET["half" if half else "bytes"]
+
+
+def types_of(recipe: StaticInt8) -> set[str]:
+    """Every element type that a resolved recipe names."""
+    named = {name for o in recipe.overrides for name in (o.weight, o.activation) if name}
+    return named | {recipe.activation, recipe.weight}
+
+
+def _choices(recipe: StaticInt8, facts: Facts) -> dict[str, Choice]:
+    rules = RULES[facts.isa]
+    activation: Choice = (rules.activation, rules.reason)
+    if recipe.weight == "uint8":
+        activation = ("uint8", "uint8 weights have kernels for uint8 activations only")
+    chosen = activation[0] if recipe.activation == "auto" else recipe.activation
+    weight = rules.weight if recipe.weight == "auto" else recipe.weight
+    return {
+        "format": ("qdq", "the runtime makes the same kernels of it, and other tools read it"),
+        "activation": activation,
+        "weight": (rules.weight, rules.reason),
+        "per_channel": _per_channel(recipe, facts),
+        "reduce_range": _reduce_range(chosen, weight, facts),
+        "qdq_domain": _domain(replace(recipe, activation=chosen, weight=weight), facts),
+    }
+
+
+def _per_channel(recipe: StaticInt8, facts: Facts) -> Choice:
+    if facts.version < PER_CHANNEL:
+        return False, f"opset {facts.version} has one scale per tensor"
+    if recipe.symmetric.weight is False:
+        return False, "asymmetric weights have one zero point per tensor"
+    return True, "one scale per output channel is closer"
+
+
+def _reduce_range(activation: str, weight: str, facts: Facts) -> Choice:
+    rules = RULES[facts.isa]
+    if weight != "int8":
+        return False, f"{weight} weights are not summed in 16 bits"
+    if activation not in _EIGHT_BITS:
+        return False, f"{activation} activations are not summed in 16 bits"
+    return rules.reduce_range, rules.reason
+
+
+def _domain(recipe: StaticInt8, facts: Facts) -> Choice:
+    needed = first_opset(recipe, half=facts.half)
+    if facts.version >= needed:
+        return "onnx", f"opset {facts.version} has these types"
+    return "com.microsoft", f"the standard operators take these types from opset {needed} on"
+
+
+def _symmetric(recipe: StaticInt8, values: dict[str, Any]) -> tuple[Symmetric, list[str]]:
+    signed = values["weight"] != "uint8"
+    why = (
+        "kernels want the zero point of signed weights at 0" if signed else "uint8 weights use all 256 values"
+    )
+    if values["per_channel"]:
+        why = "channels share one zero point"
+    asked = {"symmetric.activation": recipe.symmetric.activation, "symmetric.weight": recipe.symmetric.weight}
+    choices = {
+        "symmetric.activation": (False, "asymmetric ranges waste no values"),
+        "symmetric.weight": (signed or values["per_channel"], why),
+    }
+    found, reasons = resolve(asked, choices)
+    return Symmetric(activation=found["symmetric.activation"], weight=found["symmetric.weight"]), reasons
+
+
+def _refuse_pairs(recipe: StaticInt8, facts: Facts) -> None:
+    if recipe.per_channel and facts.version < PER_CHANNEL:
+        raise Refused(
+            "opset_too_old",
+            f"opset {facts.version} has one scale per tensor; "
+            "ask for per_channel false, or export with opset 13 or later.",
+        )
+    if recipe.per_channel and recipe.symmetric.weight is False:
+        why = "one zero point per channel has no kernel"
+        raise unsupported("symmetric.weight", False, why, "ask for per_channel false, or leave it out")
+    if recipe.reduce_range and recipe.weight == "int4":
+        raise unsupported("reduce_range", True, "int4 weights cannot saturate", "leave it out")
+    if recipe.format == "qoperator":
+        _refuse_operators(recipe, facts)
+
+
+def _refuse_operators(recipe: StaticInt8, facts: Facts) -> None:
+    wide = sorted(types_of(recipe) & WIDE)
+    if wide:
+        raise unsupported("format", "qoperator", f"QLinear operators take no {wide[0]}", "ask for qdq")
+    if facts.half:
+        why = "QLinear operators have no float16 scales"
+        raise unsupported("format", "qoperator", why, "ask for qdq, or upload the float32 model")
+    if (recipe.activation, recipe.weight) == ("int8", "uint8"):
+        why = "no QLinear operator multiplies int8 activations by uint8 weights"
+        raise unsupported("format", "qoperator", why, "ask for int8 weights or uint8 activations")
+
+
+def _last(recipe: StaticInt8) -> tuple[StaticInt8, list[str]]:
+    """The fields that hold no plain value: ranges and corrections."""
+    reasons = []
+    if recipe.ranges.method == "auto":
+        recipe = replace(recipe, ranges=replace(recipe.ranges, method="minmax"))
+        reasons.append("ranges minmax: all values that calibration saw are kept")
+    if recipe.corrections == "auto":
+        recipe = replace(recipe, corrections=())
+        reasons.append("corrections none: none was asked for")
+    refuse_unknown(recipe.corrections)
+    return recipe, reasons
+
+
+def _without_kernels(recipe: StaticInt8, facts: Facts) -> Iterator[str]:
+    """What will not run in integer kernels, said before it is measured."""
+    slow = "runs in float with Q/DQ: smaller file, no speed"
+    if recipe.activation not in _EIGHT_BITS:
+        yield f"activation {recipe.activation}: the CPU has no integer kernels for it, so the model {slow}"
+    elif recipe.weight == "int4":
+        yield f"weight int4: no kernel multiplies it by {recipe.activation}, so the model {slow}"
+    elif (recipe.activation, recipe.weight) == ("int8", "uint8"):
+        yield f"weight uint8: no kernel multiplies it by int8 activations, so the model {slow}"
+    elif recipe.activation == "int8" and facts.isa != "arm64":
+        yield "activation int8: on x86 tensors with several readers stay float; uint8 is faster there"
