@@ -14,6 +14,7 @@ from app.db.queries import workload
 from app.db.session import Database
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+V1 = "/v1"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -108,5 +109,9 @@ def _families(found: workload.Workload) -> Iterator[Metric]:
 
 
 def _route(scope: Scope) -> str:
-    """The route's pattern, never the path: ids would make a series each."""
-    return str(getattr(scope.get("route"), "path", "none"))
+    """The route's pattern, never the path: ids would make a series each. `none` where nothing was routed."""
+    path = getattr(scope.get("route"), "path", None)
+    if path is None:
+        return "none"
+    versioned = scope["path"].startswith(f"{V1}/") and not path.startswith(f"{V1}/")
+    return f"{V1}{path}" if versioned else str(path)  # a route does not know where its router hangs
