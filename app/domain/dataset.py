@@ -7,8 +7,22 @@ from app.domain.recipe import FORBID_UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
+class Text:
+    """From a text to a model's ids, by the tokenizer in the dataset.
+
+    Longer texts are cut off after `max_length` tokens: the tokenizer's own limit when left out, else 512.
+    `longest` pads to the longest text of one run, so not at all when texts run one by one; `max_length` pads
+    to that. A model with inputs of a fixed length gets that length.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    max_length: int | None = field(default=None, metadata={"ge": 2, "le": 32_768})
+    padding: Literal["longest", "max_length"] = "longest"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """From a decoded image (or a uint8 array) to a model's input.
+    """From a decoded image (or a uint8 array) to a model's input; `text` is for texts, the rest for pixels.
 
     A value becomes `(pixel * scale - mean) / std`; mean and std are in output channel order.
     Images are decoded by Pillow and resized with antialiasing; EXIF orientation is ignored.
@@ -27,6 +41,7 @@ class Preprocess:
     mean: tuple[float, ...] = field(default=(0.0,), metadata={"min_length": 1, "max_length": 4})
     std: tuple[float, ...] = field(default=(1.0,), metadata={"min_length": 1, "max_length": 4})
     dtype: Literal["float32", "float16", "uint8"] = "float32"
+    text: Text = field(default_factory=Text)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be divided by."""

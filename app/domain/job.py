@@ -18,15 +18,34 @@ class Calibration:
     samples: int | None = field(default=None, metadata={"ge": 1})
 
 
+MetricName = Literal["auto", "top1", "top5", "f1", "mse", "mae", "psnr", "pearson", "spearman", "cosine"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Which samples decide accuracy and fidelity, by which metric, on which output."""
+    """Which samples decide accuracy and fidelity, by which metric, on which output.
+
+    `metric` auto: top1 for class numbers, f1 for a class at each position, spearman for scored pairs of
+    texts, mse for other numbers, none without labels. `output` may be left out where the model has one float
+    output. `logits`: a binary classifier's only score says class 1 above 0, not above 0.5. `label_map` gives
+    the model's class for each label of the data. Samples and positions labelled `ignore_label` do not count.
+    `average` is how f1 joins classes: all alike (macro), all answers alike (micro), or class 1 alone
+    (binary). `data_range` is psnr's: highest minus lowest possible value, 1 when left out. `pool` makes one
+    vector of an output with a row for each token: their mean by the attention mask, the first (cls), or all
+    of it (none); left out, mean where there are tokens.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     dataset: str | None = None
-    metric: Literal["auto", "top1", "top5"] = "auto"
+    metric: MetricName = "auto"
     samples: int | None = field(default=None, metadata={"ge": 1})
     output: str | None = None
+    logits: bool = False
+    label_map: dict[str, int] = field(default_factory=dict)
+    ignore_label: int | None = None
+    average: Literal["macro", "micro", "binary"] = "macro"
+    data_range: float = field(default=1.0, metadata={"gt": 0})
+    pool: Literal["none", "mean", "cls"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +60,21 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """One quantization job; everything but `version` has a sensible default."""
+    """One quantization job; everything but `version` has a sensible default.
+
+    `candidates` are versions quantized elsewhere, to be measured beside the recipes' by the same rules.
+    `state` {output: input} feeds a stateful model's outputs back to its inputs, along the streams of the data.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     version: str
     calibration: Calibration = field(default_factory=Calibration)
     evaluation: Evaluation = field(default_factory=Evaluation)
     recipes: tuple[Recipe, ...] = field(default=(), metadata={"max_length": 100})
+    candidates: tuple[str, ...] = field(default=(), metadata={"max_length": 20})
     target: Target = field(default_factory=Target)
     shapes: dict[str, int] = field(default_factory=dict)
+    state: dict[str, str] = field(default_factory=dict)
     benchmark: Benchmark = field(default_factory=Benchmark)
     gate: Gate | None = None
     deadline_s: int = field(default=3600, metadata={"ge": 1, "le": 7 * 86400})
@@ -68,6 +93,7 @@ CANDIDATE_ENDED = frozenset({"measured", "failed", "pruned", "canceled"})
 STEP_ENDED = frozenset({"done", "failed", "canceled"})
 
 TRANSITIONS: dict[str, dict[str, frozenset[str]]] = {
+    "upload": {"receiving": frozenset({"ready", "failed", "expired"})},
     "version": {"inspecting": frozenset({"ready", "rejected"})},
     "dataset": {"inspecting": frozenset({"ready", "rejected"})},
     "job": {
