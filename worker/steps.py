@@ -15,7 +15,7 @@ from app.db.models import Candidate, Dataset, Job, Version
 from app.db.queries import earlier
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
-from app.domain.recipe import needs_calibration
+from app.domain.recipe import Imported, Recipe, uses_calibration
 from app.domain.report import Examination
 from app.services import artifacts, candidates, datasets, gates, models
 from app.services.outcomes import Record
@@ -37,7 +37,7 @@ from worker.engine.requests import (
 from worker.work import Work
 
 LARGEST_MODEL = 1_500_000_000  # bytes: from there on results have external data, and are several files
-PREPARED = ("model", "statistics", "reference", "feeds")
+PREPARED = ("model", "statistics", "calibration_order", "reference", "feeds")
 
 
 def inspect_version(work: Work) -> Record:
@@ -69,7 +69,7 @@ def prepare(work: Work) -> Record:
     """Prepare the float model once for all recipes, calibrate, and evaluate the baseline."""
     with work.process.database.reading() as db:
         job = db.get_one(Job, work.claim.subject_id)
-        calibrates = any(c.recipe and needs_calibration(c.recipe) for c in queries.candidates(db, job.id))
+        calibrates = any(c.recipe and uses_calibration(c.recipe) for c in queries.candidates(db, job.id))
     out = _output_folder(work)
     request = _prepare_request(work, job, out, calibrates=calibrates)
     prepared = work.call("prepare", request, Prepared)
@@ -103,6 +103,9 @@ def build(work: Work) -> Record:
         recipe=candidate.recipe,
         isa=str(job.isa),
         runtime=job.spec.target.onnxruntime,
+        imported=_stage_imported(work, candidate.recipe),
+        calibration=_calibration(work, job) if "calibration_order" in staged else None,
+        calibration_order=staged.get("calibration_order"),
         statistics=staged.get("statistics"),
         reference=staged.get("reference"),
         feeds=staged.get("feeds"),
@@ -198,6 +201,14 @@ def _stage_version(work: Work, version_id: str, folder: str) -> Path:
     return staged[0]
 
 
+def _stage_imported(work: Work, recipe: Recipe) -> Path | None:
+    return _stage_version(work, recipe.version, "imported") if isinstance(recipe, Imported) else None
+
+
+def _calibration(work: Work, job: Job) -> Data | None:
+    return _stage_dataset(work, job.calibration_id) if job.calibration_id else None
+
+
 def _stage_dataset(work: Work, dataset_id: str) -> Data:
     with work.process.database.reading() as db:
         row = db.get_one(Dataset, dataset_id)
@@ -215,11 +226,10 @@ def _output_folder(work: Work) -> Path:
 
 def _prepare_request(work: Work, job: Job, out: Path, *, calibrates: bool) -> Prepare:
     spec = job.spec
-    calibration = job.calibration_id if calibrates else None
     return Prepare(
         model=_stage_version(work, job.version_id, "model"),
         out=out,
-        calibration=_stage_dataset(work, calibration) if calibration else None,
+        calibration=_calibration(work, job) if calibrates else None,
         evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
         calibration_samples=spec.calibration.samples,
         evaluation_samples=spec.evaluation.samples,

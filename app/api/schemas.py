@@ -15,7 +15,7 @@ from app.domain.errors import Problem as StoredProblem
 from app.domain.flips import Compared
 from app.domain.gate import Check, Gate
 from app.domain.job import JobSpec, MetricName
-from app.domain.recipe import FORBID_UNKNOWN, DynamicInt8, StaticInt8
+from app.domain.recipe import FORBID_UNKNOWN, BFloat16, DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.report import (
     Accuracy,
     DatasetSummary,
@@ -29,7 +29,9 @@ from app.domain.report import (
     Size,
 )
 
-AnyRecipe = Annotated[DynamicInt8 | StaticInt8, Field(discriminator="method")]
+AnyRecipe = Annotated[
+    DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16, Field(discriminator="method")
+]
 Item = TypeVar("Item")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the bytes, in hex")]
 Name = Annotated[str, Field(min_length=1, max_length=200)]

@@ -159,6 +159,13 @@ def needs_calibration(recipe: Recipe) -> bool:
             return False
 
 
+def uses_calibration(recipe: Recipe) -> bool:
+    """Whether this recipe makes use of calibration data where there are some."""
+    if isinstance(recipe, WeightOnly):
+        return recipe.algorithm == "gptq" or (recipe.algorithm == "auto" and recipe.bits != 8)  # noqa: PLR2004
+    return needs_calibration(recipe)
+
+
 def title(recipe: Recipe) -> str:
     """A short name for people: `static int8, percentile`."""
     match recipe:

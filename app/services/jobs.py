@@ -10,7 +10,7 @@ from app.db.models import Candidate, Job, Version
 from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
-from app.domain.recipe import needs_calibration, title
+from app.domain.recipe import Imported, needs_calibration, title
 from app.services import candidates, events, gates, reuse, steps
 
 
@@ -123,7 +123,7 @@ def end(db: Session, job: Job, state: str, problem: Problem | None = None) -> No
 
 
 def _view(db: Session, job: Job) -> plan.View:
-    inputs = [job.version_id, job.calibration_id, job.evaluation_id]
+    inputs = [job.version_id, job.calibration_id, job.evaluation_id, *job.spec.candidates]
     return plan.View(
         job=job.id,
         inputs={i: queries.upload(db, i).state for i in inputs if i},
@@ -155,10 +155,11 @@ def _reused(db: Session, job: Job, kind: str, subject: str) -> bool:
 
 
 def _plan_candidates(db: Session, job: Job) -> None:
-    """One candidate per recipe, and the baseline."""
+    """One candidate per recipe and per model quantized elsewhere, and the baseline."""
     examination = db.get_one(Version, job.version_id).examination
     assert examination is not None  # noqa: S101 - a ready version has one
-    recipes = job.spec.recipes or defaults.recipes(examination, has_data=job.calibration_id is not None)
+    ours = job.spec.recipes or defaults.recipes(examination, has_data=job.calibration_id is not None)
+    recipes = (*ours, *(Imported(version=version) for version in job.spec.candidates))
     db.add(Candidate(project_id=job.project_id, job_id=job.id, position=0, baseline=True, name="float"))
     for position, recipe in enumerate(recipes, 1):
         candidate = Candidate(
@@ -189,6 +190,7 @@ def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> None:
         "/version": spec.version,
         "/calibration/dataset": spec.calibration.dataset,
         "/evaluation/dataset": spec.evaluation.dataset,
+        **{f"/candidates/{i}": version for i, version in enumerate(spec.candidates)},
     }
     wrong = [_input_error(db, project_id, pointer, row_id) for pointer, row_id in named.items() if row_id]
     found = tuple(error for error in wrong if error)
@@ -197,7 +199,7 @@ def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> None:
 
 
 def _input_error(db: Session, project_id: str, pointer: str, row_id: str) -> FieldError | None:
-    noun, prefix = ("version", "ver_") if pointer == "/version" else ("dataset", "dst_")
+    noun, prefix = ("dataset", "dst_") if pointer.endswith("/dataset") else ("version", "ver_")
     if not row_id.startswith(prefix):
         return FieldError(pointer, f"{row_id!r} is no id of a {noun}; those begin with {prefix}")
     try:

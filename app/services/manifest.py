@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 import app
 from app.db.models import Candidate, Dataset, Job, Version
 from app.domain.job import JobSpec
-from app.domain.recipe import Imported, Recipe, needs_calibration
+from app.domain.recipe import Imported, Recipe, uses_calibration
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow")
 ENGINE = Path(app.__file__).parent.parent / "worker" / "engine"
@@ -47,7 +47,7 @@ def preparation_key(db: Session, job: Job, recipes: list[Recipe]) -> str:
     """Of everything that a job's preparation depends on: model, data, and how they are used."""
     spec = _without_ids(job.spec)
     data = [_samples(db.get_one(Dataset, i)) if i else None for i in (job.calibration_id, job.evaluation_id)]
-    calibrates = any(needs_calibration(recipe) for recipe in recipes)
+    calibrates = any(uses_calibration(recipe) for recipe in recipes)
     return _digest(tools(), _files(db.get_one(Version, job.version_id)), data, spec, calibrates)
 
 

@@ -65,7 +65,9 @@ def rows(width: int, count: int = 16) -> Feeds:
 
 def product(columns: int, outputs: int = 48) -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
-    return build(nodes, {"x": ["batch", columns]}, {"y": ["batch", outputs]}, {"w": weights(columns, outputs)})
+    return build(
+        nodes, {"x": ["batch", columns]}, {"y": ["batch", outputs]}, {"w": weights(columns, outputs)}
+    )
 
 
 def lookup(width: int = 64) -> onnx.ModelProto:
@@ -119,7 +121,7 @@ def test_half_quadratic_beats_rounding_to_nearest(case: Start) -> None:
     started = case(product(256), rows(256))
     found = {}
     for algorithm in ("rtn", "hqq"):
-        started.quantize(WeightOnly(bits=2, block_size=32, symmetric=False, algorithm=algorithm))  # type: ignore[arg-type]
+        started.quantize(WeightOnly(bits=2, block_size=32, symmetric=False, algorithm=algorithm))
         found[algorithm] = started.likeness()
 
     assert found["hqq"] > found["rtn"] + 1
@@ -129,7 +131,7 @@ def test_gptq_beats_rounding_to_nearest_by_far_on_inputs_that_hang_together(case
     started = case(product(256), rows(256, 64))
     found = {}
     for algorithm in ("rtn", "gptq"):
-        started.quantize(WeightOnly(bits=2, algorithm=algorithm), with_samples=True)  # type: ignore[arg-type]
+        started.quantize(WeightOnly(bits=2, algorithm=algorithm), with_samples=True)
         found[algorithm] = started.likeness()
 
     assert found["gptq"] > found["rtn"] + 3

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from sqlalchemy import (
-    or_,
+    String,
+    cast,
     select,
     union_all,
 )
@@ -62,9 +63,7 @@ def candidate_artifacts(db: Session, job_id: str) -> dict[str, Artifact]:
 
 def open_jobs_using(db: Session, subject_id: str) -> Sequence[str]:
     """Jobs that have not ended and use this version or dataset."""
-    uses = or_(
-        Job.version_id == subject_id, Job.calibration_id == subject_id, Job.evaluation_id == subject_id
-    )
+    uses = cast(Job.spec, String).contains(subject_id)  # it may stand among the candidates
     return db.scalars(select(Job.id).where(uses, Job.state.not_in(JOB_ENDED)).order_by(Job.id)).all()
 
 

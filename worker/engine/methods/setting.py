@@ -9,6 +9,7 @@ import numpy.typing as npt
 from worker.engine.calibrate import Statistics
 
 Feed = Mapping[str, npt.NDArray[Any]]
+Samples = Callable[[], Iterable[Feed]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,4 +26,4 @@ class Setting:
     isa: str
     runtime: str | None = None
     statistics: Statistics | None = None
-    samples: Callable[[], Iterable[Feed]] | None = None
+    samples: Samples | None = None

@@ -9,11 +9,11 @@ from app.domain.errors import Refused
 from app.domain.recipe import WeightOnly
 from worker.engine.methods.resolve import resolve
 from worker.engine.methods.selection import refuse_nothing, stays_float
-from worker.engine.methods.setting import Setting
+from worker.engine.methods.setting import Samples, Setting
 from worker.engine.methods.weight_only.blocks import Blocks, Grid, round_to_nearest
 from worker.engine.methods.weight_only.choose import Site, Weight, choose
 from worker.engine.methods.weight_only.gptq import gptq
-from worker.engine.methods.weight_only.hessians import Samples, grouped, hessians
+from worker.engine.methods.weight_only.hessians import grouped, hessians
 from worker.engine.methods.weight_only.hqq import half_quadratic
 from worker.engine.methods.weight_only.rewrite import matrix, replace_matrix, rewrite, store
 from worker.engine.passes.scopes import tensor_names

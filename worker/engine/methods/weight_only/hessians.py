@@ -1,7 +1,7 @@
 """What the calibration samples say about each input of a product: the sum of `x.T @ x`."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,10 @@ import onnx
 from onnx import helper
 
 from worker.engine.load import write_model
-from worker.engine.methods.setting import Feed
+from worker.engine.methods.setting import Samples
 from worker.engine.methods.weight_only.gptq import Doubles
 from worker.engine.session import open_session
 
-Samples = Callable[[], Iterable[Feed]]
 Tensors = tuple[str, ...]
 BUDGET = 1_000_000_000  # bytes of sums that one pass collects
 _GROUPS = 32

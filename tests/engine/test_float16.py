@@ -1,0 +1,181 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from app.domain.errors import Refused
+from app.domain.recipe import BFloat16, Float16, Selection
+from tests.engine.graphs import Array, build, convolution, dense, feeds, weights
+from worker.engine.load import save_model
+from worker.engine.methods import Quantized, Setting, quantize
+from worker.engine.passes.likeness import likeness_db
+from worker.engine.prepare import prepare_model
+from worker.engine.session import open_session
+
+Feeds = list[dict[str, Array]]
+ROWS = feeds(shape=(2, 32))
+
+
+class Case:
+    """A model and its inputs, prepared."""
+
+    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
+        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
+        self.samples = samples
+        save_model(model, self.source)
+        prepare_model(self.source, self.prepared, samples[:2], {})
+
+    def quantize(self, recipe: Float16 | BFloat16) -> Quantized:
+        return quantize(self.prepared, self.out, recipe, Setting(isa="generic"))
+
+    def likeness(self) -> float:
+        before, after = open_session(self.source), open_session(self.out)
+        return likeness_db(
+            [before.run(None, feed) for feed in self.samples],
+            [after.run(None, feed) for feed in self.samples],
+        )
+
+    def constants(self) -> dict[str, int]:
+        return {t.name: t.data_type for t in onnx.load_model(self.out).graph.initializer}
+
+
+Start = Callable[[onnx.ModelProto, Feeds], Case]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Start:
+    return lambda model, samples: Case(tmp_path, model, samples)
+
+
+def wide(values: Array) -> onnx.ModelProto:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    return build(nodes, {"x": ["batch", 32]}, {"y": ["batch", values.shape[1]]}, {"w": values})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "least"), [(Float16(), 60), (BFloat16(), 40), (Float16(compute="full"), 50)]
+)
+def test_a_model_takes_half_the_bytes_and_stays_close(
+    case: Start, recipe: Float16 | BFloat16, least: float
+) -> None:
+    started = case(wide(weights(32, 512)), ROWS)
+
+    started.quantize(recipe)
+
+    assert started.likeness() > least
+    assert started.out.stat().st_size < 0.52 * started.source.stat().st_size
+
+
+@pytest.mark.parametrize("recipe", [Float16(), BFloat16()])
+def test_storage_keeps_the_interface_the_opset_and_the_ir(case: Start, recipe: Float16 | BFloat16) -> None:
+    started = case(convolution(), feeds())
+
+    quantized = started.quantize(recipe)
+
+    before, after = onnx.load_model(started.source), onnx.load_model(started.out)
+    assert list(after.graph.input) == list(before.graph.input)
+    assert list(after.graph.output) == list(before.graph.output)
+    assert (after.ir_version, after.opset_import) == (before.ir_version, before.opset_import)
+    assert any("runs as float32 on a CPU" in reason for reason in quantized.reasons)
+
+
+def test_storage_is_what_auto_becomes(case: Start) -> None:
+    quantized = case(wide(weights(32, 64)), ROWS).quantize(Float16())
+
+    assert quantized.recipe == Float16(compute="storage")
+
+
+def test_values_beyond_float16_stay_float_and_bfloat16_takes_them(case: Start) -> None:
+    values = weights(32, 64)
+    values[3, 3] = 1e6
+    started = case(wide(values), ROWS)
+
+    with pytest.raises(Refused, match="float16 cannot hold its values: w"):
+        started.quantize(Float16())
+    started.quantize(BFloat16())
+
+    assert started.constants() == {"w_bfloat16": onnx.TensorProto.BFLOAT16}
+
+
+def test_values_too_small_for_float16_stay_float(case: Start) -> None:
+    with pytest.raises(Refused, match="float16 cannot hold its values"):
+        case(wide(weights(32, 64) * np.float32(1e-8)), ROWS).quantize(Float16())
+
+
+def test_small_constants_stay_float(case: Start) -> None:
+    started = case(dense(), ROWS)
+
+    started.quantize(Float16())
+
+    assert started.constants()["b"] == onnx.TensorProto.FLOAT
+
+
+def test_excluded_nodes_keep_their_weights(case: Start) -> None:
+    started = case(dense(), ROWS)
+
+    quantized = started.quantize(Float16(exclude=Selection(nodes=("second",))))
+
+    assert started.constants()["w2"] == onnx.TensorProto.FLOAT
+    assert "w1_float16" in started.constants()
+    assert "stays float, excluded: a node reads it: w2" in quantized.reasons
+
+
+def test_full_computes_in_float16_between_casts(case: Start) -> None:
+    started = case(convolution(), feeds())
+
+    started.quantize(Float16(compute="full", exclude=Selection(nodes=("second",))))
+
+    graph = onnx.load_model(started.out).graph
+    assert {t.name: t.data_type for t in graph.initializer}["w1"] == onnx.TensorProto.FLOAT16
+    assert {t.name: t.data_type for t in graph.initializer}["w2"] == onnx.TensorProto.FLOAT
+    assert graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    assert started.likeness() > 40
+
+
+def test_full_bfloat16_is_refused_for_there_are_no_kernels(case: Start) -> None:
+    with pytest.raises(Refused, match="no bfloat16 kernels") as refusal:
+        case(dense(), ROWS).quantize(BFloat16(compute="full"))
+
+    assert refusal.value.refusal == "unsupported_option"
+
+
+def test_the_runtime_indeed_has_no_bfloat16_product(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["y"], "product")]
+    model = build(nodes, {"x": [4, 4]}, {"y": [4, 4]}, {}, kind=onnx.TensorProto.BFLOAT16)
+    save_model(model, tmp_path / "model.onnx")
+
+    with pytest.raises(Refused, match="Could not find an implementation for MatMul"):
+        open_session(tmp_path / "model.onnx")
+
+
+def test_another_interface_is_refused(case: Start) -> None:
+    with pytest.raises(Refused, match="keep_io") as refusal:
+        case(dense(), ROWS).quantize(Float16(keep_io=False))
+
+    assert refusal.value.refusal == "unsupported_option"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from app.domain.recipe import BFloat16, Float16
+from worker.engine.methods import Setting, quantize
+recipe = {"full": Float16(compute="full"), "float16": Float16(), "bfloat16": BFloat16()}[sys.argv[3]]
+quantize(Path(sys.argv[1]), Path(sys.argv[2]), recipe, Setting(isa="generic"))
+"""
+
+
+@pytest.mark.parametrize("kind", ["full", "float16", "bfloat16"])
+def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
+    save_model(convolution(), tmp_path / "model.onnx")
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", SCRIPT, tmp_path / "model.onnx", tmp_path / f"{seed}.onnx", kind]
+        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": "."}
+        subprocess.run(list(map(str, command)), check=True, env=environment)
+
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
