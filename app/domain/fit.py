@@ -135,8 +135,8 @@ def _inputs(
         detail = f"the model has no input {image_input!r}; its inputs are {', '.join(names)}"
         yield Finding("error", "/input", detail)
         return
-    if summary.format not in {"npz", "images"}:
-        yield Finding("info", "/inputs", f"how {summary.format} becomes inputs is seen when a job runs")
+    if summary.format == "text":
+        yield Finding("info", "/inputs", "whether the tokenizer suits the model is seen when a job runs")
         return
     arrays = {array.name: _as_decoded(array, summary.format) for array in summary.arrays}
     sources = _sources(names, list(arrays), image_input)
@@ -270,6 +270,11 @@ def _values(summary: DatasetSummary) -> Iterator[Finding]:
 
 
 def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> Iterator[Finding]:
+    if summary.streams:
+        detail = f"samples of {summary.streams} streams are no independent evidence; a run says what they decide"
+        yield Finding("info", "/labels", detail)
+    if summary.targets:
+        return
     if not summary.labels:
         level: Level = "warning" if metric == "auto" else "error"
         yield Finding(
@@ -309,7 +314,9 @@ def _samples(summary: DatasetSummary) -> Iterator[Finding]:
 
 
 def _decidable(summary: DatasetSummary, question: Question) -> Decidable | None:
-    if not summary.labels or question.metric not in {"auto", *SHARES}:
+    if not summary.labels or summary.targets or summary.streams:
+        return None
+    if question.metric not in {"auto", *SHARES}:
         return None
     samples = max(evaluation_samples(summary.labels), 1)
     k = question.candidates

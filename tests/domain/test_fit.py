@@ -193,3 +193,21 @@ def test_the_samples_for_a_limit_decide_that_limit(limit: float, flip_rate: floa
 
 def test_a_dataset_for_both_uses_keeps_what_calibration_leaves() -> None:
     assert [evaluation_samples(n) for n in (2, 100, 1797)] == [1, 80, 1797 - 128]
+
+
+def test_numbers_as_labels_and_streams_promise_no_smallest_drop() -> None:
+    numbers = replace(PICTURES, labels=None, label_range=None, targets=ArrayInfo("labels", "float32", ()))
+    streams = replace(PICTURES, streams=12)
+
+    assert (asked(MODEL, numbers).findings, asked(MODEL, numbers).decidable) == ((), None)
+    assert pointers(asked(MODEL, streams), "info") == ["/labels"]
+    assert asked(MODEL, streams).decidable is None
+
+
+def test_texts_are_judged_when_they_are_tokenized() -> None:
+    texts = replace(PICTURES, format="text", arrays=(), label_range=(0, 1))
+
+    found = asked(TOKENS, texts)
+
+    assert (found.fits, pointers(found, "info")) == (True, ["/inputs"])
+    assert found.decidable is not None
