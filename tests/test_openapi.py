@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from app.main import create_app
 from app.settings import Settings
 
-METHODS = {"get", "head", "post", "put", "patch", "delete"}
-OPEN = {"/healthz", "/readyz"}
+METHODS = {"get", "head", "options", "post", "put", "patch", "delete"}
+OPEN = {"/healthz", "/readyz", "/metrics"}
 PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 EXTERNAL = re.compile(r"""(?:src|href|url)\s*[=:]\s*['"]?(?:https?:)?//""", re.IGNORECASE)
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from app.storage.base import Received
 
+SYNC_BYTES = 64 * 1024 * 1024
 
 class LocalStorage:
     """A folder of objects, spread over 256 subfolders."""
@@ -57,7 +58,7 @@ class LocalWriter:
     """One object being written."""
 
     def __init__(self, root: Path, key: str) -> None:
-        self.size = 0
+        self.size = self._synced = 0
         self._key = key
         self._path = root / key[:2] / key
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,9 @@ class LocalWriter:
         _write_all(self._file, chunk)
         self._hash.update(chunk)
         self.size += len(chunk)
+        if self.size - self._synced >= SYNC_BYTES:  # the disk works while more arrives, not only at the end
+            os.fdatasync(self._file.fileno())
+            self._synced = self.size
 
     def finish(self) -> Received:
         """Make the bytes durable; the object appears whole or not at all."""
