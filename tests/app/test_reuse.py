@@ -14,7 +14,7 @@ from app.domain.gate import Gate
 from app.domain.job import Benchmark, Evaluation, JobSpec
 from app.domain.recipe import DynamicInt8, StaticInt8
 from app.domain.target import Target
-from app.services import datasets, hosts, jobs, models
+from app.services import datasets, deletion, hosts, jobs, models
 from app.storage import LocalStorage
 from tests import factories
 
@@ -224,6 +224,20 @@ def test_the_same_files_sent_again_need_no_inspection(database: Database, done: 
 
     assert states == ("ready", "ready", "inspecting")
     assert kinds_to_run(database, job_id) == ["report"]
+
+
+def test_a_deleted_model_lends_nothing(database: Database, storage: LocalStorage, done: str) -> None:
+    spec = spec_of(database, done)
+    with database.writing() as db:
+        version = db.get_one(Version, spec.version)
+        files = [(f.path, queries.blob(db, f.sha256)) for f in version.files]
+        models.add_version(db, version.project_id, "another name", files, {})
+        deletion.delete_model(db, storage, version.project_id, version.model_id)
+        sent = models.add_version(db, version.project_id, "a third", files, {})
+
+    assert (sent.state, len(sent.files)) == ("ready", 1)
+    with database.reading() as db:
+        assert db.get_one(Version, spec.version).deleted_at
 
 
 def test_another_project_lends_nothing(database: Database, done: str) -> None:

@@ -38,8 +38,9 @@ def inspected_version(db: Session, row: Version, inspected_by: str) -> Version |
         Version.content_key == row.content_key,
         Version.id != row.id,
     )
-    accepted = (Version.state == "ready", Version.inspected_by == inspected_by)
-    return db.scalars(select(Version).where(*same, *accepted).order_by(Version.id.desc()).limit(1)).first()
+    accepted = (Version.state == "ready", Version.inspected_by == inspected_by, Version.deleted_at.is_(None))
+    newest = select(Version).where(*same, *accepted).order_by(Version.id.desc()).limit(1)
+    return db.scalars(newest.with_for_update(read=True)).first()  # its bytes stay while we refer to them
 
 
 def inspected_dataset(db: Session, row: Dataset, inspected_by: str) -> Dataset | None:
@@ -49,8 +50,9 @@ def inspected_dataset(db: Session, row: Dataset, inspected_by: str) -> Dataset |
         Dataset.content_key == row.content_key,
         Dataset.id != row.id,
     )
-    accepted = (Dataset.state == "ready", Dataset.inspected_by == inspected_by)
-    return db.scalars(select(Dataset).where(*same, *accepted).order_by(Dataset.id.desc()).limit(1)).first()
+    accepted = (Dataset.state == "ready", Dataset.inspected_by == inspected_by, Dataset.deleted_at.is_(None))
+    newest = select(Dataset).where(*same, *accepted).order_by(Dataset.id.desc()).limit(1)
+    return db.scalars(newest.with_for_update(read=True)).first()  # its bytes stay while we refer to them
 
 
 def prepared_jobs(db: Session, job: Job, key: str) -> Sequence[Job]:
