@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
 from app.api.last_used import LastUsed
+from app.api.live import while_live
 from app.api.rates import Count, Policy, Rates
 from app.db.session import Database
 from app.domain.errors import DomainError, Forbidden, Problem, TooLarge, Unauthenticated
@@ -84,7 +85,21 @@ class Gatekeeper:
             await answer(scope, receive, send)
         else:
             with acting_as(actor):
-                await self.app(scope, _limited(receive, self._limit(scope)), send)
+                receive = _limited(receive, self._limit(scope))
+                await self.app(scope, receive, self._while_live(scope, receive, send))
+
+    def _while_live(self, scope: Scope, receive: Receive, send: Send) -> Send:
+        if "caller" not in scope["state"]:
+            return send
+
+        async def check() -> None:
+            await run_in_threadpool(self._authenticate, _credentials(scope))
+
+        async def refuse(error: DomainError) -> None:
+            answer = problem_response(Problem.of(error), status_of(error), scope["state"]["request_id"])
+            await answer(scope, receive, send)
+
+        return while_live(send, check, refuse)
 
     async def _admit(self, scope: Scope, answered: dict[str, str]) -> str:
         """Who acts in this request; what is said of the rate goes into the answer's headers.

@@ -1,6 +1,7 @@
 """Keys: made once, shown once, rotated without a gap, never worth more than who made them."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 
 from app.db.models import ApiKey
+from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, new_tenant
 from tests.app.test_api_uploads import problem
 from tests.waiting import in_time
@@ -166,3 +168,38 @@ def test_what_happened_to_a_key_is_known(admin: httpx.Client) -> None:
     assert [event["type"] for event in found] == ["key.revoked", "key.changed", "key.created"]
     assert {event["actor"] for event in found} == {me}
     assert made["key"] not in str(found)
+
+
+def test_a_key_that_is_revoked_during_a_wait_gets_no_answer(
+    service: Service, tenant: Tenant, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.live.RECHECK_S", 0.0)
+    job, made = factories.make_job(service.database, tenant.project), make(admin)
+    headers = {"Authorization": f"Bearer {made['key']}", "Prefer": "wait=60"}
+    with ThreadPoolExecutor(1) as waiter:
+        waiting = waiter.submit(httpx.get, f"{service.url}/v1/jobs/{job}", headers=headers, timeout=60)
+        assert in_time(lambda: admin.get(f"/v1/api-keys/{made['id']}").json()["last_used_at"])
+        admin.delete(f"/v1/api-keys/{made['id']}")
+        admin.post(f"/v1/jobs/{job}/cancel")
+        answer = waiting.result(timeout=60)
+
+    assert "revoked" in problem(answer, 401, "unauthenticated")["detail"]
+
+
+def test_a_stream_ends_soon_after_its_key(
+    service: Service, tenant: Tenant, admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.api.live.RECHECK_S", 0.0)
+    monkeypatch.setattr("app.api.stream.HEARTBEAT_SECONDS", 0.05)
+    job, made = factories.make_job(service.database, tenant.project), make(admin)
+    headers = {"Authorization": f"Bearer {made['key']}"}
+
+    url = f"{service.url}/v1/jobs/{job}/events"
+    with httpx.stream("GET", url, headers=headers, timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines).startswith("retry")
+        admin.delete(f"/v1/api-keys/{made['id']}")
+        rest = list(lines)  # ends, although the job does not
+
+    assert not any("job.canceled" in line for line in rest)
+    assert factories.job_row(service.database, job).state != "canceled"
