@@ -10,7 +10,7 @@ from app.db.models import Artifact, Job, Step, Version
 from app.db.queries.statements import changed, locked
 from app.domain.job import JOB_ENDED
 
-INTERMEDIATE = ("model", "statistics", "reference", "feeds")
+INTERMEDIATE = ("model", "statistics", "calibration_order", "reference", "feeds")
 
 
 def lock_versions(db: Session, model_id: str) -> Sequence[Version]:
