@@ -271,7 +271,7 @@ def _values(summary: DatasetSummary) -> Iterator[Finding]:
 
 def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> Iterator[Finding]:
     if summary.streams:
-        detail = f"samples of {summary.streams} streams are no independent evidence; a run says what they decide"
+        detail = f"samples of {summary.streams} streams are not independent; a run says what they decide"
         yield Finding("info", "/labels", detail)
     if summary.targets:
         return

@@ -73,3 +73,19 @@ def test_somebody_elses_flips_are_not_there(service: Service, tenant: Tenant, st
     candidate = built(service, tenant)
 
     problem(stranger.http.get(f"/v1/candidates/{candidate['id']}/flips"), 404, "not_found")
+
+
+def test_the_report_shows_the_best_candidates_predictions(
+    service: Service, tenant: Tenant, http: httpx.Client
+) -> None:
+    shown = replace(factories.figures(), predictions=(LOST, replace(LOST, name="<b>|x|", label=None)))
+    job = factories.make_job(service.database, tenant.project)
+    factories.work_off(service.database, service.storage, job, lambda _position: shown)
+
+    document = http.get(f"/v1/jobs/{job}/report").json()
+    text = http.get(f"/v1/jobs/{job}/report", params={"format": "md"}).text
+
+    assert [one["change"] for one in document["candidates"][0]["predictions"]] == ["lost", "lost"]
+    assert " | cat | cat | dog |" in text
+    assert "<b>" not in text
+    assert "\\|x\\| | – | cat | dog |" in text

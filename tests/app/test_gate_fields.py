@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -216,3 +216,18 @@ def test_a_job_is_never_compared_with_itself_or_a_later_one(service: Service, te
     assert getattr(compared[0], "first", None) is True
     best = factories.job_row(service.database, first).best_id
     assert getattr(compared[1], "candidate", None) == best
+
+
+@pytest.mark.parametrize("form", ["json", "md", "junit", "openmetrics", "html"])
+def test_a_verdict_on_every_limit_is_shown_in_every_format(
+    service: Service, tenant: Tenant, http: httpx.Client, form: str
+) -> None:
+    version = factories.make_version(service.database, tenant.project)
+    limits = {"max_size_bytes": 10**18, "max_memory_bytes": 10**18, "max_latency_ms": 1e9, "min_sqnr_db": -5}
+    gate = Gate(**limits, max_accuracy_drop=0.1, max_relative_drop=0.1, min_speedup=1, max_memory_ratio=2)  # type: ignore[arg-type]
+    before = run(service, tenant, version)
+
+    job = run(service, tenant, version, replace(gate, max_size_ratio=2.0, against=before))
+
+    assert http.get(f"/v1/jobs/{job}/verdict", params={"format": form}).status_code == 200
+    assert http.get(f"/v1/jobs/{job}/verdict").json()["conclusion"] == "pass"

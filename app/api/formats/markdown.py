@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from app.api.formats import words
 from app.api.schemas import CandidateRead, JobRead, ReportRead, VerdictRead
+from app.domain.flips import Answer, Compared
 from app.domain.gate import Check
 
 MEDIA_TYPE = "text/markdown; charset=utf-8"
@@ -25,6 +26,7 @@ def report(document: ReportRead) -> str:
     parts = [
         verdict(document.verdict, document.candidates),
         _table(document.job, document.candidates),
+        _predictions(document),
         _notes(document.job, document.candidates),
         _environment(document.job),
     ]
@@ -71,6 +73,29 @@ def _row(c: CandidateRead) -> str:
         words.memory(c.memory),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _predictions(document: ReportRead) -> str:
+    """The best candidate's first answers beside the float model's, where answers are classes."""
+    best = next((c for c in document.candidates if c.id == document.verdict.best), None)
+    shown = [one for one in best.predictions if one.baseline] if best else []
+    if not (best and shown):
+        return ""
+    lines = ["| sample | label | float | candidate |", "|---|---|---|---|"]
+    lines += [_prediction(one) for one in shown]
+    title = f"Predictions of {_escape(best.name)} beside the float model's"
+    return "\n".join([f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""])
+
+
+def _prediction(one: Compared) -> str:
+    sample = str(one.index) if one.name is None else one.name
+    label = words.NONE if one.label is None else one.label_name or str(one.label)
+    cells = [sample, label, _class(one.baseline), _class(one.candidate)]
+    return f"| {' | '.join(_escape(cell) for cell in cells)} |"
+
+
+def _class(answer: Answer | None) -> str:
+    return words.NONE if answer is None else answer.name or str(answer.label)
 
 
 def _notes(job: JobRead, candidates: Sequence[CandidateRead]) -> str:

@@ -24,7 +24,10 @@ LAYERS: dict[int | str, dict[str, Any]] = {
         },
     }
 }
-FLIPS: dict[int | str, dict[str, Any]] = {200: {"model": Flips, "description": "The samples that changed"}}
+FLIPS: dict[int | str, dict[str, Any]] = {
+    200: {"model": Flips, "description": "The samples that changed"},
+    206: {"description": "The bytes of `Range`", "content": {"application/json": {}}},
+}
 
 
 @router.get("/candidates/{candidate_id}")

@@ -38,8 +38,9 @@ FORM: dict[str, Any] = {
         "input": {"type": "string", "description": "the model's input that images bind to"},
     },
 }
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"image/png": {}, "image/jpeg": {}}, "description": "Samples, or one picture"}
+    200: {"content": {"image/png": BINARY, "image/jpeg": BINARY}, "description": "Samples, or one picture"}
 }
 CHECKS = {
     "a version": {"value": {"version": "ver_…"}},
