@@ -1,4 +1,4 @@
-"""A graph of MobileNetV2's shape (Sandler et al., 2018), with seeded random weights: 224x224, 3.5 M parameters."""
+"""A graph of MobileNetV2's shape (Sandler et al., 2018) with seeded weights: 3.5 M parameters."""
 
 from pathlib import Path
 from typing import Any

@@ -57,7 +57,7 @@ def load_statistics(path: Path) -> Statistics:
         Refused: `invalid_statistics` when the file is something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return _read({name: stored[name] for name in stored.files})
     except _BROKEN as error:
         raise Refused("invalid_statistics", f"{path.name} holds no calibration statistics.") from error

@@ -18,7 +18,7 @@ from worker.engine.session import open_session
 
 Feed = Mapping[str, npt.NDArray[Any]]
 BUDGET = 256_000_000  # bytes of activations that may be held at once
-_BYTES = {onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.FLOAT: 4, onnx.TensorProto.DOUBLE: 8}
+_BYTES: dict[int, int] = {onnx.TensorProto.FLOAT16: 2, onnx.TensorProto.FLOAT: 4, onnx.TensorProto.DOUBLE: 8}
 _OBSERVED = FLOATS | {onnx.TensorProto.DOUBLE}
 
 
