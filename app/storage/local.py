@@ -16,6 +16,7 @@ from app.storage.base import Received
 
 SYNC_BYTES = 64 * 1024 * 1024
 
+
 class LocalStorage:
     """A folder of objects, spread over 256 subfolders."""
 

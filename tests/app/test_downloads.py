@@ -5,6 +5,7 @@ import io
 import re
 import secrets
 import socket
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,10 +13,11 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from app.api import download
 from app.api.download import disposition
 from app.db.models import VersionFile
 from tests import factories
-from tests.app.conftest import Service, Tenant
+from tests.app.conftest import MIB, Service, Tenant
 from tests.app.test_api_uploads import content, problem
 
 SENT = secrets.token_bytes(1_000_000)
@@ -192,26 +194,43 @@ def test_a_candidate_and_its_artifact_are_the_same_file(
         problem(stranger.http.get(url), 404, "not_found")
 
 
+def reader(service: Service, http: httpx.Client, url: str) -> socket.socket:
+    """A connection that asked for a download and has little room for it."""
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {http.headers['authorization']}\r\n\r\n"
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((host, int(port)))
+    connection.sendall(request.encode())
+    return connection
+
+
 def test_many_downloads_at_once_are_all_served(http: httpx.Client, url: str) -> None:
-    def download(_: int) -> bytes:
+    def downloaded(_: int) -> bytes:
         return hashlib.sha256(http.get(url).content).digest()
 
     with ThreadPoolExecutor(100) as pool:
-        found = set(pool.map(download, range(100)))
+        found = set(pool.map(downloaded, range(100)))
 
     assert found == {hashlib.sha256(SENT).digest()}
 
 
+def test_a_reader_that_takes_nothing_is_cut_off(
+    service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "IDLE_SECONDS", 0.2)
+    sent = content(4 * MIB - 1000)
+    url = http.post("/v1/models", files={"file": ("m.onnx", sent)}).json()["links"]["content"]
+
+    with reader(service, http, url) as connection:
+        time.sleep(1)
+        received = sum(len(piece) for piece in iter(lambda: connection.recv(65536), b""))
+
+    assert received < len(sent)
+
+
 def test_readers_that_do_not_read_hold_nobody_up(service: Service, http: httpx.Client, url: str) -> None:
-    host, _, port = service.url.removeprefix("http://").partition(":")
-    request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {http.headers['authorization']}\r\n\r\n"
-    idle = []
-    for _ in range(60):  # more than there are threads
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.connect((host, int(port)))
-        connection.sendall(request.encode())
-        idle.append(connection)
+    idle = [reader(service, http, url) for _ in range(60)]  # more than there are threads
 
     assert http.get(url).content == SENT
 

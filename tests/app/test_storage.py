@@ -12,7 +12,7 @@ from app.db.session import Database
 from app.domain.errors import EmptyFile, InvalidInput, Problem
 from app.services import blobs, models
 from app.storage import LocalStorage, open_storage
-from app.storage.base import CHUNK, add_file, chunks
+from app.storage.base import CHUNK, add_file, chunks, limited
 from tests import factories
 
 CONTENT = b"some bytes" * 300_000  # more than one chunk
@@ -90,6 +90,24 @@ def test_deleting_twice_is_no_error(storage: LocalStorage) -> None:
     storage.delete(received.key)
 
     assert files_in(storage.root) == []
+
+
+def test_a_part_goes_on_after_the_bytes_that_count(storage: LocalStorage) -> None:
+    for size, piece in ((0, b"abcdef"), (4, b"XY"), (6, b"Z")):
+        with storage.extend("ab" * 16, size) as part:
+            part.write(piece)
+            part.sync()
+
+    with storage.open("ab" * 16) as file:
+        assert file.read() == b"abcdXYZ"
+
+
+def test_a_part_that_is_shorter_than_its_row_says_is_no_object(storage: LocalStorage) -> None:
+    with storage.extend("ab" * 16, 0) as part:
+        part.write(b"abc")
+
+    with storage.open("ab" * 16) as file, pytest.raises(OSError, match="too early"):
+        list(limited(file, 4))
 
 
 def test_a_storage_url_names_a_folder(tmp_path: Path) -> None:
