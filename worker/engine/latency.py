@@ -15,6 +15,7 @@ import numpy as np
 
 from worker.engine.evaluate.cores import pinned, throttled_periods
 from worker.engine.evaluate.ready import Feed, read_feeds
+from worker.engine.interface import as_fed
 from worker.engine.requests import Contestant, MeasureRound, Round
 from worker.engine.session import open_session
 
@@ -31,6 +32,7 @@ class Track:
     """One contestant's session, and what its runs took."""
 
     session: Session
+    feeds: Sequence[Feed]  # as the model takes them
     load_seconds: float
     seconds: list[float] = field(default_factory=list)  # of each counted run
     blocks: list[float] = field(
@@ -57,32 +59,32 @@ def measure_round(request: MeasureRound) -> Round:
     feeds = read_feeds(request.feeds)
     before = throttled_periods()
     with pinned(request.threads, request.seed):
-        tracks = [_open(path, request.threads) for path in (request.models[0], *request.models)]
-        slowest = max(_warm_up(track, feeds) for track in tracks)
+        tracks = [_open(path, feeds, request.threads) for path in (request.models[0], *request.models)]
+        slowest = max(_warm_up(track) for track in tracks)
         with _no_garbage_collection():
-            _run_cycles(tracks, feeds, draw, slowest, request)
+            _run_cycles(tracks, draw, slowest, request)
     baseline, noise, *candidates = (_contestant(track, tracks[0]) for track in tracks)
     throttled = throttled_periods() > before
     return Round(noise=noise, baseline=baseline, candidates=tuple(candidates), throttled=throttled)
 
 
-def _open(path: Path, threads: int) -> Track:
+def _open(path: Path, feeds: Sequence[Feed], threads: int) -> Track:
     start = time.perf_counter()
     session = open_session(path, threads=threads)
-    return Track(session, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Track(session, as_fed(session, feeds), seconds)
 
 
-def _warm_up(track: Track, feeds: Sequence[Feed]) -> float:
+def _warm_up(track: Track) -> float:
     """Run until first allocations are over; returns the seconds of a typical run."""
     taken: list[float] = []
     while sum(taken) < WARM_UP_SECONDS or not taken:
-        taken.append(_timed(track.session, feeds[len(taken) % len(feeds)]))
+        taken.append(_timed(track, len(taken)))
     return min(taken)
 
 
 def _run_cycles(
     tracks: Sequence[Track],
-    feeds: Sequence[Feed],
     draw: random.Random,
     slowest: float,
     request: MeasureRound,
@@ -93,27 +95,26 @@ def _run_cycles(
     for cycle in range(max(LEAST_CYCLES, math.ceil(request.seconds / length))):
         for track in draw.sample(tracks, len(tracks)):
             for touch in range(touches):
-                track.session.run(None, feeds[(cycle + touch) % len(feeds)])
-            _run_block(track, feeds, cycle, length, clock)
+                _timed(track, cycle + touch)
+            _run_block(track, cycle, length, clock)
 
 
-def _run_block(
-    track: Track, feeds: Sequence[Feed], cycle: int, length: float, clock: Callable[[], float]
-) -> None:
+def _run_block(track: Track, cycle: int, length: float, clock: Callable[[], float]) -> None:
     """Runs for about `length` seconds, at least one; contestants get the same samples in the same cycle."""
     cpu, end = time.process_time(), time.perf_counter() + length
     compared: list[float] = []
     while not compared or time.perf_counter() + track.seconds[-1] <= end:
         begun = clock()
-        track.seconds.append(_timed(track.session, feeds[(cycle + len(compared)) % len(feeds)]))
+        track.seconds.append(_timed(track, cycle + len(compared)))
         compared.append(clock() - begun)
     track.cpu_seconds += time.process_time() - cpu
     track.blocks.append(median(compared))
 
 
-def _timed(session: Session, inputs: Feed) -> float:
+def _timed(track: Track, turn: int) -> float:
+    inputs = track.feeds[turn % len(track.feeds)]
     start = time.perf_counter()
-    session.run(None, inputs)
+    track.session.run(None, inputs)
     return time.perf_counter() - start
 
 

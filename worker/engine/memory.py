@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from worker.engine.evaluate.ready import read_feeds
+from worker.engine.interface import as_fed
 from worker.engine.requests import MeasureMemory, MemoryUse
 from worker.engine.session import open_session
 
@@ -24,7 +25,7 @@ def measure_memory(request: MeasureMemory) -> MemoryUse:
     feeds = read_feeds(request.feeds)
     before = peak_bytes()
     session = open_session(request.model, threads=request.threads)
-    for feed in feeds:
+    for feed in as_fed(session, feeds):
         session.run(None, feed)
     return MemoryUse(import_bytes=before, peak_bytes=peak_bytes())
 

@@ -20,6 +20,7 @@ from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import run
+from worker.engine.interface import float_view
 from worker.engine.load import model_bytes
 from worker.engine.methods.imported import bring_in
 from worker.engine.methods.setting import Samples
@@ -123,7 +124,7 @@ def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Fig
     Raises:
         Refused: the candidate does not run or gives NaN.
     """
-    session = open_session(candidate)
+    session = float_view(open_session(candidate))
     loss = _loss(session, request, progress)
     size = model_bytes(candidate)
     figures = Figures(

@@ -10,13 +10,14 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
+from app.domain.target import RULES
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
-from worker.engine.methods.resolve import resolve, types_for
+from worker.engine.methods.resolve import resolve, types_for, unsupported
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
 from worker.engine.passes.scopes import (
     FLOATS,
-    all_graphs,
+    all_nodes,
     attribute,
     initializers,
     opset,
@@ -25,6 +26,7 @@ from worker.engine.passes.scopes import (
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})
+_ONE_SCALE = frozenset({"Conv", "Gather"})
 _FIRST_OPSET = 11  # DynamicQuantizeLinear
 _SMALLEST_TABLE = 4096  # values; below it a table is not worth a node
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -46,12 +48,12 @@ def dynamic_int8(
         The quantized model, the resolved recipe, and the reasons.
 
     Raises:
-        Refused: `nothing_to_quantize` or `selection_matches_nothing`.
+        Refused: `nothing_to_quantize`, `selection_matches_nothing` or `unsupported_option`.
     """
     chosen, left = _choose(model, recipe)
     refuse_nothing(chosen, "dynamic_int8", left)
-    convolves = any(n.op_type == "Conv" and n.name in chosen for g in all_graphs(model.graph) for n in g.node)
-    resolved, reasons = _resolve(recipe, setting.isa, convolves=convolves)
+    kinds = {node.op_type for node in all_nodes(model.graph) if node.name in chosen}
+    resolved, reasons = _resolve(recipe, setting.isa, kinds)
     gemm_to_matmul(model)
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)
@@ -61,14 +63,41 @@ def dynamic_int8(
     return quantizer.model.model, resolved, reasons + stays_float(left)
 
 
-def _resolve(recipe: DynamicInt8, isa: str, *, convolves: bool) -> tuple[DynamicInt8, list[str]]:
+def _resolve(recipe: DynamicInt8, isa: str, kinds: set[str]) -> tuple[DynamicInt8, list[str]]:
+    """The recipe without `auto`; `kinds` are the operators that will be quantized."""
     asked = {name: getattr(recipe, name) for name in ("weight", "reduce_range", "per_channel")}
     choices = types_for(isa) | {"per_channel": (True, "one scale per output channel is closer")}
-    if convolves:
+    if "Conv" in kinds:
         choices["weight"] = ("uint8", "ConvInteger takes uint8 weights only")
-        choices["per_channel"] = (False, "ConvInteger takes one scale per tensor")
+    if kinds <= _ONE_SCALE:
+        choices["per_channel"] = (False, "ConvInteger and tables take one scale per tensor")
+    weight = choices["weight"][0] if recipe.weight == "auto" else recipe.weight
+    if weight == "uint8" and "LSTM" not in kinds:
+        choices["reduce_range"] = (False, "uint8 weights are not summed in 16 bits")
     values, reasons = resolve(asked, choices)
-    return replace(recipe, **values), reasons
+    resolved = replace(recipe, **values)
+    _refuse_pairs(resolved, kinds)
+    return resolved, reasons + list(_remarks(resolved, isa, kinds))
+
+
+def _refuse_pairs(recipe: DynamicInt8, kinds: set[str]) -> None:
+    if "Conv" in kinds and recipe.weight == "int8":
+        raise unsupported("weight", "int8", "ConvInteger takes uint8 weights only", "leave Conv or int8 out")
+    if kinds <= _ONE_SCALE and recipe.per_channel:
+        why = "ConvInteger and tables take one scale per tensor"
+        raise unsupported("per_channel", True, why, "leave it out")
+
+
+def _remarks(recipe: DynamicInt8, isa: str, kinds: set[str]) -> Iterator[str]:
+    if "Conv" in kinds:
+        yield "Conv: ConvInteger is slower than float Conv on a CPU, and has one scale per tensor"
+    if "Gather" in kinds:
+        yield "Gather: tables become uint8 with one scale each: smaller, not faster"
+    if "LSTM" in kinds and recipe.weight == "uint8":
+        yield "LSTM: its weights become int8, the only type that they are quantized to"
+    signed = recipe.weight == "int8" or "LSTM" in kinds
+    if RULES[isa].reduce_range and signed and not recipe.reduce_range:
+        yield f"reduce_range off: 16-bit sums can saturate on {isa}, so results may differ from other CPUs"
 
 
 def _choose(model: onnx.ModelProto, recipe: DynamicInt8) -> tuple[set[str], dict[str, str]]:

@@ -62,7 +62,7 @@ def static_int8(
     plan = _arrange(model, found.nodes, resolved, replace(setting, statistics=statistics), exceptions)
     quantized = _quantize(model, resolved, plan, plan.entries | own)
     refuse_idle(plan.exceptions, found.nodes, quantized.graph)
-    reasons += [*corrected, *plan.reasons, *_saturating(model, quantized, found.nodes, resolved, setting.isa)]
+    reasons += [*corrected, *plan.reasons, *_saturating(quantized, plan, resolved, setting.isa)]
     reasons += _finish(quantized, resolved)
     return quantized, resolved, reasons + stays_float(found.reasons)
 
@@ -76,6 +76,7 @@ class Plan:
     exceptions: Exceptions
     entries: Entries
     reasons: tuple[str, ...]
+    weighted: Sequence[onnx.NodeProto]
     keep_clips: bool  # whether a Relu or Clip must stay because ranges go beyond its bounds
 
 
@@ -163,7 +164,8 @@ def _arrange(
     made, spared = entries(model.graph, nodes, recipe, exceptions)
     ranged = {name for name, said in exceptions.activations.items() if "range" in said}
     clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & ranged for n in model.graph.node)
-    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), clipped)
+    weighted = _copies(model.graph, nodes)
+    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
 
 
 def _quantize(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> onnx.ModelProto:
@@ -201,19 +203,24 @@ def _options(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: 
     return options
 
 
-def _saturating(
-    model: onnx.ModelProto, quantized: onnx.ModelProto, nodes: Sequence[str], recipe: StaticInt8, isa: str
-) -> list[str]:
+def _copies(graph: onnx.GraphProto, nodes: Sequence[str]) -> list[onnx.NodeProto]:
+    """The chosen nodes with weights as they are before the quantizer rewires them."""
+    constants, copies = initializers(graph), list[onnx.NodeProto]()
+    for node in graph.node:
+        if node.name in nodes and has_weights(node, constants):
+            copies.append(onnx.NodeProto())
+            copies[-1].CopyFrom(node)
+    return copies
+
+
+def _saturating(quantized: onnx.ModelProto, plan: Plan, recipe: StaticInt8, isa: str) -> list[str]:
     """Where full 8-bit weights overflow 16-bit sums on this target, read from the weights as they are."""
     if not RULES[isa].reduce_range or recipe.activation not in {"uint8", "int8"}:
         return []
-    before, after = initializers(model.graph), initializers(quantized.graph)
-    found = []
-    for node in model.graph.node:
-        weights = after.get(f"{node.input[1]}_quantized") if has_weights(node, before) else None
-        signed = weights is not None and weights.data_type == onnx.TensorProto.INT8
-        if weights is not None and signed and node.name in nodes and can_saturate(node, array(weights)):
-            found.append(node.name)
+    constants = initializers(quantized.graph)
+    pairs = [(node, constants.get(f"{node.input[1]}_quantized")) for node in plan.weighted]
+    signed = [(node, w) for node, w in pairs if w is not None and w.data_type == onnx.TensorProto.INT8]
+    found = [node.name for node, weights in signed if can_saturate(node, array(weights))]
     if not found:
         return []
     return [f"16-bit sums can saturate on {isa}, so results may differ from other CPUs: {listed(found)}"]

@@ -1,0 +1,164 @@
+"""What a target can load and add up exactly."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from app.domain.errors import Refused
+from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
+from app.domain.target import RULES, release_number
+from tests.engine.graphs import build, convolution, dense, feeds, weights
+from tests.engine.quantizing import Case
+from worker.engine.methods import Setting, quantize
+from worker.engine.methods.saturation import can_saturate, full_range
+from worker.engine.passes.scopes import initializers
+from worker.engine.requirements import requires
+
+SEPARABLE = "depth"
+
+
+def separable() -> onnx.ModelProto:
+    """A depthwise and a pointwise convolution."""
+    nodes = [
+        helper.make_node("Conv", ["x", "wd"], ["d"], SEPARABLE, group=8, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["d", "wp"], ["y"], "point"),
+    ]
+    constants = {"wd": weights(8, 1, 3, 3), "wp": weights(16, 8, 1, 1, seed=1)}
+    return build(nodes, {"x": [1, 8, 16, 16]}, {"y": [1, 16, 16, 16]}, constants)
+
+
+def multiply_add(activations: np.ndarray, row: np.ndarray) -> int:
+    """A dot product by VPMADDUBSW: neighbouring products are added in 16 bits, with saturation."""
+    padding = (0, len(row) % 2)
+    products = np.pad(activations.astype(np.int64) * row.astype(np.int64), padding).reshape(-1, 2).sum(1)
+    return int(np.clip(products, -32768, 32767).sum())
+
+
+@given(
+    row=st.lists(st.integers(-127, 127), min_size=1, max_size=9),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=200, deadline=None)
+def test_saturation_is_foreseen_exactly(row: list[int], seed: int) -> None:
+    weight = np.array(row, np.int8)
+    node = helper.make_node("MatMul", ["a", "w"], ["y"])
+    rng = np.random.default_rng(seed)
+    extremes = [np.where(weight > 0, 255, 0), np.where(weight < 0, 255, 0)]
+    tried = [*extremes, *rng.integers(0, 256, size=(20, len(row)))]
+
+    exact = all(multiply_add(a, weight) == int(a @ weight.astype(np.int64)) for a in tried)
+
+    assert can_saturate(node, weight[:, None]) is not exact
+
+
+def test_seven_bits_never_saturate() -> None:
+    node = helper.make_node("MatMul", ["a", "w"], ["y"])
+
+    assert not can_saturate(node, np.full((64, 4), 64, np.int8))
+    assert can_saturate(node, np.full((64, 4), 65, np.int8))
+
+
+def test_full_range_is_what_the_quantizer_stores(tmp_path: Path) -> None:
+    case = Case(tmp_path, dense(), feeds(shape=(2, 32)))
+    case.quantize(StaticInt8())
+    stored = initializers(onnx.load_model(case.out).graph)["w2_quantized"]
+
+    ours = full_range(weights(32, 32, seed=2), 0)
+
+    assert np.abs(ours.astype(int) - numpy_helper.to_array(stored).astype(int)).max() <= 1
+    assert (ours == numpy_helper.to_array(stored)).mean() > 0.99
+
+
+def stored(case: Case, name: str) -> int:
+    tensors = initializers(onnx.load_model(case.out).graph)
+    return int(np.abs(numpy_helper.to_array(tensors[f"{name}_quantized"]).astype(int)).max())
+
+
+@pytest.mark.parametrize("isa", ["x86-avx2", "generic"])
+def test_ranges_are_reduced_only_where_sums_can_saturate(tmp_path: Path, isa: str) -> None:
+    case = Case(tmp_path, separable(), feeds(shape=(1, 8, 16, 16)))
+
+    found = case.quantize(StaticInt8(), isa)
+
+    assert (stored(case, "wd"), stored(case, "wp")) == (127, 64)
+    assert f"full range, for their sums cannot saturate: {SEPARABLE}" in found.reasons
+    assert not any("can saturate on" in reason for reason in found.reasons)
+
+
+def test_full_ranges_that_can_saturate_are_named(tmp_path: Path) -> None:
+    case = Case(tmp_path, separable(), feeds(shape=(1, 8, 16, 16)))
+
+    found = case.quantize(StaticInt8(reduce_range=False), "x86-avx2")
+
+    expected = "16-bit sums can saturate on x86-avx2, so results may differ from other CPUs: point"
+    assert expected in found.reasons
+
+
+def test_a_resolved_recipe_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    case = Case(tmp_path, separable(), feeds(shape=(1, 8, 16, 16)))
+    for isa in RULES:
+        resolved = case.quantize(StaticInt8(), isa).recipe
+        first = case.out.read_bytes()
+
+        assert case.quantize(resolved, isa).recipe == resolved
+        assert case.out.read_bytes() == first
+
+
+def test_dynamic_sums_that_can_saturate_are_told(tmp_path: Path) -> None:
+    case = Case(tmp_path, dense(), feeds(shape=(2, 32)))
+
+    found = case.quantize(DynamicInt8(reduce_range=False), "generic")
+
+    assert any(reason.startswith("reduce_range off: 16-bit sums can saturate") for reason in found.reasons)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "needed"),
+    [
+        (StaticInt8(), "1.12"),
+        (DynamicInt8(), "1.12"),
+        (StaticInt8(activation="uint16"), "1.17"),
+        (StaticInt8(activation="uint16", qdq_domain="onnx"), "1.18"),
+        (StaticInt8(weight="int4"), "1.19"),
+    ],
+)
+def test_what_the_target_cannot_load_is_refused(tmp_path: Path, recipe: Recipe, needed: str) -> None:
+    case = Case(tmp_path, dense(), feeds(shape=(2, 32)))
+    older = f"1.{release_number(needed)[1] - 1}"
+
+    def on(runtime: str) -> None:
+        setting = Setting(isa="x86-vnni", runtime=runtime, statistics=case.statistics)
+        quantize(case.prepared, case.out, recipe, setting)
+
+    with pytest.raises(Refused) as refusal:
+        on(older)
+
+    assert refusal.value.refusal == "target_too_old"
+    assert f"needs ONNX Runtime {needed}; the target has {older}" in refusal.value.detail
+    on(f"{needed}.3")
+    assert requires(case.out).onnxruntime == needed
+
+
+def test_operators_of_the_runtime_have_a_first_release(tmp_path: Path) -> None:
+    bits = {4: "1.17", 8: "1.22", 2: "1.24"}
+    for number, release in bits.items():
+        node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", bits=number)
+        graph = helper.make_graph([node], "g", [], [], [helper.make_tensor("w", TensorProto.UINT8, [1], [0])])
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        path = tmp_path / f"{number}.onnx"
+        onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+        assert requires(path).onnxruntime == release
+
+
+def test_a_small_model_of_an_old_opset_runs_on_an_old_runtime(tmp_path: Path) -> None:
+    case = Case(tmp_path, convolution(opset=13, ir=7), feeds())
+
+    case.quantize(StaticInt8())
+
+    assert requires(case.out).onnxruntime == "1.6"
