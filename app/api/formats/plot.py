@@ -1,5 +1,6 @@
 """Loss against speed-up as a small picture: points with their 95 % intervals, in SVG coordinates."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,8 +62,12 @@ class _Axis:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
 
     def ticks(self) -> tuple[Tick, ...]:
-        values = [self.low + (self.high - self.low) * i / (TICKS - 1) for i in range(TICKS)]
-        return tuple(Tick(self.at(value), f"{value:.3g}") for value in values)
+        """Round numbers, about five of them."""
+        rough = (self.high - self.low) / TICKS
+        size = 10.0 ** math.floor(math.log10(rough))
+        step = size * min((1, 2, 5, 10), key=lambda round_: abs(round_ - rough / size))
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return tuple(Tick(self.at(n * step), f"{n * step:.4g}") for n in range(first, last + 1))
 
 
 def of(candidates: Sequence[CandidateRead]) -> Plot | None:
