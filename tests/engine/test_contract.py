@@ -1,8 +1,10 @@
 """What the engine uses of ONNX Runtime's insides: a release that changes one fails here first."""
 
+import contextlib
 import inspect
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,9 +20,9 @@ from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
 
 from tests.engine.graphs import convolution
-from worker.engine.kernels import RELEASES
 from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.passes.inference import infer_shapes
+from worker.engine.requirements import RELEASES
 
 
 def parameters(function: object) -> list[str]:
@@ -123,9 +125,80 @@ def test_symbolic_inference_has_the_steps_that_are_called() -> None:
     assert {value.name for value in inference.out_mp_.graph.value_info} >= {"a", "r"}
 
 
-def test_the_newest_release_in_the_table_loads_what_the_table_says() -> None:
-    release, opset, ir = RELEASES[-1]
-    model = convolution(opset=opset, ir=ir).SerializeToString()
+@pytest.mark.parametrize(("newer", "loads"), [((0, 0), True), ((1, 0), False), ((0, 1), False)])
+def test_the_last_row_of_the_table_is_what_the_runtime_loads(newer: tuple[int, int], loads: bool) -> None:
+    _, opset, ir = RELEASES[-1]
+    model = convolution(opset=opset + newer[0], ir=ir + newer[1]).SerializeToString()
 
-    assert ort.__version__.startswith(release)
-    assert ort.InferenceSession(model, providers=["CPUExecutionProvider"]).get_inputs()[0].name == "x"
+    refusal = contextlib.nullcontext() if loads else pytest.raises(Exception, match=r"opset|IR version")
+    with refusal:
+        ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def overridden(overrides: dict[str, Any], **options: Any) -> dict[str, onnx.TensorProto]:
+    model, _ = infer_shapes(convolution())
+    add_infer_metadata(model)
+    ranges = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
+    nodes = ["first", "relu", "second"]
+    options = {"TensorQuantOverrides": overrides, **options}
+    made = QDQQuantizer(
+        model, True, False, QuantType.QInt8, QuantType.QUInt8, ranges, nodes, [], ["Conv", "Relu"], options
+    )
+    made.quantize_model()
+    return {t.name: t for t in made.model.model.graph.initializer}
+
+
+def test_overrides_reach_types_axes_ranges_and_reduced_ranges() -> None:
+    tensors = overridden(
+        {
+            "w1": [{"quant_type": QuantType.QInt8, "axis": 0, "reduce_range": True}],
+            "w2": [{"quant_type": QuantType.QUInt8, "symmetric": True}],
+            "y": [{"quant_type": QuantType.QUInt16, "rmin": np.float32(-2), "rmax": np.float32(2)}],
+        },
+        UseQDQContribOps=True,
+    )
+
+    assert np.abs(onnx.numpy_helper.to_array(tensors["w1_quantized"]).astype(int)).max() == 64
+    assert list(tensors["w1_scale"].dims) == [16]
+    assert (list(tensors["w2_scale"].dims), tensors["w2_quantized"].data_type) == ([], onnx.TensorProto.UINT8)
+    assert onnx.numpy_helper.to_array(tensors["y_scale"]) == pytest.approx(4 / 65535)
+
+
+def test_scales_and_zero_points_of_overrides_are_kept_exactly() -> None:
+    rows = [{"axis": 0, "scale": np.float32(0.25), "zero_point": np.int8(0)} for _ in range(8)]
+
+    tensors = overridden({"w2": [{**row, "quant_type": QuantType.QInt8} for row in rows]})
+
+    assert onnx.numpy_helper.to_array(tensors["w2_scale"]).tolist() == [0.25] * 8
+
+
+def test_a_relu_is_dropped_unless_it_is_to_be_kept() -> None:
+    model, _ = infer_shapes(convolution())
+    add_infer_metadata(model)
+    for keep in (False, True):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        ranges = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
+        options = {"QDQKeepRemovableActivations": keep}
+        types = QuantType.QInt8, QuantType.QUInt8
+        nodes = ["first", "relu", "second"]
+        made = QDQQuantizer(copy, True, False, *types, ranges, nodes, [], ["Conv", "Relu"], options)
+        made.quantize_model()
+
+        assert ("Relu" in {node.op_type for node in made.model.model.graph.node}) is keep
+
+
+def test_the_quantizer_reads_the_options_that_are_given() -> None:
+    source = inspect.getsource(QDQQuantizer) + inspect.getsource(BaseQuantizer)
+
+    for option in (
+        "ActivationSymmetric",
+        "WeightSymmetric",
+        "UseQDQContribOps",
+        "QDQKeepRemovableActivations",
+        "TensorQuantOverrides",
+        "OpTypesToExcludeOutputQuantization",
+    ):
+        assert f'"{option}"' in source
+    dynamic = inspect.getsource(ONNXQuantizer) + inspect.getsource(BaseQuantizer)
+    assert all(f'"{o}"' in dynamic for o in ("MatMulConstBOnly", "EnableSubgraph", "DefaultTensorType"))
