@@ -192,7 +192,7 @@ def _between(case: Case, earlier: Earlier, before: Accuracy, now: Accuracy) -> E
     """The drop from the earlier candidate to this one, by the best evidence that there is."""
     outcomes = case.earlier.now.get(case.candidate) if case.earlier else None
     paired = pair(earlier.outcomes, outcomes)
-    if paired:
+    if paired and not now.quantiles:  # samples of one stream are no evidence of their own
         drop = (paired.lost - paired.gained) / paired.samples
         return _bounded(drop, drop_interval(paired.lost, paired.gained, paired.samples, case.level))
     if same_samples(earlier.outcomes, outcomes) and before.baseline == now.baseline:

@@ -110,8 +110,8 @@ def _serves(job: Job, donor: Candidate) -> bool:
 
 def _decides(job: Job, donor: Job, latency: Latency) -> bool:
     """A measurement went on until it could tell the limit that it was made for."""
-    limit = job.spec.gate.min_speedup if job.spec.gate else None
-    before = donor.spec.gate.min_speedup if donor.spec.gate else None
+    limit = job.spec.gate.speedup_over_float() if job.spec.gate else None
+    before = donor.spec.gate.speedup_over_float() if donor.spec.gate else None
     return limit is None or limit == before or not latency.ci[0] <= limit <= latency.ci[1]
 
 

@@ -127,6 +127,18 @@ def test_two_bootstrapped_drops_are_subtracted_only_on_the_same_samples() -> Non
     assert (apart.conclusion, apart.value) == ("inconclusive", None)
 
 
+def test_samples_of_streams_are_not_paired_one_by_one() -> None:
+    kept = outcomes([True] * 400)
+    shares = Accuracy(
+        "top1", 0.9, 0.9, 0.0, (0, 0), 400, 0, 0, tuple(0.1 * (i / 100 - 1) for i in range(201))
+    )
+    earlier = Earlier("old", Figures(accuracy=shares), outcomes=kept, now={"now": kept})
+
+    found = check(Gate(max_accuracy_drop=0.01), Figures(accuracy=shares), earlier)
+
+    assert (found.conclusion, found.bound) == ("inconclusive", pytest.approx(2 * 0.095, abs=0.011))
+
+
 def test_a_relative_drop_is_a_share_of_what_it_is_compared_with() -> None:
     found = check(Gate(max_relative_drop=0.5), bootstrapped(0.3, 0.1), None)
     zero = Figures(accuracy=Accuracy("mse", 0.1, 0.0, 0.1, (0, 0), 9, quantiles=(0.1,) * 201))
