@@ -18,12 +18,12 @@ from worker.engine.session import open_session
 
 Tensors = tuple[str, ...]
 BUDGET = 1_000_000_000  # bytes of sums that one pass collects
-_GROUPS = 32
+_GROUPS = 8
 _DOUBLE = 8  # bytes
 
 
 def grouped(widths: Mapping[Tensors, int], budget: int = BUDGET) -> list[dict[Tensors, int]]:
-    """Cut products, in their order, into at most 32 groups whose sums fit the budget (more if need be).
+    """Cut products, in their order, into at most 8 groups whose sums fit the budget (more if need be).
 
     Each group costs a pass over the samples.
     """
