@@ -18,7 +18,7 @@ from app.db.base import MICROSECONDS
 from app.db.models import Upload, UploadPart
 from app.db.queries import uploads
 from app.db.session import after_commit
-from app.domain.errors import DigestMismatch, OffsetMismatch, Problem, UploadGone, UploadLocked
+from app.domain.errors import DigestMismatch, OffsetMismatch, Problem, TooLarge, UploadGone, UploadLocked
 from app.domain.job import check_transition
 from app.services import blobs, events
 from app.storage import Received, Storage
@@ -87,14 +87,17 @@ def create(db: Session, project_id: str, announced: Announced, seconds: int) -> 
     return upload
 
 
-def claim(db: Session, storage: Storage, project_id: str, upload_id: str, offset: int) -> Claim:
-    """Take the upload's lease to append at `offset`.
+def claim(
+    db: Session, storage: Storage, project_id: str, upload_id: str, offset: int, coming: int = 0
+) -> Claim:
+    """Take the upload's lease to append at `offset`; `coming` bytes are announced, if their number is known.
 
     Raises:
         NotFound: This project has no such upload.
         UploadGone: It expired or failed.
         UploadLocked: Somebody else is sending.
         OffsetMismatch: The upload goes on elsewhere, or is complete.
+        TooLarge: More bytes come than are missing.
     """
     row = uploads.lock_upload(db, project_id, upload_id)
     refuse_gone(row)
@@ -104,6 +107,8 @@ def claim(db: Session, storage: Storage, project_id: str, upload_id: str, offset
         )
     if offset != row.size or row.state != "receiving":
         raise OffsetMismatch(f"Upload-Offset is {offset}; {upload_id} has {row.size} of {row.length} bytes.")
+    if offset + coming > row.length:
+        raise TooLarge(f"{coming} bytes come from {offset} on; {upload_id} ends at {row.length}.")
     if row.lease_until is not None or not row.parts:
         _begin_part(db, storage, row)
     row.writer += 1

@@ -5,6 +5,7 @@ import io
 import zipfile
 
 import httpx
+from sqlalchemy.orm import Session
 
 from app.services import models
 from tests import factories
@@ -19,14 +20,11 @@ def test_a_version_shows_the_files_of_its_archive(service: Service, http: httpx.
     claim = factories.take(service.database, step.id)
     stored = [(path, factories.store(service.storage, value)) for path, value in members.items()]
 
-    factories.finish(
-        service.database,
-        claim,
-        lambda db: (
-            models.unpacked(db, service.storage, version["id"], stored),
-            models.accept(db, version["id"], factories.EXAMINATION),
-        )[0],
-    )
+    def record(db: Session) -> None:
+        models.unpacked(db, service.storage, version["id"], stored)
+        models.accept(db, version["id"], factories.EXAMINATION)
+
+    factories.finish(service.database, claim, record)
 
     shown = http.get(version["links"]["self"]).json()
     assert (shown["state"], shown["name"]) == ("ready", "big")

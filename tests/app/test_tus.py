@@ -426,6 +426,17 @@ def test_bytes_count_while_they_come(
     connection.close()
 
 
+@pytest.mark.parametrize("sent", [b"x" * 11, [b"x" * 6, b"x" * 5]])
+def test_more_than_was_announced_is_refused(http: httpx.Client, sent: bytes | list[bytes]) -> None:
+    url = create(http, 10)
+
+    answer = http.patch(url, content=sent, headers={**CHUNK, "Upload-Offset": "0"})
+
+    problem(answer, 413, "too_large")
+    assert http.get(url).json()["state"] == "receiving"
+    assert patch(http, url, 0, b"y" * 10).headers["fewbits-sha256"] == hexdigest(b"y" * 10)
+
+
 def test_each_change_of_state_is_an_event(service: Service, http: httpx.Client) -> None:
     url = create(http, 4)
     patch(http, url, 0, b"abcd")

@@ -15,6 +15,7 @@ from app.db import queries
 from app.db.models import Upload
 from app.domain.errors import EmptyFile, FieldError, InvalidInput, TooLarge
 from app.services import quotas, uploads
+from app.services.keys import Caller
 from app.services.uploads import Announced, Claim
 
 PROBLEM = {"application/problem+json": {"schema": REFERENCE}}
@@ -104,7 +105,7 @@ async def create_upload(
     upload = await service.read(lambda db: db.get_one(Upload, upload_id))
     chunk = request.headers.get("content-type") == tus.CHUNK_TYPE and not once.replayed
     if chunk and upload.state == "receiving":
-        claim = await service.write(lambda db: _claim(db, service, caller.project_id, upload.id, 0))
+        claim = await service.write(lambda db: _claim(db, service, caller, request, upload.id, 0))
         upload = await take_in(request, service, claim, checksum)
     response.headers.update(tus.state_of(upload))
     response.headers["Location"] = f"{tus.PATH}/{upload.id}"
@@ -157,7 +158,7 @@ async def append_to_upload(
     """
     tus.require_chunk(request.headers.get("content-type"))
     checksum = tus.checksum(upload_checksum)
-    claim = await service.write(lambda db: _claim(db, service, caller.project_id, upload_id, upload_offset))
+    claim = await service.write(lambda db: _claim(db, service, caller, request, upload_id, upload_offset))
     upload = await take_in(request, service, claim, checksum)
     uploads.refuse_failed(upload)
     return Response(status_code=204, headers=tus.state_of(upload))
@@ -176,8 +177,9 @@ def _create(db: Session, service: App, project_id: str, announced: Announced) ->
     return upload.id
 
 
-def _claim(db: Session, service: App, project_id: str, upload_id: str, offset: int) -> Claim:
-    return uploads.claim(db, service.storage, project_id, upload_id, offset)
+def _claim(db: Session, service: App, caller: Caller, request: Request, upload_id: str, offset: int) -> Claim:
+    coming = int(request.headers.get("content-length", 0))
+    return uploads.claim(db, service.storage, caller.project_id, upload_id, offset, coming)
 
 
 def _refuse_large(length: int, service: App) -> None:
