@@ -13,6 +13,7 @@ from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8
 from tests.engine.digits import classifier, save_digits
 from worker.engine.__main__ import main, read_preprocess, read_recipe
+from worker.engine.calibrate import load_statistics
 
 ROOT = Path(__file__).parents[2]
 STATIC = '{"method": "static_int8"}'
@@ -52,7 +53,7 @@ def test_examine_prints_what_is_in_a_model(folder: Path) -> None:
 
 
 def test_calibrate_quantize_and_compare_work_on_each_others_files(folder: Path) -> None:
-    calibrated, _, heard = run(
+    calibrated, counted, heard = run(
         folder, "calibrate", "model.onnx", "s.npz", "--data", "digits", "--samples", "40"
     )
     quantized, made, _ = run(
@@ -73,6 +74,9 @@ def test_calibrate_quantize_and_compare_work_on_each_others_files(folder: Path) 
 
     assert (calibrated, quantized, compared) == (0, 0, 0)
     assert "100% calibrating" in heard
+    assert counted["samples"] == 40
+    assert counted["tensors"] == len(load_statistics(folder / "s.npz").tensors) > 1
+    assert counted["seconds"] > 0
     assert made["recipe"]["activation"] in {"uint8", "int8"}
     figures = both["candidates"][0]["figures"]
     assert figures["accuracy"]["samples"] == 300

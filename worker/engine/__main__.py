@@ -7,8 +7,10 @@ Exit codes: 0 done, 2 refused (standard output is the problem: code, detail, err
 import argparse
 import json
 import platform
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -48,12 +50,17 @@ def examine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the statistics from which static recipes take their ranges."""
+    from worker.engine.calibrate import load_statistics
+
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         prepared = _prepare(arguments, Path(folder))
-        (Path(folder) / prepared["statistics"]).replace(arguments.out)
+        shutil.move(Path(folder) / prepared["statistics"], arguments.out)
     return {
         "statistics": str(arguments.out),
         "samples": prepared["calibration_samples"],
+        "tensors": len(load_statistics(arguments.out).tensors),
+        "seconds": round(time.perf_counter() - start, 3),
         "notes": prepared["notes"],
     }
 

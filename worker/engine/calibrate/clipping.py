@@ -61,11 +61,12 @@ def _cheapest(ends: Floats, costs: Floats) -> float:
     return float(ends[index] if costs[index] < costs[0] * (1 - _GAIN) else ends[0])
 
 
-def squared_error(spread: Histogram, levels: int) -> Cost:
+def squared_error(spread: Histogram, levels: int, *, clipping: float = 1.0) -> Cost:
     """What quantizing to `levels` steps loses: rounding inside the range, clipping outside.
 
     Values are taken as even within a bin; both parts are then integrals in closed form, and exact zeros,
     which every grid holds, lose nothing. The sum over bins is one product, by summation by parts.
+    What is clipped counts `clipping` times: it has one sign, and does not average out as rounding does.
     """
     edges, counts = _occupied(spread, _COARSE)
     density = counts / np.diff(edges)
@@ -78,7 +79,7 @@ def squared_error(spread: Histogram, levels: int) -> Cost:
         turns = inside / step
         whole = np.rint(turns)
         rounding = _cube(step) * (whole / 12 + _cube(turns - whole) / 3)
-        total: Floats = (rounding + _cube(edges - inside) / 3) @ weights
+        total: Floats = (rounding + clipping * _cube(edges - inside) / 3) @ weights
         return total
 
     return cost

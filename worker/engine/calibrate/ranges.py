@@ -12,7 +12,7 @@ from worker.engine.calibrate.histogram import Histogram
 from worker.engine.calibrate.observers import Extent, Statistics
 
 LEVELS = {"uint8": 2**8, "int8": 2**8, "uint16": 2**16, "int16": 2**16}
-AUTO = "minmax"
+CLIPPING = 4.0  # how much worse clipping is than rounding, for `auto`; docs/decisions say why
 Pair = tuple[float, float]
 
 
@@ -25,12 +25,11 @@ def ranges(
 
     Args:
         statistics: what calibration saw; tensors that were not finite get no range.
-        method: how a range is read from the statistics; `auto` is `AUTO`.
+        method: how a range is read from the statistics; `auto` is mse with clipping counted four times.
         activation: the type that activations get, a key of `LEVELS`.
         symmetric: whether activations' ranges are [-a, a].
     """
-    chosen = method.method if method.method != "auto" else AUTO
-    read = _methods(method.percentile, LEVELS[activation], symmetric=symmetric)[chosen]
+    read = _methods(method.percentile, LEVELS[activation], symmetric=symmetric)[method.method]
     data = {
         name: _data(_read(extent, read)) for name, extent in statistics.tensors.items() if _usable(extent)
     }
@@ -48,6 +47,7 @@ def _methods(
         "percentile": partial(_percentile, percentile / 100),
         "entropy": partial(cheapest, divergence),
         "mse": partial(cheapest, squared_error),
+        "auto": partial(cheapest, partial(squared_error, clipping=CLIPPING)),
     }
 
 
