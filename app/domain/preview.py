@@ -24,13 +24,14 @@ class ArrayPreview:
 
 @dataclass(frozen=True)
 class SamplePreview:
-    """One sample: its place, its file, its label, and what is in it."""
+    """One sample: its place, its file, its label, its text where it is one, and what is in it."""
 
     index: int
     name: str | None
     label: int | None
     label_name: str | None
     arrays: tuple[ArrayPreview, ...]
+    text: str | None = None
 
 
 @dataclass(frozen=True)

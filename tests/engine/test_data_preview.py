@@ -3,7 +3,7 @@
 import base64
 import io
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.factories import EXAMINATION
 from worker.engine.data import Dataset, open_dataset
 from worker.engine.data.bind import Input, bind
 from worker.engine.data.dataset import summarize
+from worker.engine.data.npz import ArrayDataset
 from worker.engine.data.preview import preview
 from worker.engine.examine import examine
 from worker.engine.requests import Data
@@ -87,6 +88,22 @@ def test_numbers_that_are_no_pictures_have_none_and_nan_is_null(tmp_path: Path) 
     assert (x.values, x.low, x.mean, x.picture) == ((None, 1.0), 1.0, 1.0, None)
     assert (flag.shape, flag.values) == ((), (1.0,))
     assert (second.arrays[0].low, second.arrays[0].values) == (None, (None, None))
+
+
+@dataclass(frozen=True)
+class Worded(ArrayDataset):
+    """Tokens, and the texts that they come from."""
+
+    texts: tuple[str, ...] = ()
+
+
+def test_a_text_is_shown_as_its_beginning() -> None:
+    tokens = {"input_ids": np.array([[1, 2], [3, 4]])}
+    dataset = Worded(tokens, {}, {}, (1, 0), ("0", "1"), 2, texts=("good", "bad " * 300))
+
+    shown = preview(dataset, Preprocess())
+
+    assert [one.text for one in shown.samples] == ["good", ("bad " * 300)[:500]]
 
 
 def test_a_summary_says_the_range_of_values_and_of_labels(tmp_path: Path) -> None:

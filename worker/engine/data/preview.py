@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ from app.domain.preview import ArrayPreview, Preview, SamplePreview
 from worker.engine.data.dataset import Array, Dataset, class_name
 
 MOST_VALUES = 8
+MOST_CHARACTERS = 500
 THUMBNAIL = 128
 LOSSLESS = 64  # up to here PNG is as small as JPEG
 GREY, COLOURS = 1, 3
@@ -36,7 +38,9 @@ def _sample(dataset: Dataset, index: int, preprocess: Preprocess) -> SamplePrevi
     is_bgr = dataset.format == "images" and preprocess.color == "BGR"
     arrays = [_array(name, array, is_bgr=is_bgr) for name, array in dataset.sample(index).items()]
     name = None if label is None else class_name(dataset.classes, label)
-    return SamplePreview(index, dataset.file_name(index), label, name, tuple(arrays))
+    texts: Sequence[str] | None = getattr(dataset, "texts", None)  # only tables of texts have them
+    text = texts[index][:MOST_CHARACTERS] if texts else None
+    return SamplePreview(index, dataset.file_name(index), label, name, tuple(arrays), text)
 
 
 def _array(name: str, array: Array, *, is_bgr: bool) -> ArrayPreview:
