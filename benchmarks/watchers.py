@@ -56,7 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20.0)
     seconds = parser.parse_args().seconds
-    broker.ring = lambda *_: None  # type: ignore[assignment]  # nobody works here
+    broker.ring = lambda *_: None  # nobody works here
     with tempfile.TemporaryDirectory() as folder, _api(Path(folder)) as (url, ask):
         database, storage = (
             Database(Settings(home=Path(folder)).database),

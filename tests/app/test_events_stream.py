@@ -264,7 +264,12 @@ async def test_many_watchers_share_one_log_and_one_poll(
     job = factories.make_job(service.database, tenant.project)
     watch, looks = Watch(service.database), []
     look = watch._look
-    monkeypatch.setattr(watch, "_look", lambda *asked: looks.append(asked) or look(*asked))
+
+    def counting(*asked: Any) -> Any:
+        looks.append(asked)
+        return look(*asked)
+
+    monkeypatch.setattr(watch, "_look", counting)
     deaf = [Deaf() for _ in range(500)]
 
     async with anyio.create_task_group() as group:

@@ -1,6 +1,7 @@
 """What can be read of a job while it runs and after: steps, logs, candidates, files, and lists of jobs."""
 
 import re
+from typing import Any
 
 import httpx
 import pytest
@@ -133,7 +134,8 @@ def test_the_log_tells_events_steps_notes_and_what_was_printed(service: Service,
 
 def test_the_log_comes_in_pages_and_as_text(tenant: Tenant, job: str) -> None:
     whole = tenant.http.get(f"/v1/jobs/{job}/logs").json()["items"]
-    items, cursor = [], None
+    items: list[dict[str, Any]] = []
+    cursor = None
     while cursor or not items:
         params = {"limit": 7} | ({"cursor": cursor} if cursor else {})
         page = tenant.http.get(f"/v1/jobs/{job}/logs", params=params).json()
