@@ -36,7 +36,7 @@ class Network:
         self.constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
         return name
 
-    def node(self, op: str, inputs: list[str], **attributes: Any) -> None:
+    def node(self, op: str, inputs: list[str], **attributes: Any) -> None:  # noqa: ANN401 - as make_node
         """Add a node that reads `last` and these."""
         name = f"{op.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, [self.last, *inputs], [name], name, **attributes))
