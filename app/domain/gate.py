@@ -54,7 +54,9 @@ class Gate:
     max_size_ratio: float | None = field(
         default=None, metadata={"gt": 0, "description": "bytes on disk; 0.3 is 30 % of the upload"}
     )
-    max_size_bytes: int | None = field(default=None, metadata={"ge": 1, "le": 2**60, "description": "bytes on disk"})
+    max_size_bytes: int | None = field(
+        default=None, metadata={"ge": 1, "le": 2**60, "description": "bytes on disk"}
+    )
     max_memory_ratio: float | None = field(
         default=None, metadata={"gt": 0, "description": "resident bytes of the loaded model"}
     )
@@ -241,7 +243,7 @@ def samples_needed(accuracy: Accuracy, limit: float) -> int | None:
 
 
 def _variance(accuracy: Accuracy) -> float | None:
-    """The variance of one sample's drop: of a share the flip rate, else what the bootstrap's width implies."""
+    """The variance of one sample's drop: a share's flip rate, else what the bootstrap implies."""
     if accuracy.quantiles:
         low, high = quantile_interval(accuracy.quantiles, LEVEL)
         return accuracy.samples * ((high - low) / (2 * normal_quantile(LEVEL))) ** 2
