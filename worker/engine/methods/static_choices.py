@@ -173,12 +173,12 @@ def _last(recipe: StaticInt8) -> tuple[StaticInt8, list[str]]:
 
 def _without_kernels(recipe: StaticInt8, facts: Facts) -> Iterator[str]:
     """What will not run in integer kernels, said before it is measured."""
-    slow = "runs in float with Q/DQ: smaller file, no speed"
+    slow = "what it is in runs in float with Q/DQ: smaller file, no speed"
     if recipe.activation not in _EIGHT_BITS:
-        yield f"activation {recipe.activation}: the CPU has no integer kernels for it, so the model {slow}"
+        yield f"activation {recipe.activation}: the CPU has no integer kernels for it, so {slow}"
     elif recipe.weight == "int4":
-        yield f"weight int4: no kernel multiplies it by {recipe.activation}, so the model {slow}"
+        yield f"weight int4: no kernel multiplies it by {recipe.activation}, so {slow}"
     elif (recipe.activation, recipe.weight) == ("int8", "uint8"):
-        yield f"weight uint8: no kernel multiplies it by int8 activations, so the model {slow}"
+        yield f"weight uint8: no kernel multiplies it by int8 activations, so {slow}"
     elif recipe.activation == "int8" and facts.isa != "arm64":
         yield "activation int8: on x86 tensors with several readers stay float; uint8 is faster there"
