@@ -1,15 +1,36 @@
 """A key that ends while its request goes on: a long wait is not answered, a stream of events is closed."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Send
 
 from app.domain.errors import Unauthenticated
 
 RECHECK_S = 30.0
+SHARED_S = 5.0
 Check = Callable[[], Awaitable[None]]
 Refuse = Callable[[Unauthenticated], Awaitable[None]]
+
+
+class SharedLooks:
+    """One look at a key serves all of its open requests for a few seconds: many may stream at once."""
+
+    def __init__(self, look: Callable[[Any], object]) -> None:
+        self._look = look
+        self._looks: dict[Hashable, tuple[float, asyncio.Task[object]]] = {}
+
+    async def at(self, key: Hashable) -> None:
+        """Raise what looking at this key raises, at most `SHARED_S` late."""
+        now = time.monotonic()
+        self._looks = {k: look for k, look in self._looks.items() if now - look[0] < SHARED_S}
+        if key not in self._looks:
+            task = asyncio.create_task(run_in_threadpool(self._look, key))
+            self._looks[key] = now, task
+        await asyncio.shield(self._looks[key][1])
 
 
 def while_live(send: Send, check: Check, refuse: Refuse) -> Send:

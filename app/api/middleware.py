@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
 from app.api.last_used import LastUsed
-from app.api.live import while_live
+from app.api.live import SharedLooks, while_live
 from app.api.rates import Count, Policy, Rates
 from app.db.session import Database
 from app.domain.errors import DomainError, Forbidden, Problem, TooLarge, Unauthenticated
@@ -62,6 +62,7 @@ class Gatekeeper:
         self._database = database
         self._rates = rates
         self._last_used = last_used
+        self._live = SharedLooks(self._authenticate)
         self._reads = Policy("reads", settings.rate_reads)
         self._writes = Policy("writes", settings.rate_writes)
         self._failures = Policy("failed authentications", settings.rate_failures)
@@ -93,7 +94,7 @@ class Gatekeeper:
             return send
 
         async def check() -> None:
-            await run_in_threadpool(self._authenticate, _credentials(scope))
+            await self._live.at(_credentials(scope))
 
         async def refuse(error: DomainError) -> None:
             answer = problem_response(Problem.of(error), status_of(error), scope["state"]["request_id"])

@@ -8,8 +8,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from app.api import waiting
+from app.api.live import SharedLooks
 from app.api.waiting import News, Watch, seconds_preferred
 from app.db.session import Database
+from app.domain.errors import Unauthenticated
 
 pytestmark = pytest.mark.anyio
 
@@ -100,3 +102,18 @@ async def test_who_does_not_want_to_wait_does_not() -> None:
 )
 async def test_how_long_a_client_prefers_to_wait(prefer: str | None, seconds: float) -> None:
     assert seconds_preferred(prefer) == seconds
+
+
+async def test_one_look_at_a_key_serves_all_of_its_open_requests() -> None:
+    looked: list[object] = []
+
+    def look(key: object) -> None:
+        looked.append(key)
+        if key == "ended":
+            raise Unauthenticated
+
+    shared = SharedLooks(look)
+    found = await asyncio.gather(*[shared.at(key) for key in ["live", "ended"] * 50], return_exceptions=True)
+
+    assert sorted(map(str, looked)) == ["ended", "live"]
+    assert [type(one) for one in found] == [type(None), Unauthenticated] * 50
