@@ -177,7 +177,12 @@ def _quantize(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides:
         False,  # each weight has its own choice, and constants of sums keep all 8 bits
         TYPES[recipe.weight],
         TYPES[recipe.activation],
-        ranges(plan.statistics, recipe.ranges),
+        ranges(
+            plan.statistics,
+            recipe.ranges,
+            recipe.activation,
+            symmetric=bool(recipe.symmetric.activation),
+        ),
         list(plan.nodes),
         [],
         sorted(SUPPORTED),
