@@ -1,6 +1,6 @@
 """Does it matter how many watch one job? Counts what the API process spends while nothing happens.
 
-    python benchmarks/watchers.py
+    PYTHONPATH=. python benchmarks/watchers.py --seconds 32
 
 The limit: against one watcher, 500 watchers of one running job cost at most 1.2 times the database statements
 and at most 2 times the CPU seconds. Every watcher must have seen every event exactly once in the end. Exits
@@ -54,7 +54,7 @@ class Cost:
 def main() -> int:
     """Measure each number of watchers on a job of its own."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=32.0)
     seconds = parser.parse_args().seconds
     broker.ring = lambda *_: None  # nobody works here
     with tempfile.TemporaryDirectory() as folder, _api(Path(folder)) as (url, ask):
