@@ -9,7 +9,6 @@ import onnx
 from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8, Symmetric
 from app.domain.target import RULES
-from worker.engine.corrections import refuse_unknown
 from worker.engine.methods.resolve import resolve, unsupported
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
@@ -167,7 +166,6 @@ def _last(recipe: StaticInt8) -> tuple[StaticInt8, list[str]]:
     if recipe.corrections == "auto":
         recipe = replace(recipe, corrections=())
         reasons.append("corrections none: none was asked for")
-    refuse_unknown(recipe.corrections)
     return recipe, reasons
 
 

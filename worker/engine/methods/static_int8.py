@@ -13,8 +13,10 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8
 from app.domain.target import RULES
+from worker.engine import corrections
 from worker.engine.calibrate import Statistics, ranges
-from worker.engine.corrections import CORRECTIONS
+from worker.engine.corrections.bias_correction import Pairs, bias_correction
+from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
 from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.integer_io import integer_interface
@@ -58,9 +60,12 @@ def static_int8(
     exceptions = find_exceptions(model.graph, resolved.overrides)
     found = _choose(model.graph, resolved, statistics, exceptions)
     refuse_nothing(found.nodes, "static_int8", found.reasons)
-    own, statistics, corrected = _correct(model, found.nodes, resolved, setting)
-    plan = _arrange(model, found.nodes, resolved, replace(setting, statistics=statistics), exceptions)
-    quantized = _quantize(model, resolved, plan, plan.entries | own)
+    subject, corrected = _correct(
+        Subject(model=model, nodes=found.nodes, recipe=resolved, setting=setting, statistics=statistics)
+    )
+    corrected += _correct_biases(subject, exceptions)
+    plan = _arrange(subject, exceptions)
+    quantized = _quantize(subject, plan)
     refuse_idle(plan.exceptions, found.nodes, quantized.graph)
     reasons += [*corrected, *plan.reasons, *_saturating(quantized, plan, resolved, setting.isa)]
     reasons += _finish(quantized, resolved)
@@ -129,32 +134,40 @@ def _wish(
     return unwanted
 
 
-def _correct(
-    model: onnx.ModelProto, nodes: Sequence[str], recipe: StaticInt8, setting: Setting
-) -> tuple[Entries, Statistics, list[str]]:
+def _correct(subject: Subject) -> tuple[Subject, list[str]]:
     """Apply the recipe's corrections in the order of their table."""
-    own: Entries = {}
-    statistics, reasons = _statistics(setting), list[str]()
-    for name, correct in CORRECTIONS.items():
-        if name in recipe.corrections:
-            corrected = correct(model, nodes, recipe, replace(setting, statistics=statistics))
-            statistics = corrected.statistics
-            own |= {tensor: [dict(entry) for entry in rows] for tensor, rows in corrected.overrides.items()}
+    reasons = list[str]()
+    for name, correct in corrections.CORRECTIONS.items():
+        if name in subject.recipe.corrections:
+            corrected = correct(subject)
+            overrides = {**subject.overrides, **corrected.overrides}
+            subject = replace(subject, statistics=corrected.statistics, overrides=overrides)
             reasons += corrected.reasons
-    return own, statistics, reasons
+    return subject, reasons
 
 
-def _arrange(
-    model: onnx.ModelProto,
-    nodes: Sequence[str],
-    recipe: StaticInt8,
-    setting: Setting,
-    exceptions: Exceptions,
-) -> Plan:
+def _correct_biases(subject: Subject, exceptions: Exceptions) -> list[str]:
+    """Quantize a copy, and take what it shifts out of the biases."""
+    if "bias_correction" not in subject.recipe.corrections:
+        return []
+    trial = replace(subject, model=_copy(subject.model))
+    plan = _arrange(trial, exceptions)
+    pairs = Pairs(_copy(trial.model), _quantize(trial, plan))
+    return [*bias_correction(subject.model, subject.nodes, pairs, subject.samples("bias_correction"))]
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def _arrange(subject: Subject, exceptions: Exceptions) -> Plan:
     """Shared ranges, padded stems, and what is special about single tensors."""
-    statistics = share_ranges(model.graph, nodes, _statistics(setting))
+    model, nodes, recipe = subject.model, subject.nodes, subject.recipe
+    statistics = share_ranges(model.graph, nodes, subject.statistics)
     padded: list[str] = []
-    fast = setting.isa == "x86-vnni" and (recipe.activation, recipe.weight) == ("uint8", "int8")
+    fast = subject.setting.isa == "x86-vnni" and (recipe.activation, recipe.weight) == ("uint8", "int8")
     if fast and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
         before = {node.name: node.input[0] for node in model.graph.node if node.input}
         statistics, padded = pad_stems(model, nodes, statistics)
@@ -168,7 +181,9 @@ def _arrange(
     return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
 
 
-def _quantize(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> onnx.ModelProto:
+def _quantize(subject: Subject, plan: Plan) -> onnx.ModelProto:
+    model, recipe = subject.model, subject.recipe
+    own = {tensor: [dict(entry) for entry in rows] for tensor, rows in subject.overrides.items()}
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)  # else it infers again, by way of a file
     quantizer = QDQQuantizer(
@@ -186,7 +201,7 @@ def _quantize(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides:
         list(plan.nodes),
         [],
         sorted(SUPPORTED),
-        _options(model, recipe, plan, overrides),
+        _options(model, recipe, plan, plan.entries | own),
     )
     with _quiet():
         quantizer.quantize_model()

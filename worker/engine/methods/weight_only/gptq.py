@@ -33,27 +33,32 @@ def gptq(weights: Floats, hessian: Doubles, grid: Grid) -> Blocks:
         hessian: the sum of `x.T @ x` over the samples, [columns, columns].
         grid: bits, block size, symmetry.
     """
-    damped = hessian + np.eye(len(hessian)) * max(_DAMPING * float(np.diag(hessian).mean()), _TINY)
+    regular = damped(hessian)
     blocks, real = cut(weights, grid.block_size)
-    importance, _ = cut(np.diag(damped)[None].astype(np.float32), grid.block_size)
+    importance, _ = cut(np.diag(regular)[None].astype(np.float32), grid.block_size)
     scales, zeros = closest(blocks, grid, importance[0] * real)
-    order = np.argsort(-np.diag(damped), kind="stable")
+    order = np.argsort(-np.diag(regular), kind="stable")
     groups = order // grid.block_size
-    columns = _Columns(
+    columns = Columns(
         scales.T.astype(np.float64)[groups],
         zeros.T.astype(np.float64)[groups],
-        _inverse_root(damped[np.ix_(order, order)]),
+        inverse_root(regular[np.ix_(order, order)]),
         grid.highest,
     )
     rounded = np.zeros((weights.shape[1], len(weights)), np.float32)
-    rounded[order] = _round(weights.T.astype(np.float64)[order], columns)
+    rounded[order] = round_columns(weights.T.astype(np.float64)[order], columns)
     codes, _ = cut(np.ascontiguousarray(rounded.T), grid.block_size)
     centred = (codes - zeros[..., None]) * real
-    return as_blocks(grid, weights.shape[1], codes, _refitted(weights, centred, damped), zeros)
+    return as_blocks(grid, weights.shape[1], codes, _refitted(weights, centred, regular), zeros)
+
+
+def damped(hessian: Doubles) -> Doubles:
+    """A matrix that can be inverted: a hundredth of the mean diagonal is added to the diagonal."""
+    return hessian + np.eye(len(hessian)) * max(_DAMPING * float(np.diag(hessian).mean()), _TINY)
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """The columns in the order of rounding: scales and zeros [columns, rows], and how errors spread."""
 
     scales: Doubles
@@ -62,7 +67,7 @@ class _Columns:
     highest: int
 
 
-def _round(weights: Doubles, columns: _Columns) -> Doubles:
+def round_columns(weights: Doubles, columns: Columns) -> Doubles:
     """Codes [columns, rows] of weights [columns, rows], which are changed on the way."""
     codes = np.zeros_like(weights)
     for start in range(0, len(weights), _COLUMNS_AT_ONCE):
@@ -72,7 +77,7 @@ def _round(weights: Doubles, columns: _Columns) -> Doubles:
     return codes
 
 
-def _round_part(weights: Doubles, codes: Doubles, columns: _Columns, part: Sequence[int]) -> Doubles:
+def _round_part(weights: Doubles, codes: Doubles, columns: Columns, part: Sequence[int]) -> Doubles:
     errors = np.zeros((len(part), weights.shape[1]))
     for position, i in enumerate(part):
         scales, zeros = columns.scales[i], columns.zeros[i]
@@ -109,7 +114,7 @@ def _refitted(weights: Floats, codes: Floats, hessian: Doubles) -> Floats:
     return scales
 
 
-def _inverse_root(hessian: Doubles) -> Doubles:
+def inverse_root(hessian: Doubles) -> Doubles:
     """The upper Cholesky factor of the inverse."""
     root: Doubles = np.linalg.cholesky(np.linalg.inv(hessian)).T
     return root

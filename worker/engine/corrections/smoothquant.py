@@ -1,0 +1,191 @@
+"""SmoothQuant: outliers of activations move into the weights that they meet."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from worker.engine.corrections.activations import recollect, same_outputs
+from worker.engine.corrections.subject import Corrected, Subject
+from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
+from worker.engine.methods.selection import listed
+from worker.engine.passes.scopes import (
+    array,
+    as_initializer,
+    attribute,
+    consumers,
+    initializers,
+    producers,
+    tensor_names,
+    tensor_types,
+    unused_name,
+)
+
+_ALPHAS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8)  # the paper's first: it wins a tie
+_SPREAD = 0.1  # mean square of a channel, as a share of its largest square
+_WORTH = 0.5  # of the error may remain for an added Mul to be worth its time
+
+
+@dataclass(frozen=True)
+class Group:
+    """Products that read one tensor: they share its scales, [channels]."""
+
+    tensor: str
+    weights: tuple[Weight, ...]
+    scales: Doubles
+    remains: float  # of the estimated error
+
+
+def smoothquant(subject: Subject) -> Corrected:
+    """Divide the channels of what products read, and multiply their weights' columns (Xiao et al. 2022).
+
+    1. s = activations^alpha / weights^(1 − alpha), by their largest values; of six alphas each group of
+       products that read the same tensor takes the one of least estimated error.
+    2. Behind a LayerNormalization, whole or in parts, that only these products read, the scales go into its
+       gain and bias and cost nothing. Elsewhere a Mul divides, where at least half of the error goes away.
+    3. Statistics are observed anew. A model whose float outputs moved is put back.
+    """
+    samples = subject.samples("smoothquant")
+    before = onnx.ModelProto()
+    before.CopyFrom(subject.model)
+    folded, added, left, changed = list[str](), list[str](), list[str](), set[str]()
+    for group in _groups(subject):
+        place = _gain_and_bias(subject.model.graph, group)
+        if group.remains >= (1.0 if place else _WORTH):
+            left.append(group.tensor)
+            continue
+        for weight in group.weights:
+            put_rows(subject.model, weight, rows_of(subject.model, weight) * group.scales)
+        if place:
+            changed |= _fold(subject.model.graph, group, place)
+            folded.append(group.tensor)
+        else:
+            changed.add(_divide(subject.model.graph, group))
+            added.append(group.tensor)
+    reasons = _reasons(folded, added, left)
+    if not changed:
+        return Corrected(statistics=subject.statistics, reasons=reasons)
+    if not same_outputs(before, subject.model, samples):
+        subject.model.CopyFrom(before)
+        return Corrected(statistics=subject.statistics, reasons=("smoothquant undone: float outputs moved",))
+    statistics = recollect(subject.model, subject.statistics, changed, samples)
+    return Corrected(statistics=statistics, reasons=reasons)
+
+
+def _reasons(folded: Sequence[str], added: Sequence[str], left: Sequence[str]) -> tuple[str, ...]:
+    said = {
+        "smoothquant scaled the LayerNormalization before": folded,
+        "smoothquant added a Mul behind": added,
+        "smoothquant leaves, for it would win little": left,
+    }
+    found = tuple(f"{what} {listed(tensors)}" for what, tensors in said.items() if tensors)
+    return found or ("smoothquant finds no product with a constant weight",)
+
+
+def _groups(subject: Subject) -> Iterator[Group]:
+    """Groups of the chosen MatMul and Gemm by the tensor that they read."""
+    found: dict[str, list[Weight]] = {}
+    for weight in weights(subject.model, subject.nodes, subject.recipe):
+        if weight.node.op_type != "Conv" and not attribute(weight.node, "transA", 0):
+            found.setdefault(weight.node.input[0], []).append(weight)
+    for tensor, readers in found.items():
+        largest = subject.statistics.channel_maximum(tensor)
+        if largest is not None and all(weight.channels == len(largest) for weight in readers):
+            rows = np.concatenate([rows_of(subject.model, weight) for weight in readers])
+            scales, remains = best_scales(largest, rows)
+            yield Group(tensor, tuple(readers), scales, remains)
+
+
+def best_scales(largest: Doubles, rows: Doubles) -> tuple[Doubles, float]:
+    """Scales of least estimated error, and that error as a share of the one without.
+
+    Args:
+        largest: absolute values of the activation's channels, [channels].
+        rows: the weights that they meet, [outputs, channels].
+    """
+    usable = (largest > 0) & (np.abs(rows).max(axis=0) > 0)
+    if not usable.any():
+        return np.ones_like(largest), 1.0
+    sizes, columns = largest[usable], np.abs(rows).max(axis=0)[usable]
+    plain = _error(largest, rows)
+    best, remains = np.ones_like(largest), 1.0
+    for alpha in _ALPHAS:
+        some = sizes**alpha / columns ** (1 - alpha)
+        scales = np.ones_like(largest)
+        scales[usable] = some / np.exp(np.log(some).mean())
+        share = _error(largest / scales, rows * scales) / plain
+        if share < remains:
+            best, remains = scales, share
+    return best.astype(np.float32).astype(np.float64), remains
+
+
+def _error(largest: Doubles, rows: Doubles) -> float:
+    """What rounding both costs: each error is as large as a range and meets all values of the other side."""
+    of_activations = largest.max() ** 2 * np.square(rows).sum()
+    of_weights = np.square(np.abs(rows).max(axis=1)).sum() * np.square(largest).sum() * _SPREAD
+    return float(of_activations + of_weights)
+
+
+def _gain_and_bias(graph: onnx.GraphProto, group: Group) -> tuple[str, ...]:
+    """The constants that scale and shift a normalized tensor, when only this group reads them and it."""
+    readers = consumers(graph)
+    mine = {weight.node.name for weight in group.weights}
+    if {node.name for node in readers[group.tensor]} != mine or group.tensor in {
+        v.name for v in graph.output
+    }:
+        return ()
+    written, constants = producers(graph), initializers(graph)
+    node = written.get(group.tensor)
+    if node is None:
+        return ()
+    found = (
+        tuple(node.input[1:3]) if node.op_type == "LayerNormalization" else _parts(node, written, constants)
+    )
+    rows = all(
+        name in constants and len(readers[name]) == 1 and tuple(constants[name].dims) == group.scales.shape
+        for name in found
+    )
+    whole = len(node.output) == 1 or not any(node.output[1:])
+    return found if rows and whole else ()
+
+
+def _parts(
+    add: onnx.NodeProto, written: Mapping[str, onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]
+) -> tuple[str, ...]:
+    """Gain and bias of a LayerNormalization written as Mul and Add."""
+    bias = [name for name in add.input if name in constants]
+    inner = [written.get(name) for name in add.input if name not in constants]
+    if add.op_type != "Add" or len(bias) != 1 or inner[0] is None or inner[0].op_type != "Mul":
+        return ()
+    gain = [name for name in inner[0].input if name in constants]
+    return (gain[0], bias[0]) if len(gain) == 1 else ()
+
+
+def _fold(graph: onnx.GraphProto, group: Group, place: Sequence[str]) -> set[str]:
+    """Divide gain and bias; the tensors that change."""
+    constants = initializers(graph)
+    for name in place:
+        values = array(constants[name])
+        constants[name].CopyFrom(as_initializer((values / group.scales).astype(values.dtype), name))
+    gained = {out for node in graph.node if set(place) & set(node.input) for out in node.output if out}
+    return gained | {group.tensor}
+
+
+def _divide(graph: onnx.GraphProto, group: Group) -> str:
+    """Put a Mul before the group; the tensor that it writes."""
+    names, kind = tensor_names(graph), tensor_types(graph)[group.tensor]
+    smooth = unused_name(f"{group.tensor}_smooth", names)
+    factors = unused_name(f"{group.tensor}_smoothing", names)
+    values = (1.0 / group.scales).astype(helper.tensor_dtype_to_np_dtype(kind))
+    graph.initializer.append(as_initializer(values, factors))
+    graph.value_info.append(helper.make_tensor_value_info(smooth, kind, None))
+    mine = {weight.node.name for weight in group.weights}
+    first = next(i for i, node in enumerate(graph.node) if node.name in mine)
+    for node in graph.node:
+        if node.name in mine:
+            node.input[0] = smooth
+    node = helper.make_node("Mul", [group.tensor, factors], [smooth], f"{smooth}_mul")
+    graph.node.insert(first, node)
+    return smooth
