@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.errors import Refused
 from worker.engine.data import open_dataset
-from worker.engine.data.dataset import summarize
+from worker.engine.data.dataset import blocks, summarize
 from worker.engine.requests import Data
 
 Save = Callable[..., None]
@@ -131,9 +131,11 @@ def test_a_header_that_claims_more_than_there_is_is_refused_before_allocation(
         ({"labels": np.zeros(3, int)}, "empty_dataset"),
         ({"x": np.zeros((3, 1)), "y": np.zeros((4, 1))}, "unequal_lengths"),
         ({"x": np.zeros((3, 1)), "labels": np.zeros(4, int)}, "unequal_lengths"),
-        ({"x": np.zeros((3, 1)), "labels": np.eye(3)}, "unequal_lengths"),
-        ({"x": np.zeros((3, 1)), "labels": np.array([0.5, 1, 2])}, "labels_not_integer"),
-        ({"x": np.zeros((3, 1)), "labels": np.array([np.nan, 1, 2])}, "labels_not_integer"),
+        ({"x": np.zeros((3, 1)), "labels": np.array(1)}, "unequal_lengths"),
+        ({"x": np.zeros((3, 1)), "labels": np.array([np.nan, 1, 2])}, "labels_not_finite"),
+        ({"x": np.zeros((3, 1)), "labels": np.full((3, 2), 1j)}, "unsupported_array"),
+        ({"x": np.zeros((3, 1)), "stream": np.zeros(2, int)}, "unequal_lengths"),
+        ({"x": np.zeros((3, 1)), "stream": np.array([0.5, 1, 2])}, "unequal_lengths"),
         ({"x": np.array(["a", "b"])}, "unsupported_array"),
         ({"x": np.zeros(3, "datetime64[s]")}, "unsupported_array"),
     ],
@@ -168,14 +170,36 @@ def test_files_that_are_no_dataset_are_refused_by_their_content(
     assert refused.value.refusal == code
 
 
-@pytest.mark.parametrize("labels", [[0.0, np.inf], [0.0, np.nan], [0.0, 0.5]])
-def test_labels_that_are_no_whole_numbers_are_refused(tmp_path: Path, labels: list[float]) -> None:
+@pytest.mark.parametrize("labels", [np.array([0.25, 0.5]), np.zeros((2, 3, 3), np.float32), np.eye(2, 4)])
+def test_labels_that_are_no_classes_are_targets(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 3), np.float32), labels=labels)
+
+    dataset = open_dataset(Data(path=tmp_path / "data.npz"))
+
+    assert dataset.labels is None
+    assert dataset.targets is not None
+    assert np.array_equal(dataset.targets, labels)
+    assert summarize(dataset).targets is not None
+
+
+def test_streams_are_numbered_in_the_order_of_their_first_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 3), np.float32), stream=np.array([7, 3, 7, 3]))
+
+    dataset = open_dataset(Data(path=tmp_path / "data.npz"))
+
+    assert dataset.groups == (0, 1, 0, 1)
+    assert blocks(dataset) == [[0, 2], [1, 3]]
+    assert summarize(dataset).streams == 2
+
+
+@pytest.mark.parametrize("labels", [[0.0, np.inf], [0.0, np.nan]])
+def test_labels_that_are_not_finite_are_refused(tmp_path: Path, labels: list[float]) -> None:
     np.savez(tmp_path / "data.npz", x=np.zeros((2, 3), np.float32), labels=np.array(labels))
 
     with pytest.raises(Refused) as refused:
         open_dataset(Data(path=tmp_path / "data.npz"))
 
-    assert refused.value.refusal == "labels_not_integer"
+    assert refused.value.refusal == "labels_not_finite"
 
 
 def test_a_header_with_a_negative_axis_is_refused(tmp_path: Path) -> None:

@@ -1,18 +1,24 @@
 """Datasets: told apart by content, opened without unpacking, decoded sample by sample."""
 
 import zipfile
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import BROKEN, ENCRYPTED, is_tar
+from worker.engine.data.archive import BROKEN, ENCRYPTED, Entry, is_tar, open_tar, open_zip
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.images import open_images
 from worker.engine.data.npz import MAGIC, open_npy, open_npz
+from worker.engine.data.pb import is_test_data, open_pb
+from worker.engine.data.text import TOKENIZER, bare_table, open_text
 from worker.engine.requests import Data
 
 __all__ = ["Dataset", "open_dataset"]
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-FORMATS = "an npz or npy of arrays, or a zip or tar of images"
+FORMATS = (
+    "an npz or npy of arrays, or a zip or tar of images, of texts with their tokenizer.json, "
+    "or of test_data_set_*"
+)
 
 
 def open_dataset(data: Data) -> Dataset:
@@ -30,7 +36,10 @@ def open_dataset(data: Data) -> Dataset:
     if head.startswith(ZIP_MAGIC):
         return _open_zip(data)
     if is_tar(data.path):
-        return open_images(data.path, data.preprocess, is_zip=False)
+        return _open_entries(open_tar(data.path), data)
+    if bare_table(head):
+        detail = f"A table of texts needs its tokenizer: send a zip or tar of both, the other as {TOKENIZER}."
+        raise Refused("tokenizer_missing", detail)
     raise Refused("unknown_data_format", f"The dataset begins with {head[:8]!r}; send {FORMATS}.")
 
 
@@ -38,7 +47,16 @@ def _open_zip(data: Data) -> Dataset:
     first = _first_bytes(data.path)
     if first is None:
         raise Refused("empty_dataset", f"The zip holds no files; send {FORMATS}.")
-    return open_npz(data.path) if first == MAGIC else open_images(data.path, data.preprocess, is_zip=True)
+    return open_npz(data.path) if first == MAGIC else _open_entries(open_zip(data.path), data)
+
+
+def _open_entries(entries: Sequence[Entry], data: Data) -> Dataset:
+    """A tokenizer means texts, test data sets mean tensors; everything else is looked through for images."""
+    if any(is_test_data(entry.name) for entry in entries):
+        return open_pb(entries)
+    if any(PurePosixPath(entry.name).name == TOKENIZER for entry in entries):
+        return open_text(entries, data.preprocess.text)
+    return open_images(entries, data.preprocess)
 
 
 def _first_bytes(path: Path) -> bytes | None:

@@ -1,7 +1,7 @@
 """Which array feeds which input of a model, and in what shape and type."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ DTYPES: dict[str, type[Any]] = {
 Session: TypeAlias = Any  # ONNX Runtime ships no types
 Argument: TypeAlias = Any
 IMAGE_AXES = 3
+FIRST_OF_TEXTS = "input_ids"  # what an input of another name takes of texts
 CHANNEL_COUNTS = (1, 3, 4)
 
 
@@ -43,6 +44,7 @@ class Binding:
     batch: int  # 1, or the model's fixed batch
     stacked: frozenset[str]  # inputs whose first axis counts samples
     notes: tuple[str, ...] = ()
+    padding: Mapping[str, int] = field(default_factory=dict)  # by array, for those that differ in length
 
 
 def inputs_of(session: Session) -> tuple[Input, ...]:
@@ -62,7 +64,8 @@ def bind(
         Refused: `dataset_mismatch`, with one entry per input that does not fit.
     """
     sample = dataset.sample(0)
-    sources = _sources(inputs, sample, image_input)
+    by_place = getattr(dataset, "ordered", False) and len(sample) == len(inputs)
+    sources = _by_place(inputs, sample) if by_place else _sources(inputs, sample, image_input)
     arranged, errors, notes = {}, [], []
     for item in inputs:
         try:
@@ -77,7 +80,7 @@ def bind(
         raise _mismatch(errors)
     stacked = frozenset(name for name, (_, per_sample) in arranged.items() if per_sample)
     batch = _batch(inputs, stacked)
-    return Binding(tuple(inputs), sources, preprocess, batch, stacked, tuple(notes))
+    return Binding(tuple(inputs), sources, preprocess, batch, stacked, tuple(notes), dataset.padding)
 
 
 def feed(binding: Binding, samples: Sequence[Sample], batch: int | None = None) -> dict[str, Array]:
@@ -149,12 +152,18 @@ def _sources(inputs: Sequence[Input], sample: Sample, image_input: str | None) -
         sources |= {image_input: spare[0]} if len(spare) == 1 else {}
     free = [name for name in names if name not in sources]
     spare = [name for name in sample if name not in sources.values()]
+    spare = [FIRST_OF_TEXTS] if FIRST_OF_TEXTS in spare else spare
     if len(free) == 1 and len(spare) == 1:
         sources[free[0]] = spare[0]
         free = []
     if free:
         raise _unfed(free, [item for item in inputs if item.name in free], sample)
     return sources
+
+
+def _by_place(inputs: Sequence[Input], sample: Sample) -> dict[str, str]:
+    names = [item.name for item in inputs]
+    return dict(zip(names, names if set(names) == set(sample) else sample, strict=True))
 
 
 def _check_known(image_input: str, names: Sequence[str]) -> None:
@@ -197,7 +206,12 @@ def _stack(binding: Binding, item: Input, samples: Sequence[Sample]) -> Array:
     try:
         if item.name not in binding.stacked:
             return np.asarray(_one(binding, item, samples[0][source]), order="C")
-        return np.stack([_one(binding, item, sample[source]) for sample in samples])
+        arrays = [sample[source] for sample in samples]
+        if source in binding.padding:
+            longest = max(len(array) for array in arrays)
+            fill = binding.padding[source]
+            arrays = [np.pad(a, (0, longest - len(a)), constant_values=fill) for a in arrays]
+        return np.stack([_one(binding, item, array) for array in arrays])
     except ValueError as error:
         raise _mismatch([FieldError(f"/inputs/{_escaped(item.name)}", f"{item.name}: {error}")]) from error
 

@@ -23,7 +23,7 @@ class Dataset(Protocol):
 
     @property
     def format(self) -> str:
-        """`npz` or `images`."""
+        """`npz`, `images`, `text` or `pb`."""
         ...
 
     @property
@@ -34,6 +34,26 @@ class Dataset(Protocol):
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, or the distinct labels as text."""
+        ...
+
+    @property
+    def targets(self) -> Array | None:
+        """Labels that are no classes, [samples, ...]: numbers, or an array for each sample; None without."""
+        ...
+
+    @property
+    def groups(self) -> tuple[int, ...] | None:
+        """Which stream or pair each sample belongs to, from 0; None when each stands for itself."""
+        ...
+
+    @property
+    def pairs(self) -> bool:
+        """Whether groups are pairs of texts, scored together."""
+        ...
+
+    @property
+    def padding(self) -> Mapping[str, int]:
+        """The arrays that differ in length, and what fills them up to the longest of one run."""
         ...
 
     @property
@@ -69,14 +89,32 @@ def summarize(dataset: Dataset) -> DatasetSummary:
     counts = Counter(label for label in labels or () if label is not None)
     return DatasetSummary(
         format=dataset.format,
-        samples=len(dataset),
+        samples=len(blocks(dataset)) if dataset.pairs else len(dataset),
         arrays=arrays,
         labels=None if labels is None else sum(label is not None for label in labels),
         classes=dataset.classes[:MAX_SHOWN_CLASSES],
         warnings=dataset.warnings,
         label_counts=dict(counts.most_common(MAX_SHOWN_CLASSES)),
         label_range=(min(counts), max(counts)) if counts else None,
+        targets=_target_info(dataset.targets),
+        streams=None if dataset.groups is None or dataset.pairs else len(set(dataset.groups)),
+        columns=getattr(dataset, "columns", ()),
+        tokens=getattr(dataset, "tokens", None),
     )
+
+
+def _target_info(targets: Array | None) -> ArrayInfo | None:
+    return None if targets is None else ArrayInfo("labels", str(targets.dtype), targets.shape[1:])
+
+
+def blocks(dataset: Dataset) -> list[list[int]]:
+    """The samples that must stay together, in order: streams, pairs, or each sample alone."""
+    if dataset.groups is None:
+        return [[index] for index in range(len(dataset))]
+    found: dict[int, list[int]] = {}
+    for index, group in enumerate(dataset.groups):
+        found.setdefault(group, []).append(index)
+    return list(found.values())
 
 
 def class_name(classes: Sequence[str], label: int) -> str | None:
@@ -127,7 +165,7 @@ def number_labels(values: list[str | None]) -> tuple[tuple[int | None, ...], tup
     Integers stay what they are. If any label is a name, the distinct labels are numbered in sorted order.
     """
     distinct = {value for value in values if value is not None}
-    if all(_is_integer(value) for value in distinct):
+    if all(is_integer(value) for value in distinct):
         numbers = tuple(None if value is None else int(value) for value in values)
         return numbers, tuple(str(n) for n in sorted({n for n in numbers if n is not None}))
     classes = sorted(distinct)
@@ -135,7 +173,8 @@ def number_labels(values: list[str | None]) -> tuple[tuple[int | None, ...], tup
     return tuple(None if value is None else index[value] for value in values), tuple(classes)
 
 
-def _is_integer(text: str) -> bool:
+def is_integer(text: str) -> bool:
+    """Whether a label is a whole number that fits int64."""
     digits = text.removeprefix("-")
     return digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
 

@@ -4,15 +4,16 @@ import csv
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from PIL import Image
 
 from app.domain.dataset import Preprocess
 from app.domain.errors import Refused
 from app.domain.report import ArrayInfo
-from worker.engine.data.archive import BROKEN, Entry, open_tar, open_zip
+from worker.engine.data.archive import BROKEN, Entry
 from worker.engine.data.dataset import Array, common_shape, number_labels
 from worker.engine.data.preprocess import pixels
 
@@ -39,9 +40,17 @@ class ImageDataset:
     warnings: tuple[str, ...]
     name: str = INPUT
     format: str = "images"
+    targets: None = None
+    groups: None = None
+    pairs: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """Nothing is filled up."""
+        return {}
 
     def sample(self, index: int) -> dict[str, Array]:
         """The pixels in the preprocessing's geometry, colour and layout, uint8."""
@@ -63,13 +72,13 @@ class ImageDataset:
         return (ArrayInfo(self.name, self.preprocess.dtype, common_shape(shapes)),)
 
 
-def open_images(path: Path, preprocess: Preprocess, *, is_zip: bool) -> ImageDataset:
-    """Open an archive of images.
+def open_images(files: Sequence[Entry], preprocess: Preprocess) -> ImageDataset:
+    """Find the images among an archive's files.
 
     Raises:
-        Refused: an unsafe, broken or too large archive, no images, or labels that do not match.
+        Refused: no images, a broken one, or labels that do not match.
     """
-    entries = [e for e in (open_zip(path) if is_zip else open_tar(path)) if not _is_clutter(e.name)]
+    entries = [e for e in files if not _is_clutter(e.name)]
     images = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
     if not images:
         raise Refused("unknown_data_format", _nothing_found(entries))

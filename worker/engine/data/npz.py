@@ -26,6 +26,7 @@ MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 32 * 2**30
 CHUNK = 2**20
 LABELS = "labels"
+STREAM = "stream"
 PLAIN_NAME = "array"
 RAGGED = re.compile(r"(?P<name>.+)/\d{6}")
 READ_HEADER = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -42,11 +43,19 @@ class ArrayDataset:
     labels: tuple[int | None, ...] | None
     classes: tuple[str, ...]
     samples: int
+    targets: Array | None = None
+    groups: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
     format: str = "npz"
+    pairs: bool = False
 
     def __len__(self) -> int:
         return self.samples
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """Nothing is filled up."""
+        return {}
 
     def sample(self, index: int) -> dict[str, Array]:
         """The arrays of one sample, without a batch axis; constants are in every sample."""
@@ -189,15 +198,23 @@ def _check_dtype(dtype: np.dtype[Any], name: str) -> None:
 
 
 def _arrange(arrays: dict[str, Array]) -> ArrayDataset:
-    labels = arrays.pop(LABELS, None)
+    labels, streams = arrays.pop(LABELS, None), arrays.pop(STREAM, None)
     ragged: dict[str, list[Array]] = {}
     for key in sorted(key for key in arrays if RAGGED.fullmatch(key)):
         ragged.setdefault(cast("re.Match[str]", RAGGED.fullmatch(key))["name"], []).append(arrays.pop(key))
     constants = {name: array for name, array in arrays.items() if not array.ndim}
     stacked = {name: array for name, array in arrays.items() if array.ndim}
     samples = _count({n: len(a) for n, a in stacked.items()} | {n: len(a) for n, a in ragged.items()})
-    numbers, classes = (None, ()) if labels is None else _labels(labels, samples)
-    return ArrayDataset(stacked, ragged, constants, numbers, classes, samples)
+    groups = None if streams is None else _streams(streams, samples)
+    if labels is None:
+        return ArrayDataset(stacked, ragged, constants, None, (), samples, groups=groups)
+    if not labels.ndim or len(labels) != samples:
+        detail = f"labels has the shape {list(labels.shape)}, but there are {samples} samples."
+        raise Refused("unequal_lengths", detail)
+    if not _are_classes(labels):
+        return ArrayDataset(stacked, ragged, constants, None, (), samples, _finite(labels), groups)
+    numbers, classes = _classes(labels.reshape(-1))
+    return ArrayDataset(stacked, ragged, constants, numbers, classes, samples, groups=groups)
 
 
 def _count(lengths: dict[str, int]) -> int:
@@ -212,15 +229,37 @@ def _count(lengths: dict[str, int]) -> int:
     return next(iter(lengths.values()))
 
 
-def _labels(labels: Array, samples: int) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    if labels.shape not in {(samples,), (samples, 1)}:
+def _streams(streams: Array, samples: int) -> tuple[int, ...]:
+    """Streams numbered from 0 in the order of their first samples; a sample's place is its place in time."""
+    if streams.shape != (samples,) or streams.dtype.kind not in "iu":
         detail = (
-            f"labels has the shape {list(labels.shape)}, but there are {samples} samples; send [{samples}]."
+            f"stream is {streams.dtype} {list(streams.shape)}; it names each sample's stream: integers, "
+            f"[{samples}]."
         )
         raise Refused("unequal_lengths", detail)
+    numbers: dict[int, int] = {}
+    return tuple(numbers.setdefault(int(stream), len(numbers)) for stream in streams)
+
+
+def _are_classes(labels: Array) -> bool:
+    """One whole number or name for each sample; all else are numbers or arrays to come close to."""
+    if labels.size != len(labels):
+        return False
     flat = labels.reshape(-1)
-    if flat.dtype.kind in "fc" and not (np.isfinite(flat) & (flat == np.trunc(flat.real))).all():
-        raise Refused("labels_not_integer", "labels holds fractions; class numbers from 0 are needed.")
+    return flat.dtype.kind in "biuUS" or bool((np.isfinite(flat) & (flat == np.trunc(flat.real))).all())
+
+
+def _classes(flat: Array) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
     if flat.dtype.kind in "US":
         return number_labels([str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in flat])
     return number_labels([str(int(value)) for value in flat.real])
+
+
+def _finite(targets: Array) -> Array:
+    if targets.dtype.kind not in "biuf":
+        raise Refused("unsupported_array", f"labels has the dtype {targets.dtype}; real numbers are needed.")
+    for index, target in enumerate(targets):
+        if targets.dtype.kind == "f" and not np.isfinite(target).all():
+            detail = f"labels holds NaN or an infinity for sample {index}; finite numbers are needed."
+            raise Refused("labels_not_finite", detail, errors=(FieldError(f"/labels/{index}", detail),))
+    return targets

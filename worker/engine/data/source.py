@@ -1,13 +1,15 @@
 """Which samples serve calibration and which evaluation, as one model takes them."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
 from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, bind, feed
-from worker.engine.data.dataset import Array, Dataset, Sample
+from worker.engine.data.dataset import Array, Dataset, Sample, blocks
 from worker.engine.data.split import check_disjoint, choose, split
+from worker.engine.data.text import IDS, TextDataset
 from worker.engine.requests import Data, Prepare
 
 
@@ -53,8 +55,16 @@ def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> 
     Raises:
         Refused: the dataset cannot be read or does not fit.
     """
-    dataset = open_dataset(data)
+    dataset = fitted(open_dataset(data), inputs)
     return Source(dataset, bind(inputs, dataset, data.preprocess, data.input), indices)
+
+
+def fitted(dataset: Dataset, inputs: Sequence[Input]) -> Dataset:
+    """Texts get the length that a model fixes; everything else is what it is."""
+    lengths = [item.shape[1] for item in inputs if item.name.startswith(IDS) and len(item.shape) > 1]
+    if isinstance(dataset, TextDataset) and lengths and lengths[0] is not None:
+        return dataset.fitted(lengths[0])
+    return dataset
 
 
 def choose_sources(request: Prepare, inputs: Sequence[Input]) -> Sources:
@@ -95,15 +105,28 @@ def _one_use(calibration: Source | None, evaluation: Source | None, request: Pre
 
 def _shared(calibration: Source, evaluation: Source, request: Prepare) -> Sources:
     dataset = evaluation.dataset
-    first, second = split(_hashes(dataset), dataset.labels, request.calibration_samples)
+    first, second = split(_hashes(dataset), _strata(dataset), request.calibration_samples)
     return _noted(
-        Source(calibration.dataset, calibration.binding, first),
-        Source(dataset, evaluation.binding, second[: request.evaluation_samples]),
+        replace(calibration, indices=_samples(dataset, first, None)),
+        replace(evaluation, indices=_samples(dataset, second, request.evaluation_samples)),
     )
 
 
 def _chosen(source: Source, hashes: Sequence[bytes], samples: int | None) -> Source:
-    return Source(source.dataset, source.binding, choose(hashes, source.dataset.labels, samples))
+    order = choose(hashes, _strata(source.dataset), None)
+    return replace(source, indices=_samples(source.dataset, order, samples))
+
+
+def _samples(dataset: Dataset, order: Sequence[int], limit: int | None) -> list[int]:
+    """The samples of whole blocks, one block at least, as far as `limit` samples (or pairs) go."""
+    members = blocks(dataset)
+    taken: list[int] = []
+    for place, block in enumerate(order):
+        counted = place + 1 if dataset.pairs else len(taken) + len(members[block])
+        if taken and limit is not None and counted > limit:
+            break
+        taken += members[block]
+    return taken
 
 
 def _noted(calibration: Source | None, evaluation: Source | None) -> Sources:
@@ -113,4 +136,16 @@ def _noted(calibration: Source | None, evaluation: Source | None) -> Sources:
 
 
 def _hashes(dataset: Dataset) -> list[bytes]:
-    return [dataset.content_hash(index) for index in range(len(dataset))]
+    """One for each block, over the content of its samples in order."""
+    return [_joined([dataset.content_hash(index) for index in block]) for block in blocks(dataset)]
+
+
+def _joined(hashes: Sequence[bytes]) -> bytes:
+    return hashes[0] if len(hashes) == 1 else hashlib.blake2b(b"".join(hashes), digest_size=16).digest()
+
+
+def _strata(dataset: Dataset) -> list[int | None] | None:
+    labels = dataset.labels
+    if labels is None:
+        return None
+    return [next((labels[i] for i in block if labels[i] is not None), None) for block in blocks(dataset)]

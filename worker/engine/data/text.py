@@ -1,0 +1,309 @@
+"""Texts in an archive beside their tokenizer: one by one with labels, or in pairs with a score."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.domain.dataset import Text
+from app.domain.errors import FieldError, Refused
+from app.domain.report import ArrayInfo
+from worker.engine.data.archive import BROKEN, Entry
+from worker.engine.data.dataset import Array, is_integer, number_labels
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER = "tokenizer.json"
+IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
+SINGLE, PAIR = ("text",), ("text_a", "text_b", "score")
+TRUTHS = ("label", "score")
+SEPARATORS = ",\t;"
+DEFAULT_LENGTH = 512
+MAX_CHARACTERS = 100_000
+MAX_ROWS = 1_000_000
+MAX_COUNTED = 2000
+SHOWN = 60
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Texts, tokenized when they are asked for; of pairs, texts 2i and 2i + 1 belong together."""
+
+    texts: tuple[str, ...]
+    tokenizer_json: str
+    text: Text
+    labels: tuple[int | None, ...] | None
+    classes: tuple[str, ...]
+    targets: Array | None  # [texts], float64
+    groups: tuple[int, ...] | None
+    columns: tuple[str, ...]
+    pairs: bool
+    format: str = "text"
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def sample(self, index: int) -> dict[str, Array]:
+        """`input_ids`, `attention_mask` and `token_type_ids`, each [tokens] int64."""
+        found = self._tokenizer.encode(self.texts[index])
+        columns = {IDS: found.ids, MASK: found.attention_mask, TYPES: found.type_ids}
+        return {name: self._padded(name, values) for name, values in columns.items()}
+
+    def content_hash(self, index: int) -> bytes:
+        """16 bytes over the text."""
+        return hashlib.blake2b(self.texts[index].encode(), digest_size=16).digest()
+
+    def file_name(self, _index: int) -> str | None:
+        """None: texts are no files."""
+        return None
+
+    def arrays(self) -> tuple[ArrayInfo, ...]:
+        """What the tokenizer gives; texts differ in their number of tokens."""
+        self.sample(0)
+        return tuple(ArrayInfo(name, "int64", (None,)) for name in (IDS, MASK, TYPES))
+
+    @property
+    def padding(self) -> dict[str, int]:
+        """What fills up the shorter texts of one run."""
+        return {IDS: self._pad_id, MASK: 0, TYPES: 0}
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """How many texts are cut off."""
+        long = sum(count > self.length for count in self._counts)
+        if not long:
+            return ()
+        return (
+            f"{long} of {len(self._counts)} texts have more than {self.length} tokens and are cut off there.",
+        )
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens in one of up to 2,000 texts, before any is cut off."""
+        return max(self._counts)
+
+    @cached_property
+    def length(self) -> int:
+        """The most tokens that a sample gets."""
+        own = _tokenizer(self.tokenizer_json).truncation
+        return self.text.max_length or (own["max_length"] if own else DEFAULT_LENGTH)
+
+    def fitted(self, length: int) -> "TextDataset":
+        """The same texts for a model whose inputs have this fixed length."""
+        return replace(self, text=Text(max_length=length, padding="max_length"))
+
+    def _padded(self, name: str, values: list[int]) -> Array:
+        array = np.asarray(values, np.int64)
+        room = self.length - len(array) if self.text.padding == "max_length" else 0
+        return np.pad(array, (0, max(room, 0)), constant_values=self.padding[name])
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        whole = _tokenizer(self.tokenizer_json)
+        whole.no_padding()
+        whole.no_truncation()
+        step = -(-len(self) // MAX_COUNTED)
+        return [len(whole.encode(text).ids) for text in self.texts[::step]]
+
+    @cached_property
+    def _tokenizer(self) -> "Tokenizer":
+        found = _tokenizer(self.tokenizer_json)
+        found.no_padding()
+        found.enable_truncation(self.length)
+        return found
+
+    @cached_property
+    def _pad_id(self) -> int:
+        found = _tokenizer(self.tokenizer_json)
+        if found.padding:
+            return int(found.padding["pad_id"])
+        known = (found.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
+        return next((number for number in known if number is not None), 0)
+
+
+def open_text(entries: Sequence[Entry], text: Text) -> TextDataset:
+    """Open the table of texts in an archive that holds a tokenizer.
+
+    Raises:
+        Refused: `broken_tokenizer`, `broken_text`, `text_too_long`, `too_many_samples`, `empty_dataset`,
+            `labels_not_finite`, or no or several tables.
+    """
+    tokenizer = next(e for e in entries if PurePosixPath(e.name).name == TOKENIZER)
+    tables = [(e, columns) for e in entries if e is not tokenizer and (columns := table_columns(e))]
+    if len(tables) != 1:
+        names = ", ".join(entry.name for entry, _ in tables) or "none"
+        detail = (
+            f"An archive with a {TOKENIZER} holds one jsonl or csv table with the columns text[,label] or "
+            f"text_a,text_b,score; tables here: {names}."
+        )
+        raise Refused("unknown_data_format", detail)
+    entry, columns = tables[0]
+    rows = list(_rows(entry, columns))
+    if not rows:
+        raise Refused("empty_dataset", f"{entry.name} has a header but no texts.")
+    content = _decoded(tokenizer)
+    _tokenizer(content)
+    return _dataset(entry.name, rows, columns, content, text)
+
+
+def table_columns(entry: Entry) -> tuple[str, ...]:
+    """The columns of a table of texts, by its first line; none when it is something else."""
+    try:
+        first = entry.read(MAX_CHARACTERS).decode("utf-8-sig", "ignore").lstrip().split("\n", 1)[0].strip()
+    except BROKEN:
+        return ()
+    columns = _keys(first) if first.startswith("{") else _header(first)
+    return columns if set(SINGLE) <= set(columns) or set(PAIR) <= set(columns) else ()
+
+
+def bare_table(head: bytes) -> bool:
+    """Whether a file begins like a table of texts."""
+    entry = Entry("", len(head), lambda _count: head, lambda: io.BytesIO(head))
+    start = head.decode("utf-8-sig", "ignore").lstrip()
+    return bool(table_columns(entry)) or start.startswith(('{"text"', '{"text_a"'))
+
+
+def _keys(line: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(found) if isinstance(found, dict) else ()
+
+
+def _header(line: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in next(csv.reader([line], delimiter=_separator(line)), []))
+
+
+def _separator(header: str) -> str:
+    return max(SEPARATORS, key=header.count)
+
+
+def _rows(entry: Entry, columns: tuple[str, ...]) -> Iterator[Row]:
+    content = _decoded(entry)
+    reader = _json_rows if content.lstrip().startswith("{") else _csv_rows
+    wanted = PAIR if set(PAIR) <= set(columns) else SINGLE + tuple(t for t in TRUTHS if t in columns)
+    for count, (line, row) in enumerate(reader(entry.name, content)):
+        if count >= MAX_ROWS:
+            raise Refused(
+                "too_many_samples", f"{entry.name} has over {MAX_ROWS} rows, which is the limit; send fewer."
+            )
+        missing = [name for name in wanted if row.get(name) is None]
+        if missing:
+            raise _broken(f"{entry.name}, line {line}, has no {missing[0]}")
+        yield {name: _short(entry.name, line, row[name]) for name in wanted}
+
+
+def _json_rows(name: str, content: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(content.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise _broken(f"{name}, line {number}, is no JSON: {error}") from error
+        if not isinstance(found, dict):
+            raise _broken(f"{name}, line {number}, is no JSON object")
+        yield (
+            number,
+            {key: v if isinstance(v, str) else json.dumps(v) for key, v in found.items() if v is not None},
+        )
+
+
+def _csv_rows(name: str, content: str) -> Iterator[tuple[int, Row]]:
+    header = content.lstrip().split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(content.lstrip(), newline=""), delimiter=_separator(header))
+    try:
+        columns = [column.strip() for column in next(reader)]
+        for row in reader:
+            if row and len(row) != len(columns):
+                raise _broken(
+                    f"{name}, line {reader.line_num}, has {len(row)} columns; the header has {len(columns)}"
+                )
+            if row:
+                yield reader.line_num, dict(zip(columns, row, strict=True))
+    except csv.Error as error:
+        raise _broken(f"{name}, line {reader.line_num}: {error}") from error
+
+
+def _short(name: str, line: int, value: str) -> str:
+    if len(value) > MAX_CHARACTERS:
+        detail = (
+            f"{name}, line {line}, has {len(value)} characters; the limit for one text is {MAX_CHARACTERS}."
+        )
+        raise Refused("text_too_long", detail)
+    return value
+
+
+def _dataset(name: str, rows: list[Row], columns: tuple[str, ...], tokenizer: str, text: Text) -> TextDataset:
+    if "text_a" in rows[0]:
+        texts = tuple(row[side] for row in rows for side in ("text_a", "text_b"))
+        scores = np.repeat(_numbers(name, [row["score"] for row in rows]), 2)
+        groups = tuple(i // 2 for i in range(len(texts)))
+        return TextDataset(texts, tokenizer, text, None, (), scores, groups, columns, pairs=True)
+    texts = tuple(row["text"] for row in rows)
+    truth = next((key for key in TRUTHS if key in rows[0]), None)
+    values = [row[truth].strip() for row in rows] if truth else []
+    if truth == "score" or (values and _are_fractions(values)):
+        numbers = _numbers(name, values)
+        return TextDataset(texts, tokenizer, text, None, (), numbers, None, columns, pairs=False)
+    labels, classes = number_labels([value or None for value in values]) if values else (None, ())
+    return TextDataset(texts, tokenizer, text, labels, classes, None, None, columns, pairs=False)
+
+
+def _are_fractions(values: Sequence[str]) -> bool:
+    try:
+        [float(value) for value in values]
+    except ValueError:
+        return False
+    return not all(is_integer(value) for value in values)
+
+
+def _numbers(name: str, values: Sequence[str]) -> Array:
+    for row, value in enumerate(values, 1):
+        try:
+            finite = np.isfinite(float(value))
+        except ValueError:
+            finite = False
+        if not finite:
+            detail = f"{name}, row {row}, has the score {value[:SHOWN]!r}; a finite number is needed."
+            raise Refused("labels_not_finite", detail, errors=(FieldError(f"/labels/{row - 1}", detail),))
+    return np.asarray(values, np.float64)
+
+
+def _decoded(entry: Entry) -> str:
+    try:
+        return entry.read(-1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _broken(f"{entry.name} is not UTF-8 (byte {error.start}: {error.reason})") from error
+    except BROKEN as error:
+        raise Refused(
+            "broken_archive", f"{entry.name!r} cannot be unpacked: {error}. Pack it again."
+        ) from error
+
+
+def _tokenizer(content: str) -> "Tokenizer":
+    from tokenizers import Tokenizer  # noqa: PLC0415 - 40 ms that other datasets do without
+
+    try:
+        return Tokenizer.from_str(content)
+    except BaseException as error:  # a panic of its Rust code is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise Refused(
+            "broken_tokenizer", f"{TOKENIZER} is no tokenizer of Hugging Face: {reason}."
+        ) from error
+
+
+def _broken(what: str) -> Refused:
+    return Refused("broken_text", f"{what}. Send jsonl or csv in UTF-8.")
