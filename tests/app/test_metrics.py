@@ -44,12 +44,7 @@ def test_requests_are_counted_by_route_and_status(service: Service, tenant: Tena
     assert grown("fewbits_requests_total", "GET", route, "404") == 1
     assert grown("fewbits_request_seconds_count", "GET", route) == 4
     assert grown("fewbits_requests_total", "GET", "none", "404") == 1
-    assert (
-        grown("fewbits_requests_total", "other", "none", "405")
-        + grown("fewbits_requests_total", "other", "/healthz", "405")
-        == 1
-    )
-    assert "BREW" not in {sample[1] for sample in after}
+    assert "BREW" not in {label for _, *labels in after for label in labels}
     assert not [sample for sample in after if version in "".join(sample)]
 
 

@@ -16,6 +16,7 @@ from tests.e2e.conftest import Service
 from tests.waiting import in_time
 
 SPEC = {
+    "reuse": "never",  # the service has seen the digits before
     "recipes": [{"method": "dynamic_int8"}, {"method": "static_int8"}],
     "benchmark": {"max_seconds": 3},
     "gate": {"max_accuracy_drop": 0.05, "max_size_ratio": 0.6},
