@@ -10,10 +10,10 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-war
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-annotate --no-header --extra embedded
 
-.PHONY: help setup demo serve test check fmt lint types lock migrate accept clean
+.PHONY: help setup demo serve test check fmt lint types lock openapi lint-openapi migrate accept clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/dev ## install everything, start nothing
 
@@ -44,6 +44,13 @@ lock: .venv/dev ## choose the newest versions that fit, and write both locks
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@$(LOCK) --upgrade --output-file requirements.lock
 	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+openapi: .venv/dev ## write docs/openapi.json anew, after a change of the API on purpose
+	@$(BIN)/python -c 'from app.api import openapi; from app.main import create_app; \
+	openapi.SNAPSHOT.write_text(openapi.as_text(create_app()))'
+
+lint-openapi: ## hold docs/openapi.json against the rules of Spectral, which needs npm
+	@npx --yes --package @stoplight/spectral-cli@6 spectral lint --fail-severity warn docs/openapi.json
 
 migrate: .venv/run ## bring the database of FEWBITS_DATABASE_URL (or of FEWBITS_HOME) up to date
 	@$(BIN)/python -m alembic upgrade head

@@ -8,7 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import APIRoute, iter_route_contexts
+from pydantic import TypeAdapter
 
+from app.api.middleware import COOKIE
+from app.api.openapi import EXAMPLES, SNAPSHOT, as_text
+from app.api.story import STORY
 from app.main import create_app
 from app.settings import Settings
 
@@ -51,7 +56,9 @@ def references(value: Any) -> Iterator[str]:
 def test_the_document_has_its_frame(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
     assert document["info"]["title"] == "Fewbits"
-    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    schemes = document["components"]["securitySchemes"]
+    assert (schemes["key"]["type"], schemes["key"]["scheme"]) == ("http", "bearer")
+    assert (schemes["session"]["in"], schemes["session"]["name"]) == ("cookie", COOKIE)
     assert document["security"] == [{"key": []}]
     assert len(list(operations(document))) > 20
 
@@ -85,15 +92,68 @@ def test_every_operation_has_an_answer_that_is_good(document: dict[str, Any]) ->
         assert any(status.startswith("2") for status in operation["responses"]), (method, path)
 
 
-@pytest.mark.parametrize("status", ["401", "403", "404", "409", "413", "422", "503"])
-def test_every_error_is_documented_as_a_problem(document: dict[str, Any], status: str) -> None:
+def test_every_operation_of_the_api_says_what_any_of_them_can_refuse(document: dict[str, Any]) -> None:
     for method, path, operation in operations(document):
-        if not path.startswith("/v1/"):
-            continue
-        if (method, status) == ("head", "404"):
-            continue  # an answer to HEAD has no body
-        content = operation["responses"][status]["content"]
-        assert content == {"application/problem+json": {"schema": PROBLEM}}, (method, path)
+        if path.startswith("/v1/"):
+            assert {"401", "403", "413", "429", "503"} <= operation["responses"].keys(), (method, path)
+            assert "404" in operation["responses"] or "_id}" not in path, (method, path)
+
+
+def test_every_error_is_a_problem_with_an_example_of_each_code(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if status.startswith(("2", "3")) or method == "head":
+                continue
+            content = response["content"]["application/problem+json"]
+            assert content["schema"] == PROBLEM, (method, path, status)
+            for name in content["examples"]:
+                example = document["components"]["examples"][name]["value"]
+                assert example["status"] == int(status), (method, path, name)
+                assert f"`{example['code']}`" in response["description"]
+
+
+def test_the_story_tells_every_operation_once_and_in_order(document: dict[str, Any]) -> None:
+    told = [name for _, names in STORY.values() for name in names]
+    named = {operation["operationId"] for _, _, operation in operations(document)}
+
+    assert set(told) == named, "put a new operation into STORY of app/api/story.py"
+    assert len(told) == len(set(told))
+    assert [tag["name"] for tag in document["tags"]] == list(STORY)
+
+
+def test_every_parameter_says_what_it_is(document: dict[str, Any]) -> None:
+    for method, path, operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            described = parameter.get("description") or parameter["schema"].get("description")
+            assert described, (method, path, parameter["name"])
+
+
+def test_links_lead_to_operations_that_take_their_parameters(document: dict[str, Any]) -> None:
+    taken = {
+        operation["operationId"]: {p["name"] for p in operation.get("parameters", [])}
+        for _, _, operation in operations(document)
+    }
+    for _, _, operation in operations(document):
+        for response in operation["responses"].values():
+            for link in response.get("links", {}).values():
+                assert link["parameters"].keys() <= taken[link["operationId"]]
+
+
+def test_every_example_of_an_answer_is_one_that_its_operation_gives(app: FastAPI) -> None:
+    told = set()
+    for context in iter_route_contexts(app.routes):
+        route = context.original_route
+        if isinstance(route, APIRoute) and route.name in EXAMPLES and route.response_model:
+            shown = TypeAdapter(route.response_model)
+            example = shown.validate_json(json.dumps(EXAMPLES[route.name]))
+            missing = shown.dump_python(example, mode="json").keys() - EXAMPLES[route.name].keys()
+            assert not missing, f"{route.name}: add {missing} to app/api/examples.json"
+            told.add(route.name)
+    assert len(told) > 40
+
+
+def test_the_document_changes_only_on_purpose(app: FastAPI) -> None:
+    assert SNAPSHOT.read_text() == as_text(app), "run `make openapi`, and look at what changed for clients"
 
 
 def test_only_health_needs_no_key(document: dict[str, Any]) -> None:
@@ -132,10 +192,12 @@ async def _get(app: FastAPI, *paths: str) -> list[httpx.Response]:
 
 @pytest.mark.anyio
 async def test_the_docs_page_needs_no_foreign_server(app: FastAPI) -> None:
-    page, document, *assets = await _get(
+    page, document, script, *assets = await _get(
         app,
         "/docs",
         "/openapi.json",
+        "/static/docs.js",
+        "/static/docs.css",
         "/static/swagger-ui-bundle.js",
         "/static/swagger-ui.css",
         "/static/favicon.svg",
@@ -144,7 +206,9 @@ async def test_the_docs_page_needs_no_foreign_server(app: FastAPI) -> None:
     assert page.status_code == document.status_code == 200
     assert all(asset.status_code == 200 and asset.content for asset in assets)
     assert EXTERNAL.search(page.text) is None
-    assert "/openapi.json" in page.text
+    assert "/openapi.json" in script.text
+    assert "<script>" not in page.text
+    assert "script-src 'self';" in page.headers["content-security-policy"]
     for asset in re.findall(r'(?:src|href)="([^"]+)"', page.text):
         assert asset.startswith("/static/")
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
 
 from app.api.schemas import Name, moment, moment_or_none
 from app.db.models import ApiKey, Event, Project
@@ -124,13 +124,23 @@ class ProjectCreate(BaseModel):
     quotas: QuotasModel = QuotasModel()
 
 
+def _open(closed: bool) -> bool:
+    if closed:
+        raise ValueError("close a project with DELETE")
+    return closed
+
+
 class ProjectChange(BaseModel):
     """What is to change; what is not named stays."""
 
     model_config = ConfigDict(extra="forbid")
     name: Annotated[Name, Field(examples=["speech team"])] = ""
     quotas: QuotasModel = QuotasModel()
-    closed: Annotated[Literal[False], Field(description="false opens a closed project again")] = False
+    closed: Annotated[
+        StrictBool,
+        AfterValidator(_open),
+        Field(description="false opens a closed project again", json_schema_extra={"const": False}),
+    ] = False
 
 
 class ProjectRead(BaseModel):

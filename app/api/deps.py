@@ -22,6 +22,9 @@ Row = TypeVar("Row")
 Shown = TypeVar("Shown")
 
 
+PREFER = "`wait=N` holds the answer until the end, at most N seconds (600)"
+
+
 class App:
     """What the application holds for its routes."""
 
@@ -67,7 +70,9 @@ def _writing(request: Request) -> Iterator[Session]:
         yield db
 
 
-def _seconds(response: Response, prefer: Annotated[str | None, Header()] = None) -> float:
+def _seconds(
+    response: Response, prefer: Annotated[str | None, Header(description=PREFER, examples=["wait=5"])] = None
+) -> float:
     seconds = seconds_preferred(prefer)
     if seconds:
         response.headers["Preference-Applied"] = f"wait={seconds:.0f}"

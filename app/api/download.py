@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from app.api.openapi import REFERENCE
+from app.api.refusals import refuses
 from app.domain.errors import NotFound
 from app.storage import Storage
 from app.storage.base import limited
@@ -42,10 +42,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The bytes of `Range`", "content": {"application/octet-stream": BINARY}},
     304: {"description": "If-None-Match names what is here"},
-    416: {
-        "description": "Range begins after the end",
-        "content": {"application/problem+json": {"schema": REFERENCE}},
-    },
+    **refuses("range_not_satisfiable"),
 }
 
 

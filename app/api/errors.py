@@ -12,6 +12,8 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
 from app.domain.recipe import Recipe
@@ -46,6 +48,8 @@ STATUS = {
 }
 DATABASE_ERRORS = (OperationalError, NoConnection)
 UNSTORABLE = (DataError, UnicodeEncodeError)
+UNREADABLE = (UnicodeDecodeError, RecursionError)
+METHODS_OF_HTTP = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 METHODS = frozenset(get_args(kind.__annotations__["method"])[0] for kind in get_args(Recipe))
 SHOWN_INPUT = 80
 CODES = {
@@ -130,8 +134,24 @@ def _validation_error(request: Request, error: Exception) -> Response:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
+    if error.status_code == HTTPStatus.BAD_REQUEST and isinstance(error.__cause__, UNREADABLE):
+        return _domain_error(request, InvalidInput("The body is no JSON text in UTF-8."))
     problem = Problem(CODES.get(error.status_code, "error"), _explain(request, error))
-    return problem_response(problem, error.status_code, request_id(request), error.headers)
+    headers = {**(error.headers or {}), **_allowed(request, error.status_code)}
+    return problem_response(problem, error.status_code, request_id(request), headers)
+
+
+def _allowed(request: Request, status: int) -> dict[str, str]:
+    """All methods of this path: the router names those of the first route that has the path."""
+    if status != HTTPStatus.METHOD_NOT_ALLOWED:
+        return {}
+    routes, scope = request.app.routes, request.scope
+    found = [m for m in METHODS_OF_HTTP if any(_takes(route, {**scope, "method": m}) for route in routes)]
+    return {"Allow": ", ".join(found)}
+
+
+def _takes(route: BaseRoute, scope: Scope) -> bool:
+    return route.matches(scope)[0] == Match.FULL
 
 
 def _explain(request: Request, error: HTTPException) -> str:

@@ -1,30 +1,39 @@
-"""The OpenAPI document: request bodies that are read as streams, the errors, and the key."""
+"""The OpenAPI document: streamed bodies, problems, examples, links, and how to send the key."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
+
+from app.api import refusals, story
 
 PROBLEM = {
     "type": "object",
-    "description": "An error (RFC 9457).",
+    "description": "An error (RFC 9457): a code for programs, a sentence for people.",
     "required": ["type", "title", "status", "detail", "code", "errors", "request_id", "retryable"],
     "properties": {
-        "type": {"type": "string"},
+        "type": {"type": "string", "description": "`urn:fewbits:problem:` and the code"},
         "title": {"type": "string"},
         "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "code": {"type": "string"},
+        "detail": {"type": "string", "description": "What happened, and what to do next"},
+        "code": {"type": "string", "description": "Stable; decide by this"},
         "errors": {
             "type": "array",
             "items": {
                 "type": "object",
-                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+                "required": ["pointer", "detail"],
+                "properties": {
+                    "pointer": {"type": "string", "description": "A JSON pointer into the request"},
+                    "detail": {"type": "string"},
+                },
             },
         },
-        "request_id": {"type": "string"},
-        "retryable": {"type": "boolean"},
+        "request_id": {"type": "string", "description": "Name it when you ask the operator"},
+        "retryable": {"type": "boolean", "description": "Whether the same request may succeed later"},
     },
 }
 DESCRIPTION = """
@@ -53,22 +62,43 @@ curl -fsS -H "Authorization: Bearer $KEY" "$URL/v1/jobs/$JOB/report?format=md"
 curl -fsS -H "Authorization: Bearer $KEY" "$URL/v1/candidates/$BEST/content" -o best.onnx
 ```
 
-Here, press **Authorize** and paste the key; then every example can be tried.
+On the page `/docs`, press **Authorize**, paste the key, and go from top to bottom: **Try it out** fills in
+the examples, and ids that end in `e7amp1e` stand for the newest of their kind that this page has shown.
 """
-REFERENCE = {"$ref": "#/components/schemas/ProblemDetails"}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": {"application/problem+json": {"schema": REFERENCE}}}
-    for status, text in {
-        401: "No valid key",
-        403: "The key lacks the scope",
-        404: "Not in this project",
-        409: "The state does not allow it",
-        413: "Too large",
-        422: "The input does not fit",
-        429: "Too often, or more than a quota allows",
-        503: "The database does not answer",
-    }.items()
+SNAPSHOT = Path(__file__).parents[2] / "docs" / "openapi.json"
+EXAMPLES = json.loads(Path(__file__).with_name("examples.json").read_text())
+KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "fb_…",
+    "description": "An API key. `make serve` prints the first one and keeps it in `var/admin.key`.",
 }
+SESSION = {
+    "type": "apiKey",
+    "in": "cookie",
+    "name": "fewbits_session",
+    "description": "The cookie that `POST /v1/session` sets; good for GET and HEAD.",
+}
+UNAUTHENTICATED = ("/healthz", "/readyz", "/metrics")
+IDS = {
+    "artifact_id": "art",
+    "candidate_id": "cnd",
+    "dataset_id": "dst",
+    "job_id": "job",
+    "key_id": "key",
+    "model_id": "mdl",
+    "project_id": "prj",
+    "upload_id": "upl",
+    "version_id": "ver",
+}
+GOOD = {
+    "200": "The answer",
+    "201": "Made; `Location` says where it is",
+    "202": "Accepted; `Location` says where to look",
+    "204": "Done; there is nothing to say",
+}
+LOCATION = {"Location": {"description": "Where it is", "schema": {"type": "string"}}}
+NEXT = {"Link": {"description": 'The next page, as `<…>; rel="next"`', "schema": {"type": "string"}}}
 
 
 def form(properties: dict[str, Any]) -> dict[str, Any]:
@@ -77,35 +107,116 @@ def form(properties: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def form_or_json(properties: dict[str, Any], model: Any) -> dict[str, Any]:  # noqa: ANN401 - any type
+def form_or_json(properties: dict[str, Any], model: Any, example: Any) -> dict[str, Any]:  # noqa: ANN401 - any
     """A multipart body, or JSON of this type."""
     extra = form(properties)
     schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    extra["requestBody"]["content"]["application/json"] = {"schema": schema}
+    extra["requestBody"]["content"]["application/json"] = {"schema": schema, "example": example}
     return extra
 
 
-def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for path in document["paths"].values():
-        yield from path.values()
+def name_of(route: APIRoute) -> str:
+    """The id of an operation: its function's name, which stays when a path changes."""
+    return route.name
 
 
 def describe(app: FastAPI) -> None:
-    """Add what FastAPI cannot know: the problem's schema and how to send the key."""
+    """Add what FastAPI cannot know: the order, the problems, the examples, the links, the key."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = plain()
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {})["ProblemDetails"] = PROBLEM
-        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{"key": []}]
-        for operation in _operations(document):
-            operation["summary"] = operation["description"].partition(". ")[0].split("\n")[0].rstrip(".")
-        for unauthenticated in ("/healthz", "/readyz", "/metrics"):
-            for operation in document["paths"].get(unauthenticated, {}).values():
-                operation["security"] = []
-        return document
+        if app.openapi_schema is None:
+            complete(plain())
+        return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def as_text(app: FastAPI) -> str:
+    """The document as the repository keeps it, so that a change shows in a review."""
+    return json.dumps(app.openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def complete(document: dict[str, Any]) -> None:
+    """Everything that FastAPI's document lacks."""
+    components = document["components"]
+    schemas = components["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    schemas["ProblemDetails"] = PROBLEM
+    for name in ("KeyChange", "ProjectChange"):  # what is not named stays: there are no defaults
+        for field in schemas[name]["properties"].values():
+            field.pop("default", None)
+    _close_tuples(schemas)
+    components["examples"] = refusals.examples()
+    components["securitySchemes"] = {"key": KEY, "session": SESSION}
+    document["security"] = [{"key": []}]
+    document["tags"] = story.tags()
+    document["paths"] = story.in_order(document["paths"])
+    for method, path, operation in _operations(document):
+        _complete(operation, method, path)
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method, path, operation
+
+
+def _complete(operation: dict[str, Any], method: str, path: str) -> None:
+    operation["tags"] = [story.chapter_of(operation["operationId"])]
+    operation["summary"] = operation["description"].partition(". ")[0].split("\n")[0].rstrip(".")
+    for parameter in operation.get("parameters", ()):
+        _name_ids(parameter)
+    if _is_fastapis(operation):
+        del operation["responses"]["422"]
+    if path in UNAUTHENTICATED:
+        operation["security"] = []
+    else:
+        refusals.add_common(operation, method, path)
+        if method in {"get", "head"}:
+            operation["security"] = [{"key": []}, {"session": []}]
+    for status in GOOD.keys() & operation["responses"].keys():
+        _show(operation, status)
+
+
+def _close_tuples(schema: Any) -> None:  # noqa: ANN401 - any part of a schema
+    """Say of tuples what their items are, for tools that know only lists."""
+    if isinstance(schema, dict):
+        if "prefixItems" in schema:
+            schema["items"] = schema["prefixItems"][0]
+        for child in schema.values():
+            _close_tuples(child)
+    elif isinstance(schema, list):
+        for child in schema:
+            _close_tuples(child)
+
+
+def _is_fastapis(operation: dict[str, Any]) -> bool:
+    return "application/json" in operation["responses"].get("422", {}).get("content", {})
+
+
+def _name_ids(parameter: dict[str, Any]) -> None:
+    kind = IDS.get(parameter["name"])
+    if kind:
+        parameter["description"] = f"Begins with `{kind}_`"
+        parameter["example"] = f"{kind}_01k9000000000000000e7amp1e"
+
+
+def _show(operation: dict[str, Any], status: str) -> None:
+    """A good answer: what it means, how it looks, where it leads."""
+    response, name = operation["responses"][status], operation["operationId"]
+    if response["description"] == "Successful Response":
+        response["description"] = GOOD[status]
+    content = response.get("content", {}).get("application/json")
+    if content and name in EXAMPLES:
+        content["example"] = EXAMPLES[name]
+        paged = "next_cursor" in EXAMPLES[name]
+        response["headers"] = response.get("headers", {}) | (NEXT if paged else {})
+    if status in {"201", "202"}:
+        response["headers"] = response.get("headers", {}) | LOCATION
+    if links := story.links_of(name):
+        response["links"] = links
+    if not response.get("headers"):
+        response.pop("headers", None)

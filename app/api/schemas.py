@@ -33,7 +33,14 @@ AnyRecipe = Annotated[
     DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16, Field(discriminator="method")
 ]
 Item = TypeVar("Item")
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of the bytes, in hex")]
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the bytes, in hex",
+        examples=["db01934a02281c10f1c6acdc976a7e1201b8e4cc00315510b9c18752980f26de"],
+    ),
+]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Labels = Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)]
 

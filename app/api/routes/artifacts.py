@@ -4,14 +4,15 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.deps import App, ReadDb, Service, Who
-from app.api.download import ANSWERS, Object, send_object
+from app.api.download import ANSWERS, BINARY, Object, send_object
 from app.db import queries
 from app.db.models import Artifact
 
-router = APIRouter(prefix="/artifacts", tags=["artifacts"])
+ANY_TYPE = ANSWERS | {status: ANSWERS[status] | {"content": {"*/*": BINARY}} for status in (200, 206)}
+router = APIRouter(prefix="/artifacts")
 
 
-@router.get("/{artifact_id}/content", responses=ANSWERS, response_class=Response)
+@router.get("/{artifact_id}/content", responses=ANY_TYPE, response_class=Response)
 @router.head("/{artifact_id}/content", include_in_schema=False)
 def download_artifact(
     artifact_id: str, request: Request, caller: Who, db: ReadDb, service: Service

@@ -6,16 +6,17 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.body import pump
 from app.api.deps import Service, Who, WriteDb
+from app.api.refusals import refuses
 from app.api.schemas import BlobRead, Sha256
 from app.domain.errors import DigestMismatch, DomainError
 from app.services import blobs, quotas
 from app.storage import Received, Storage
 
-router = APIRouter(prefix="/blobs", tags=["blobs"])
+router = APIRouter(prefix="/blobs")
 BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.head("/{sha256}", responses={404: {"description": "Send it with PUT"}})
+@router.head("/{sha256}", response_class=Response, responses=refuses("not_found"))
 def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Response:
     """Ask whether this project has sent these bytes already; they stay for another day then."""
     found = blobs.renewed(db, caller.project_id, sha256, service.settings.blob_grace_s)
@@ -27,8 +28,11 @@ def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Resp
 @router.put(
     "/{sha256}",
     status_code=201,
-    responses={200: {"description": "They were here already"}},
-    openapi_extra={"requestBody": {"required": True, **BODY}},
+    responses={
+        200: {"model": BlobRead, "description": "They were here already"},
+        **refuses("digest_mismatch", "empty_file", "quota_exceeded", "request_timeout"),
+    },
+    openapi_extra={"requestBody": {"required": False, **BODY}},
 )
 async def put_blob(
     sha256: Sha256, request: Request, response: Response, caller: Who, service: Service

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ReadDb, Service, Who
 from app.api.download import ANSWERS
+from app.api.refusals import refuses
 from app.api.routes.artifacts import send_artifact
 from app.api.schemas import CandidateRead
 from app.db import queries
@@ -13,8 +14,8 @@ from app.db.models import Candidate
 from app.domain.errors import NoLayers, NotFound
 from app.domain.flips import Flips
 
-router = APIRouter(tags=["candidates"])
-LAYERS: dict[int | str, dict[str, Any]] = {
+router = APIRouter()
+LAYERS: dict[int | str, dict[str, Any]] = refuses("no_layers") | {
     200: {
         "description": "One entry per layer",
         "content": {

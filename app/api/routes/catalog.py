@@ -11,7 +11,7 @@ from app.api.schemas import AnyRecipe
 from app.domain.recipe import Recipe, needs_calibration
 from app.domain.target import RULES
 
-router = APIRouter(tags=["catalog"])
+router = APIRouter()
 
 
 class TargetRead(BaseModel):

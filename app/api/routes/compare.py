@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.api.deps import Cursor, Limit, ReadDb, Who, page
+from app.api.refusals import refuses
 from app.api.routes.jobs import BY_LABEL, labels_asked
 from app.api.schemas import CandidateRead, Page, moment
 from app.db import queries
@@ -19,7 +20,7 @@ from app.domain.gate import Check
 from app.domain.report import Figures
 
 router = APIRouter()
-CandidateId = Annotated[str, Query(max_length=40, examples=["cnd_01k9…"])]
+CandidateId = Annotated[str, Query(max_length=40)]
 
 
 class ComparisonRead(BaseModel):
@@ -51,12 +52,20 @@ class TrendPoint(BaseModel):
     size_ratio: float | None
 
 
-@router.get("/compare", tags=["candidates"])
+@router.get("/compare", responses=refuses("not_found"))
 def compare(
     caller: Who,
     db: ReadDb,
-    a: Annotated[CandidateId, Query(description="A candidate's id")],
-    b: Annotated[CandidateId, Query(description="Another one's, of the same job or of any other")],
+    a: Annotated[
+        CandidateId, Query(description="A candidate's id", examples=["cnd_01k9000000000000000e7amp1e"])
+    ],
+    b: Annotated[
+        CandidateId,
+        Query(
+            description="Another one's, of the same job or of any other",
+            examples=["cnd_01k9000000000000000e7amp2e"],
+        ),
+    ],
 ) -> ComparisonRead:
     """Put two candidates side by side, also of different jobs or versions.
 
@@ -75,7 +84,7 @@ def compare(
     )
 
 
-@router.get("/models/{model_id}/trend", tags=["models"], openapi_extra=BY_LABEL)
+@router.get("/models/{model_id}/trend", openapi_extra=BY_LABEL)
 def read_trend(
     model_id: str,
     request: Request,

@@ -13,6 +13,7 @@ from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
+from app.api.refusals import FORMS, refuses
 from app.api.schemas import DatasetCheck, DatasetCreate, DatasetRead, Page
 from app.db import queries
 from app.db.models import Dataset
@@ -22,7 +23,7 @@ from app.domain.preview import Preview
 from app.services import blobs, datasets, deletion, quotas
 from app.services.keys import Caller
 
-router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=OncePerKey)
+router = APIRouter(prefix="/datasets", route_class=OncePerKey)
 FILES = frozenset({"file"})
 FIELDS = frozenset({"name", "preprocess", "input"})
 FORM: dict[str, Any] = {
@@ -33,22 +34,33 @@ FORM: dict[str, Any] = {
         "preprocess": {
             "type": "string",
             "description": "imagenet, unit, signed, raw, or JSON",
-            "example": "imagenet",
+            "example": "unit",
         },
         "input": {"type": "string", "description": "the model's input that images bind to"},
     },
+}
+EXAMPLE = {
+    "name": "digits",
+    "sha256": "7f113947dc0755c89299e14d2e7375456fa926d9d3f3ae5b88cfc40c7c1ea020",
+    "preprocess": "unit",
 }
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 PICTURE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": BINARY, "image/jpeg": BINARY}, "description": "Samples, or one picture"}
 }
+VERSION = "ver_01k9000000000000000e7amp1e"
 CHECKS = {
-    "a version": {"value": {"version": "ver_…"}},
-    "a version and a gate": {"value": {"version": "ver_…", "gate": {"max_accuracy_drop": 0.01}}},
+    "a version": {"value": {"version": VERSION}},
+    "a version and a gate": {"value": {"version": VERSION, "gate": {"max_accuracy_drop": 0.01}}},
 }
 
 
-@router.post("", status_code=201, openapi_extra=form_or_json(FORM, DatasetCreate))
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra=form_or_json(FORM, DatasetCreate, EXAMPLE),
+    responses=refuses(*FORMS, "not_readable"),
+)
 async def create_dataset(
     request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> DatasetRead:
@@ -83,13 +95,13 @@ def read_dataset(dataset_id: str, caller: Who, db: ReadDb) -> DatasetRead:
     return DatasetRead.of(queries.get_owned(db, Dataset, caller.project_id, dataset_id))
 
 
-@router.get("/{dataset_id}/preview", responses=PICTURE)
+@router.get("/{dataset_id}/preview", responses=PICTURE | refuses("not_inspected"))
 async def preview_dataset(
     dataset_id: str,
     caller: Who,
     service: Service,
     wait: Wait,
-    index: Annotated[int | None, Query(ge=0, le=7, description="answer this sample's picture alone")] = None,
+    index: Annotated[int | None, Query(ge=0, le=7, description="Answer this sample's picture alone")] = None,
 ) -> Preview:
     """The first 8 samples as a person recognizes them: pictures, labels, names, a few values.
 
@@ -102,7 +114,7 @@ async def preview_dataset(
     return found if index is None else _picture(found, index)  # type: ignore[return-value]
 
 
-@router.post("/{dataset_id}/check")
+@router.post("/{dataset_id}/check", responses=refuses("not_inspected"))
 async def check_dataset(
     dataset_id: str,
     body: Annotated[DatasetCheck, Body(openapi_examples=CHECKS)],
@@ -131,7 +143,7 @@ async def check_dataset(
     )
 
 
-@router.delete("/{dataset_id}", status_code=204)
+@router.delete("/{dataset_id}", status_code=204, responses=refuses("in_use"))
 def delete_dataset(dataset_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     """Delete a dataset. Its bytes go at once, unless something else here refers to them.
 

@@ -13,7 +13,7 @@ from app.db.base import MICROSECONDS
 from app.db.models import Event
 from app.db.queries import events
 
-router = APIRouter(tags=["service"])
+router = APIRouter()
 
 
 @router.get("/events")

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from app.api.deps import App, Service
 from app.broker import reachable
 
-router = APIRouter(tags=["service"])
+router = APIRouter()
 EXAMPLE = """# HELP fewbits_steps Steps that wait or run
 # TYPE fewbits_steps gauge
 fewbits_steps{kind="build",state="queued"} 3.0

@@ -7,16 +7,17 @@ from sqlalchemy.orm import Session
 from app.api.access import KeyChange, KeyCreate, KeyIssued, KeyRead, KeyRotation
 from app.api.deps import Cursor, Limit, ReadDb, Service, Who, WriteDb, page
 from app.api.idempotency import Once, OncePerKey
+from app.api.refusals import refuses
 from app.api.schemas import Page
 from app.db import queries
 from app.db.models import ApiKey, Project
 from app.services import keys
 from app.services.keys import Issued
 
-router = APIRouter(prefix="/api-keys", tags=["keys"], route_class=OncePerKey)
+router = APIRouter(prefix="/api-keys", route_class=OncePerKey)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=refuses("already_created"))
 async def create_key(
     body: KeyCreate, response: Response, caller: Who, service: Service, once: Once
 ) -> KeyIssued:
@@ -54,7 +55,7 @@ def read_key(key_id: str, caller: Who, db: ReadDb) -> KeyRead:
     return KeyRead.of(queries.get_owned(db, ApiKey, caller.project_id, key_id))
 
 
-@router.patch("/{key_id}")
+@router.patch("/{key_id}", responses=refuses("conflict"))
 def change_key(key_id: str, body: KeyChange, caller: Who, db: WriteDb) -> KeyRead:
     """Change a key's name, scopes or expiry. A key changes only its own name."""
     changes = body.model_dump(exclude_unset=True)
@@ -64,13 +65,13 @@ def change_key(key_id: str, body: KeyChange, caller: Who, db: WriteDb) -> KeyRea
     return KeyRead.of(keys.change(db, caller, key_id, changes))
 
 
-@router.delete("/{key_id}", status_code=204)
+@router.delete("/{key_id}", status_code=204, responses=refuses("conflict"))
 def revoke_key(key_id: str, caller: Who, db: WriteDb) -> None:
     """Revoke a key: it stops at once, and stays in the list. A key does not revoke itself."""
     keys.revoke(db, caller, key_id)
 
 
-@router.post("/{key_id}/rotate", status_code=201)
+@router.post("/{key_id}/rotate", status_code=201, responses=refuses("already_created", "conflict"))
 async def rotate_key(
     key_id: str,
     response: Response,

@@ -8,7 +8,7 @@ from app.api.rates import WINDOW_S
 from app.api.waiting import WAIT_SECONDS
 from app.services import quotas
 
-router = APIRouter(tags=["service"])
+router = APIRouter()
 
 
 @router.get("/limits")

@@ -7,13 +7,14 @@ from app.api.access import CallerRead, SessionRead
 from app.api.deps import ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.middleware import COOKIE
+from app.api.refusals import refuses
 from app.api.schemas import moment, moment_or_none
 from app.db.models import ApiKey
 from app.db.queries import keys as stored
 from app.services import browser_sessions
 from app.services.browser_sessions import LIFE_S, Opened
 
-router = APIRouter(tags=["service"], route_class=OncePerKey)
+router = APIRouter(route_class=OncePerKey)
 
 
 @router.get("/me")
@@ -30,7 +31,7 @@ def me(caller: Who, db: ReadDb) -> CallerRead:
     )
 
 
-@router.post("/session", status_code=201)
+@router.post("/session", status_code=201, responses=refuses("already_created"))
 async def open_session(
     request: Request, response: Response, caller: Who, service: Service, once: Once
 ) -> SessionRead:

@@ -15,6 +15,7 @@ from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
+from app.api.refusals import FORMS, refuses
 from app.api.schemas import ModelCreate, ModelRead, Page, VersionRead
 from app.db import queries
 from app.db.models import Blob, Model, Version, VersionFile
@@ -22,7 +23,7 @@ from app.domain.errors import NotFound
 from app.services import blobs, deletion, models, quotas
 from app.services.keys import Caller
 
-router = APIRouter(tags=["models"], route_class=OncePerKey)
+router = APIRouter(route_class=OncePerKey)
 FILES = frozenset({"file"})
 FIELDS = frozenset({"name", "labels"})
 FORM: dict[str, Any] = {
@@ -41,9 +42,19 @@ FORM: dict[str, Any] = {
         },
     },
 }
+EXAMPLE = {
+    "name": "digits",
+    "files": {"digits.onnx": "db01934a02281c10f1c6acdc976a7e1201b8e4cc00315510b9c18752980f26de"},
+    "labels": {"branch": "main"},
+}
 
 
-@router.post("/models", status_code=201, openapi_extra=form_or_json(FORM, ModelCreate))
+@router.post(
+    "/models",
+    status_code=201,
+    openapi_extra=form_or_json(FORM, ModelCreate, EXAMPLE),
+    responses=refuses(*FORMS, "not_onnx"),
+)
 async def create_version(
     request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> VersionRead:
@@ -81,7 +92,7 @@ def read_model(model_id: str, caller: Who, db: ReadDb) -> ModelRead:
     return ModelRead.of(queries.get_owned(db, Model, caller.project_id, model_id))
 
 
-@router.delete("/models/{model_id}", status_code=204)
+@router.delete("/models/{model_id}", status_code=204, responses=refuses("in_use"))
 def delete_model(model_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     """Delete a model with all its versions; their bytes go, unless something else here refers to them.
 
@@ -122,7 +133,7 @@ def download_version(
     caller: Who,
     db: ReadDb,
     service: Service,
-    path: Annotated[str | None, Query(description="one file of several", examples=["model.onnx"])] = None,
+    path: Annotated[str | None, Query(description="One file of several, such as `model.onnx.data`")] = None,
 ) -> Response:
     """The uploaded bytes: the file, several as a zip without compression, or the one at `path`.
 

@@ -7,16 +7,17 @@ from sqlalchemy.orm import Session
 from app.api.access import KeyIssued, ProjectChange, ProjectCreate, ProjectOpened, ProjectRead, UsageRead
 from app.api.deps import Cursor, Limit, ReadDb, Service, Who, WriteDb, page
 from app.api.idempotency import Once, OncePerKey
+from app.api.refusals import refuses
 from app.api.schemas import Page
 from app.db import queries
 from app.db.models import Project
 from app.db.queries import keys as stored
 from app.services import keys, projects, quotas
 
-router = APIRouter(prefix="/projects", tags=["projects"], route_class=OncePerKey)
+router = APIRouter(prefix="/projects", route_class=OncePerKey)
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=refuses("already_created", "conflict"))
 async def create_project(body: ProjectCreate, response: Response, once: Once) -> ProjectOpened:
     """Open a project. Its first admin key is in this answer and nowhere else."""
     made: list[ProjectOpened] = []
@@ -55,7 +56,7 @@ def read_project_usage(project_id: str, db: ReadDb, service: Service) -> UsageRe
     return UsageRead.of(project.id, quotas.measure(db, project.id), allowed)
 
 
-@router.patch("/{project_id}")
+@router.patch("/{project_id}", responses=refuses("conflict"))
 def change_project(project_id: str, body: ProjectChange, db: WriteDb) -> ProjectRead:
     """Change a project's name or quotas, which are set as a whole; or open a closed one again."""
     changes: dict[str, object] = body.model_dump(exclude_unset=True, include={"name"})
@@ -66,7 +67,7 @@ def change_project(project_id: str, body: ProjectChange, db: WriteDb) -> Project
     return ProjectRead.of(projects.change(db, project_id, changes))
 
 
-@router.delete("/{project_id}", status_code=204)
+@router.delete("/{project_id}", status_code=204, responses=refuses("conflict"))
 def close_project(project_id: str, caller: Who, db: WriteDb) -> None:
     """Close a project: its keys stop, its open jobs are canceled. PATCH opens it again with all it has."""
     projects.close(db, caller, project_id)

@@ -13,17 +13,18 @@ from app.api.errors import problem_response, request_id
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form
+from app.api.refusals import FORMS, refuses
 from app.api.routes import datasets, models
 from app.api.routes.jobs import show
-from app.api.routes.results import verdict_response
-from app.api.schemas import JobRead, SpecWithoutIds
+from app.api.routes.results import BLOCKED, verdict_response
+from app.api.schemas import JobRead, SpecWithoutIds, VerdictRead
 from app.db.models import Job
 from app.domain.errors import JobNotFinished, Problem
 from app.domain.job import JOB_ENDED, JobSpec
 from app.services import jobs, quotas
 from app.services.keys import Caller
 
-router = APIRouter(tags=["jobs"], route_class=OncePerKey)
+router = APIRouter(route_class=OncePerKey)
 FILES = frozenset({"model", "data"})
 FIELDS = frozenset({"name", "spec", "preprocess", "input", "labels"}) | fields.GATE_FIELDS
 FORM: dict[str, Any] = {
@@ -53,7 +54,21 @@ FORM: dict[str, Any] = {
 }
 
 
-@router.post("/quantize", status_code=202, response_model=JobRead, openapi_extra=form(FORM))
+ANSWERS: dict[int | str, dict[str, Any]] = BLOCKED | {
+    200: {
+        "model": JobRead | VerdictRead,
+        "description": "The job has ended within `Prefer: wait`; with `status=http`, its verdict",
+    },
+}
+
+
+@router.post(
+    "/quantize",
+    status_code=202,
+    response_model=JobRead,
+    openapi_extra=form(FORM),
+    responses=ANSWERS | refuses(*FORMS, "too_many_jobs", "job_not_finished", "job_not_succeeded"),
+)
 async def quantize(
     request: Request,
     caller: Who,

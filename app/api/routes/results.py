@@ -9,29 +9,33 @@ from starlette.responses import JSONResponse
 from app.api.deps import ReadDb, Service, Wait, Who
 from app.api.formats import junit, markdown, openmetrics, page
 from app.api.outcome import http_status, verdict_of
+from app.api.refusals import refuses
 from app.api.routes.jobs import show
 from app.api.schemas import CandidateRead, ReportRead, VerdictRead
 from app.db import queries
 from app.db.models import Job
 
-router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
+router = APIRouter(prefix="/jobs/{job_id}")
 TEXT = {"schema": {"type": "string"}}
 ReportForm = Literal["json", "html", "md"]
 VerdictForm = Literal["json", "html", "md", "junit", "openmetrics"]
 Accept = Annotated[str, Header(description="`text/html` asks for the page where `format` is not given")]
-REPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
+NONE_YET = refuses("job_not_finished", "job_not_succeeded")
+NONE_YET[409]["content"]["text/html"] = TEXT
+REPORT_ANSWERS: dict[int | str, dict[str, Any]] = NONE_YET | {
     200: {"content": {"text/html": TEXT, "text/markdown": TEXT}},
 }
-VERDICT_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "content": {
-            "text/html": TEXT,
-            "text/markdown": TEXT,
-            "application/xml": TEXT,
-            "application/openmetrics-text": TEXT,
-        }
-    },
+FORMS = {
+    "text/html": TEXT,
+    "text/markdown": TEXT,
+    "application/xml": TEXT,
+    "application/openmetrics-text": TEXT,
 }
+BLOCKED: dict[int | str, dict[str, Any]] = {
+    422: {"model": VerdictRead, "description": "With `status=http`: the gate stops the pipeline"},
+}
+VERDICT_ANSWERS = NONE_YET | BLOCKED | {200: {"content": FORMS}}
+VERDICT_ANSWERS[422]["content"] = FORMS
 
 
 @router.get("/report", response_model=ReportRead, responses=REPORT_ANSWERS)

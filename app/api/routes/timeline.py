@@ -51,7 +51,7 @@ LOG_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get("/events", tags=["jobs"], response_class=Response, responses=STREAM)
+@router.get("/events", response_class=Response, responses=STREAM)
 async def watch_job(
     job_id: str,
     caller: Who,
@@ -86,7 +86,7 @@ def _place(last_event_id: str | None, after: int, last: int) -> int:
     return after if after <= last else 0
 
 
-@router.get("/candidates", tags=["candidates"])
+@router.get("/candidates")
 def list_candidates(  # noqa: PLR0913, PLR0917 - what a list takes
     job_id: str,
     request: Request,
@@ -108,7 +108,7 @@ def list_candidates(  # noqa: PLR0913, PLR0917 - what a list takes
     return page(request, response, rows, limit, show)
 
 
-@router.get("/steps", tags=["jobs"])
+@router.get("/steps")
 def list_steps(  # noqa: PLR0913, PLR0917 - what a list takes
     job_id: str,
     request: Request,
@@ -127,7 +127,7 @@ def list_steps(  # noqa: PLR0913, PLR0917 - what a list takes
     return page(request, response, rows, limit, lambda step: StepRead.of(step, names.get(step.subject_id)))
 
 
-@router.get("/logs", tags=["jobs"], response_model=Page[LogLine], responses=LOG_ANSWERS)
+@router.get("/logs", response_model=Page[LogLine], responses=LOG_ANSWERS)
 def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
     job_id: str,
     request: Request,
@@ -136,7 +136,7 @@ def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
     db: ReadDb,
     limit: Lines = 1000,
     cursor: Cursor = None,
-    form: Annotated[Literal["json", "text"], Query(alias="format")] = "json",
+    form: Annotated[Literal["json", "text"], Query(alias="format", description="`text` for people")] = "json",
 ) -> Page[LogLine] | Response:
     """What happened, line by line: events, how steps ended, notes, and what the engine printed.
 
@@ -150,7 +150,7 @@ def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
     return PlainTextResponse(logs.as_text(behind[:limit]), headers=dict(response.headers))
 
 
-@router.get("/artifacts", tags=["jobs"])
+@router.get("/artifacts")
 def list_artifacts(  # noqa: PLR0913, PLR0917 - what a list takes
     job_id: str,
     request: Request,

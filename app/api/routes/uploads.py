@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.api import tus
 from app.api.deps import App, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
-from app.api.openapi import REFERENCE
+from app.api.refusals import refuses
 from app.api.resumable import take_in
 from app.api.schemas import UploadRead
 from app.db import queries
@@ -18,27 +18,30 @@ from app.services import quotas, uploads
 from app.services.keys import Caller
 from app.services.uploads import Announced, Claim
 
-PROBLEM = {"application/problem+json": {"schema": REFERENCE}}
-TUS_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": PROBLEM}
-    for status, text in {
-        408: "Nothing came for a minute; what was received counts",
-        410: "The upload expired or failed",
-        412: "Another Tus-Resumable than 1.0.0",
-        415: "The body is no piece of an upload",
-        423: "Another request is sending this upload",
-        460: "The body has another checksum; nothing of it counts",
-    }.items()
-}
 OFFSET = {"Upload-Offset": {"description": "Bytes that are durable", "schema": {"type": "integer"}}}
 DIGEST = {"Fewbits-Sha256": {"description": "Of all bytes, once they are here", "schema": {"type": "string"}}}
 CHUNK = {tus.CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
-router = APIRouter(prefix="/uploads", tags=["uploads"], route_class=OncePerKey)
+router = APIRouter(prefix="/uploads", route_class=OncePerKey)
 
 
-def _version(tus_resumable: Annotated[str | None, Header(examples=[tus.VERSION])] = None) -> None:
-    tus.require_version(tus_resumable)
+TUS_RESUMABLE = {
+    "name": "tus-resumable",
+    "in": "header",
+    "required": True,
+    "description": "The protocol's version",
+    "schema": {"type": "string", "const": tus.VERSION},
+    "example": tus.VERSION,
+}
+TUS: dict[str, Any] = {"parameters": [TUS_RESUMABLE]}
+PIECE = (
+    *("request_timeout", "unsupported_tus_version", "upload_locked", "upload_gone"),
+    *("checksum_mismatch", "digest_mismatch"),
+)
+
+
+def _version(request: Request) -> None:
+    tus.require_version(request.headers.get("tus-resumable"))
 
 
 def _declared(
@@ -81,8 +84,8 @@ def describe_uploads(service: Service) -> Response:
     "",
     status_code=201,
     dependencies=[Versioned],
-    responses=TUS_ERRORS,
-    openapi_extra={"requestBody": {"required": False, "content": CHUNK}},
+    responses=refuses(*PIECE, "empty_file", "quota_exceeded"),
+    openapi_extra=TUS | {"requestBody": {"required": False, "content": CHUNK}},
 )
 async def create_upload(
     request: Request,
@@ -121,10 +124,10 @@ def read_upload(upload_id: str, caller: Who, db: ReadDb) -> UploadRead:
 
 @router.head(
     "/{upload_id}",
+    response_class=Response,
     responses={
         200: {"description": "Go on at Upload-Offset", "headers": OFFSET | DIGEST},
-        404: {"description": "Not in this project"},
-        410: {"description": "The upload expired or failed"},
+        **refuses("upload_gone"),
     },
 )
 def find_offset(upload_id: str, caller: Who, db: ReadDb) -> Response:
@@ -141,8 +144,11 @@ def find_offset(upload_id: str, caller: Who, db: ReadDb) -> Response:
     "/{upload_id}",
     status_code=204,
     dependencies=[Versioned],
-    responses=TUS_ERRORS | {204: {"description": "All of it is durable", "headers": OFFSET | DIGEST}},
-    openapi_extra={"requestBody": {"required": True, "content": CHUNK}},
+    responses={
+        204: {"description": "All of it is durable", "headers": OFFSET | DIGEST},
+        **refuses(*PIECE, "unsupported_media_type", "offset_mismatch"),
+    },
+    openapi_extra=TUS | {"requestBody": {"required": True, "content": CHUNK}},
 )
 async def append_to_upload(
     upload_id: str,
@@ -164,7 +170,13 @@ async def append_to_upload(
     return Response(status_code=204, headers=tus.state_of(upload))
 
 
-@router.delete("/{upload_id}", status_code=204, dependencies=[Versioned], responses={412: TUS_ERRORS[412]})
+@router.delete(
+    "/{upload_id}",
+    status_code=204,
+    dependencies=[Versioned],
+    responses=refuses("unsupported_tus_version"),
+    openapi_extra=TUS,
+)
 def terminate_upload(upload_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     """End an upload and forget its bytes; a blob that it became stays."""
     uploads.terminate(db, service.storage, caller.project_id, upload_id)

@@ -1,0 +1,119 @@
+"""Which problems an operation answers, each with an example, for the OpenAPI document."""
+
+from http import HTTPStatus
+from typing import Any
+
+from app.api.errors import MEDIA_TYPE, PHRASES, problem_body, status_of
+from app.api.forms import InvalidMultipart
+from app.domain import errors as domain
+from app.domain.errors import DomainError, FieldError, Problem
+
+Responses = dict[int | str, dict[str, Any]]
+SCHEMA = {"$ref": "#/components/schemas/ProblemDetails"}
+REQUEST_ID = "req_5f0e7d8c9b6a41327f5e8d90"
+_JOB = "job_01k9000000000000000e7amp1e"
+_ERRORS: dict[str, DomainError] = {
+    "already_created": domain.AlreadyCreated(
+        "The first request with this key made key_01k9000000000000000e7amp1e; its answer held a secret "
+        "and is not kept; revoke key_01k9000000000000000e7amp1e and make another one."
+    ),
+    "checksum_mismatch": domain.ChecksumMismatch(),
+    "conflict": domain.Conflict("There is a project named 'speech team' already; choose another name."),
+    "digest_mismatch": domain.DigestMismatch(),
+    "empty_file": domain.EmptyFile(),
+    "forbidden": domain.Forbidden("This key has no scope 'write'; POST /v1/jobs needs it."),
+    "idempotency_key_reused": domain.IdempotencyKeyReused(),
+    "in_progress": domain.InProgress(),
+    "in_use": domain.InUse(f"An unfinished job uses it: {_JOB}. Cancel it, or wait for its end."),
+    "invalid_input": domain.InvalidInput(
+        "/name: this field is required", errors=(FieldError("/name", "this field is required"),)
+    ),
+    "invalid_multipart": InvalidMultipart("The multipart body ends before its closing boundary."),
+    "job_finished": domain.JobFinished(f"The job {_JOB} is succeeded; nothing is left to cancel."),
+    "job_not_finished": domain.JobNotFinished(),
+    "job_not_succeeded": domain.JobNotSucceeded(),
+    "no_layers": domain.NoLayers(),
+    "not_found": domain.NotFound("This project has no job with the id 'job_0'."),
+    "not_inspected": domain.NotInspected(),
+    "not_onnx": domain.Refused(
+        "not_onnx", "ver_01k9000000000000000e7amp1e was rejected: it is no ONNX model."
+    ),
+    "not_readable": domain.Refused(
+        "invalid_dataset", "dst_01k9000000000000000e7amp1e was rejected: it is no npz, zip, tar or table."
+    ),
+    "offset_mismatch": domain.OffsetMismatch(),
+    "quota_exceeded": domain.NoSpaceLeft(),
+    "too_large": domain.TooLarge("The request has more than 2048 MiB, the limit for this path."),
+    "too_many_jobs": domain.TooManyJobs("This project has 50 unfinished jobs, its quota.", 60),
+    "unauthenticated": domain.Unauthenticated(),
+    "upload_gone": domain.UploadGone(),
+    "upload_locked": domain.UploadLocked(),
+}
+_OTHERS: dict[str, tuple[int, Problem]] = {
+    "rate_limited": (
+        429,
+        Problem(
+            "rate_limited",
+            "A key may make 600 writes a minute; the next minute begins in 17 s.",
+            retryable=True,
+        ),
+    ),
+    "range_not_satisfiable": (416, Problem("range_not_satisfiable", "The range begins after the end.")),
+    "request_timeout": (408, Problem("request_timeout", "Nothing of the body came for 60 s; send it again.")),
+    "unavailable": (503, Problem("unavailable", "The database does not answer.", retryable=True)),
+    "unsupported_media_type": (
+        415,
+        Problem("unsupported_media_type", "Send `Content-Type: application/offset+octet-stream`."),
+    ),
+    "unsupported_tus_version": (412, Problem("unsupported_tus_version", "Send `Tus-Resumable: 1.0.0`.")),
+}
+KNOWN = {name: (status_of(error), Problem.of(error)) for name, error in _ERRORS.items()} | _OTHERS
+ALWAYS = ("unauthenticated", "forbidden", "too_large", "rate_limited", "unavailable")
+FORMS = ("invalid_multipart", "empty_file", "quota_exceeded", "request_timeout")
+AGAIN = {
+    "Retry-After": {"description": "Seconds until trying again makes sense", "schema": {"type": "integer"}}
+}
+
+
+def refuses(*names: str) -> Responses:
+    """The responses in which an operation refuses with these problems."""
+    found: Responses = {}
+    for name in names:
+        _add(found, name)
+    return found
+
+
+def add_common(operation: dict[str, Any], method: str, path: str) -> None:
+    """Add what follows from how an operation is asked: its key, its path, its parameters, its body."""
+    parameters = operation.get("parameters", ())
+    asked = {parameter["name"].lower() for parameter in parameters}
+    names = list(ALWAYS)
+    names += ["not_found"] if "_id}" in path else []
+    names += ["invalid_input"] if asked or "requestBody" in operation else []
+    names += ["in_progress", "idempotency_key_reused"] if "idempotency-key" in asked else []
+    for name in names:
+        _add(operation["responses"], name, key=str)
+    operation["responses"] = dict(sorted(operation["responses"].items()))
+    if method == "head":
+        for status, response in operation["responses"].items():
+            if not status.startswith("2"):
+                response.pop("content", None)  # an answer to HEAD has no body
+
+
+def examples() -> dict[str, Any]:
+    """Every problem as an example to be referred to."""
+    return {
+        name: {"summary": problem.code, "value": problem_body(problem, status, REQUEST_ID)}
+        for name, (status, problem) in KNOWN.items()
+    }
+
+
+def _add(responses: dict[Any, Any], name: str, key: type = int) -> None:
+    status = KNOWN[name][0]
+    response = responses.setdefault(key(status), {})
+    content = response.setdefault("content", {}).setdefault(MEDIA_TYPE, {"schema": SCHEMA})
+    content.setdefault("examples", {})[name] = {"$ref": f"#/components/examples/{name}"}
+    codes = dict.fromkeys(KNOWN[one][1].code for one in content["examples"])
+    response["description"] = f"{PHRASES[status]}: {', '.join(f'`{code}`' for code in codes)}"
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.LOCKED}:
+        response["headers"] = AGAIN
