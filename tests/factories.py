@@ -15,7 +15,7 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Gate
 from app.domain.job import Evaluation, JobSpec
-from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
+from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, reads_ranges
 from app.domain.report import Accuracy, DatasetSummary, Examination, Fidelity, Figures, Latency, Memory, Size
 from app.services import artifacts, candidates, datasets, gates, jobs, models, outcomes
 from app.services.outcomes import Record
@@ -227,6 +227,9 @@ def _record(storage: Storage, claim: Claim, measured: Callable[[int], Figures]) 
         job.isa = "generic"
         feeds = store(storage, secrets.token_bytes(8))
         artifacts.add(db, storage, job, job.id, "feeds", "feeds.npz", feeds)
+        if any(reads_ranges(recipe) for recipe in job.spec.recipes):
+            statistics = store(storage, secrets.token_bytes(8))
+            artifacts.add(db, storage, job, job.id, "statistics", "statistics.npz", statistics)
         candidates.prepared(db, job.id, replace(measured(0), latency=None, memory=None))
 
     def build(db: Session) -> None:

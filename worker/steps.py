@@ -15,7 +15,7 @@ from app.db.models import Candidate, Dataset, Job, Version
 from app.db.queries import earlier
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
-from app.domain.recipe import Imported, Recipe, uses_calibration
+from app.domain.recipe import Imported, Recipe, reads_ranges, uses_calibration
 from app.domain.report import Examination
 from app.services import artifacts, candidates, datasets, gates, models
 from app.services.outcomes import Record
@@ -69,9 +69,9 @@ def prepare(work: Work) -> Record:
     """Prepare the float model once for all recipes, calibrate, and evaluate the baseline."""
     with work.process.database.reading() as db:
         job = db.get_one(Job, work.claim.subject_id)
-        calibrates = any(c.recipe and uses_calibration(c.recipe) for c in queries.candidates(db, job.id))
+        recipes = [c.recipe for c in queries.candidates(db, job.id) if c.recipe]
     out = _output_folder(work)
-    request = _prepare_request(work, job, out, calibrates=calibrates)
+    request = _prepare_request(work, job, out, recipes)
     prepared = work.call("prepare", request, Prepared)
     names = {kind: getattr(prepared, kind) for kind in PREPARED}
     files = {kind: (name, work.publish(out / name)) for kind, name in names.items() if name}
@@ -224,12 +224,14 @@ def _output_folder(work: Work) -> Path:
     return out
 
 
-def _prepare_request(work: Work, job: Job, out: Path, *, calibrates: bool) -> Prepare:
+def _prepare_request(work: Work, job: Job, out: Path, recipes: Sequence[Recipe]) -> Prepare:
     spec = job.spec
+    calibrates = any(uses_calibration(recipe) for recipe in recipes)
     return Prepare(
         model=_stage_version(work, job.version_id, "model"),
         out=out,
         calibration=_calibration(work, job) if calibrates else None,
+        reads_ranges=any(reads_ranges(recipe) for recipe in recipes),
         evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
         calibration_samples=spec.calibration.samples,
         evaluation_samples=spec.evaluation.samples,

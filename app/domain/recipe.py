@@ -166,6 +166,11 @@ def uses_calibration(recipe: Recipe) -> bool:
     return needs_calibration(recipe)
 
 
+def reads_ranges(recipe: Recipe) -> bool:
+    """Whether this recipe reads ranges of activations from calibration statistics."""
+    return isinstance(recipe, StaticInt8)
+
+
 def title(recipe: Recipe) -> str:
     """A short name for people: `static int8, percentile`."""
     match recipe:

@@ -4,6 +4,7 @@ All but measurements are functions of content. A measurement serves for a week, 
 only while a host like the one that measured it benchmarks here.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy.orm import Session
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.models import Artifact, Candidate, Dataset, Job, Version, VersionFile
 from app.db.queries import reuse
+from app.domain.recipe import Recipe, reads_ranges
 from app.domain.report import Figures, Latency
 from app.services import artifacts, candidates, manifest
 
@@ -57,8 +59,10 @@ def take(db: Session, job: Job, kind: str, subject_id: str) -> bool:
 def _preparation(db: Session, job: Job) -> bool:
     recipes = manifest.asked_recipes(list(queries.candidates(db, job.id)))
     key = manifest.preparation_key(db, job, recipes)
-    donor = next((d for d in reuse.prepared_jobs(db, job, key) if _same_target(db, job, d)), None)
-    if donor is None or not artifacts.share(db, job, job.id, queries.artifacts(db, donor.id).values()):
+    donors = (d for d in reuse.prepared_jobs(db, job, key) if _same_target(db, job, d))
+    found = ((d, queries.artifacts(db, d.id)) for d in donors)
+    donor, made = next((pair for pair in found if _suffices(pair[1], recipes)), (None, {}))
+    if donor is None or not artifacts.share(db, job, job.id, made.values()):
         return False
     job.isa, job.batch, job.notes = donor.isa, donor.batch, donor.notes
     candidates.prepared(db, job.id, _unmeasured(queries.baseline(db, donor.id).figures))
@@ -113,6 +117,11 @@ def _decides(job: Job, donor: Job, latency: Latency) -> bool:
     limit = job.spec.gate.speedup_over_float() if job.spec.gate else None
     before = donor.spec.gate.speedup_over_float() if donor.spec.gate else None
     return limit is None or limit == before or not latency.ci[0] <= limit <= latency.ci[1]
+
+
+def _suffices(made: Mapping[str, Artifact], recipes: Sequence[Recipe]) -> bool:
+    """A preparation has statistics only if a recipe of its job read ranges."""
+    return "statistics" in made or not any(reads_ranges(recipe) for recipe in recipes)
 
 
 def _same_target(db: Session, job: Job, donor: Job) -> bool:

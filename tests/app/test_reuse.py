@@ -12,7 +12,7 @@ from app.db.session import Database
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.gate import Gate
 from app.domain.job import Benchmark, Evaluation, JobSpec
-from app.domain.recipe import DynamicInt8, StaticInt8
+from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, WeightOnly
 from app.domain.target import Target
 from app.services import datasets, deletion, hosts, jobs, models
 from app.storage import LocalStorage
@@ -146,6 +146,46 @@ def test_another_benchmark_measures_again_what_is_built(
 )
 def test_what_changes_the_bytes_is_made_again(database: Database, done: str, change: Change) -> None:
     assert kinds_to_run(database, again(database, done, change)) == ["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "next_step"),
+    [
+        ((WeightOnly(bits=4),), (WeightOnly(bits=4), StaticInt8()), "prepare"),
+        ((WeightOnly(bits=4), StaticInt8()), (WeightOnly(bits=4),), "report"),
+        ((WeightOnly(bits=4),), (WeightOnly(bits=4), WeightOnly(bits=2)), "build"),
+        ((WeightOnly(bits=8),), (WeightOnly(bits=8), WeightOnly(bits=2)), "prepare"),
+    ],
+    ids=["lacks statistics", "has more than needed", "needs only samples", "lacks the samples' order"],
+)
+def test_a_preparation_serves_where_it_holds_what_the_recipes_read(
+    database: Database,
+    storage: LocalStorage,
+    project: str,
+    first: tuple[Recipe, ...],
+    second: tuple[Recipe, ...],
+    next_step: str,
+) -> None:
+    job = factories.make_job(database, project, recipes=first)
+    factories.work_off(database, storage, job)
+
+    repeated = again(database, job, lambda spec: replace(spec, recipes=second))
+
+    assert kinds_to_run(database, repeated) == [next_step]
+
+
+def test_a_build_serves_a_job_whose_preparation_also_collects_statistics(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    job = factories.make_job(database, project, recipes=(WeightOnly(bits=4),))
+    factories.work_off(database, storage, job)
+    more = (WeightOnly(bits=4), StaticInt8())
+    repeated = again(database, job, lambda spec: replace(spec, recipes=more))
+
+    factories.work_off(database, storage, repeated)
+
+    found = factories.candidates_of(database, repeated)
+    assert [c.reused is None for c in found] == [False, True]
 
 
 def test_a_measurement_serves_only_on_a_host_like_the_one_that_made_it(database: Database, done: str) -> None:

@@ -20,7 +20,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
-from app.domain.recipe import Recipe, uses_calibration
+from app.domain.recipe import Recipe, reads_ranges, uses_calibration
 from app.domain.target import RULES, Target, detect
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
@@ -78,7 +78,8 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(arguments.recipe)
     target = _target(arguments)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
-        prepared = _prepare(arguments, Path(folder), calibrated=uses_calibration(recipe))
+        uses, ranges = uses_calibration(recipe), reads_ranges(recipe)
+        prepared = _prepare(arguments, Path(folder), calibrated=uses, ranges=ranges)
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
         statistics = load_statistics(given) if given else None
         isa = detect_isa() if target.isa == "auto" else target.isa
@@ -249,7 +250,9 @@ def _target(arguments: argparse.Namespace) -> Target:
         raise _invalid("invalid_target", "The target", error) from error
 
 
-def _prepare(arguments: argparse.Namespace, out: Path, *, calibrated: bool = True) -> dict[str, Any]:
+def _prepare(
+    arguments: argparse.Namespace, out: Path, *, calibrated: bool = True, ranges: bool = True
+) -> dict[str, Any]:
     data = _data(arguments)
     if arguments.command is calibrate and data is None:
         raise Refused("no_calibration_data", "Calibration needs samples: give --data.")
@@ -258,6 +261,7 @@ def _prepare(arguments: argparse.Namespace, out: Path, *, calibrated: bool = Tru
         out=out,
         calibration=data if calibrated else None,
         calibration_samples=arguments.samples,
+        reads_ranges=ranges,
     )
     return run_call("prepare", TypeAdapter(Prepare).dump_python(request), Report())
 

@@ -66,12 +66,13 @@ class Prepare:
     """Prepare the float model once for all recipes, split the data, calibrate, and evaluate the baseline.
 
     With `calibration` and `evaluation` on the same path the samples are split. Without `evaluation` there is
-    no reference; without `calibration` no statistics.
+    no reference; without `calibration`, or where no recipe reads ranges, no statistics.
     """
 
     model: Path
     out: Path
     calibration: Data | None = None
+    reads_ranges: bool = True  # False: calibration samples are chosen, but no statistics are collected
     evaluation: Data | None = None
     calibration_samples: int | None = None
     evaluation_samples: int | None = None

@@ -81,10 +81,11 @@ def prepare(request: Prepare, progress: Progress) -> Prepared:
     progress(0.1, "preparing the model")
     notes = prepare_model(request.model, request.out / MODEL, feeds, request.shapes)
     evaluated = _evaluate(session, sources.evaluation, request, within(progress, 0.2, 0.6))
-    _calibrate(sources.calibration, request, within(progress, 0.6, 1.0))
+    calibrated = sources.calibration if request.reads_ranges else None
+    _calibrate(calibrated, request, within(progress, 0.6, 1.0))
     return Prepared(
         model=MODEL,
-        statistics=STATISTICS if sources.calibration else None,
+        statistics=STATISTICS if calibrated else None,
         calibration_order=_keep_order(sources.calibration, request.out),
         reference=REFERENCE if evaluated else None,
         feeds=FEEDS,
