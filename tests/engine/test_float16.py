@@ -137,6 +137,30 @@ def test_full_computes_in_float16_between_casts(case: Start) -> None:
     assert started.likeness() > 40
 
 
+def test_full_is_refused_where_no_constant_would_be_halved(case: Start) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"], "relu")]
+    started = case(build(nodes, {"x": [2, 32]}, {"y": [2, 32]}, {}), ROWS)
+
+    with pytest.raises(Refused, match="this model has none") as refusal:
+        started.quantize(Float16(compute="full"))
+
+    assert refusal.value.refusal == "nothing_to_quantize"
+
+
+def test_full_is_refused_where_tensors_pass_through_sequences(case: Start) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["rows"], "product"),
+        helper.make_node("SplitToSequence", ["rows"], ["parts"], "split", axis=1),
+        helper.make_node("ConcatFromSequence", ["parts"], ["y"], "join", axis=1),
+    ]
+    started = case(build(nodes, {"x": [2, 32]}, {"y": [2, 64]}, {"w": weights(32, 64)}), ROWS)
+
+    with pytest.raises(Refused, match="through sequences") as refusal:
+        started.quantize(Float16(compute="full"))
+
+    assert refusal.value.refusal == "unsupported_option"
+
+
 def test_full_bfloat16_is_refused_for_there_are_no_kernels(case: Start) -> None:
     with pytest.raises(Refused, match="no bfloat16 kernels") as refusal:
         case(dense(), ROWS).quantize(BFloat16(compute="full"))

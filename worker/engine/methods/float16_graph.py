@@ -20,6 +20,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
 )
 
+_NO_TENSORS = ("seq(", "optional(")
 _LARGEST = float(np.finfo(np.float16).max)
 _NOTE = "float16: half the bytes; a CPU widens to float32 around most kernels, so it is no faster"
 
@@ -37,9 +38,14 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     Raises:
         Refused: `unsupported_option`, `nothing_to_quantize` or `selection_matches_nothing`.
     """
+    if not any(tensor.data_type == onnx.TensorProto.FLOAT for tensor in _constants(model.graph)):
+        raise Refused("nothing_to_quantize", "float16 halves float constants, and this model has none.")
     left = dict(_hindered(model, recipe))
     nodes = [node.name for node in model.graph.node]
     refuse_nothing([name for name in nodes if name not in left], "float16", left)
+    version = opset(model)
+    if any(_passes_sequences(node, version) for node in model.graph.node):
+        raise Refused("unsupported_option", "compute full does not reach through sequences; ask for storage.")
     if any(True for node in model.graph.node for _ in subgraphs(node)):
         raise Refused("unsupported_option", "compute full does not reach into subgraphs; ask for storage.")
     try:
@@ -76,6 +82,12 @@ def _hindered(model: onnx.ModelProto, recipe: Float16) -> Iterator[tuple[str, st
             yield node.name, f"{node.op_type} has no float16 form"
 
 
+def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from initializers(graph).values()
+    for node in graph.node:
+        yield from (entry.t for entry in node.attribute if entry.type == onnx.AttributeProto.TENSOR)
+
+
 def _is_beyond(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type != onnx.TensorProto.FLOAT:
         return False
@@ -85,11 +97,23 @@ def _is_beyond(tensor: onnx.TensorProto) -> bool:
 
 def _has_half(node: onnx.NodeProto, version: int) -> bool:
     """Whether the operator takes float16 wherever it takes float32."""
-    if node.domain not in STANDARD or node.op_type in DEFAULT_OP_BLOCK_LIST:
+    if node.op_type in DEFAULT_OP_BLOCK_LIST:
         return False
+    allowed = _types(node, version)
+    return bool(allowed) and all("tensor(float16)" in types for types in allowed if "tensor(float)" in types)
+
+
+def _passes_sequences(node: onnx.NodeProto, version: int) -> bool:
+    """Whether an operand can be nothing but a sequence or an optional, around which no Cast can go."""
+    return any(all(kind.startswith(_NO_TENSORS) for kind in kinds) for kinds in _types(node, version))
+
+
+def _types(node: onnx.NodeProto, version: int) -> list[set[str]]:
+    """What each type variable of a standard operator allows; nothing where the operator is not known."""
+    if node.domain not in STANDARD:
+        return []
     try:
         schema = onnx.defs.get_schema(node.op_type, version, "")
     except onnx.defs.SchemaError:
-        return False
-    allowed = [set(constraint.allowed_type_strs) for constraint in schema.type_constraints]
-    return all("tensor(float16)" in types for types in allowed if "tensor(float)" in types)
+        return []
+    return [set(constraint.allowed_type_strs) for constraint in schema.type_constraints]
