@@ -4,6 +4,7 @@
 committed, and only then, is registered with `after_commit`.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,11 @@ def _connect(url: str) -> Engine:
     if url.startswith("sqlite"):
         # No bound on connections: a request holds one while it waits for a thread, and threads are bounded.
         engine = create_engine(
-            url, connect_args={"timeout": STATEMENT_SECONDS}, poolclass=QueuePool, max_overflow=-1
+            url,
+            connect_args={"timeout": STATEMENT_SECONDS},
+            poolclass=QueuePool,
+            max_overflow=-1,
+            json_serializer=_as_text,
         )
         event.listen(engine, "connect", _set_up_sqlite)
         return engine
@@ -80,6 +85,11 @@ def _connect(url: str) -> Engine:
             "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s",
         },
     )
+
+
+def _as_text(value: object) -> str:
+    """JSON unescaped, so that SQLite refuses half of a surrogate pair, which nobody could read again."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection

@@ -1,0 +1,84 @@
+"""What no honest client sends: text that cannot be stored, bodies of another kind than is expected."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import factories
+from tests.app.conftest import MIB, Service, Tenant
+from tests.app.test_api_requests import head, talk
+from tests.app.test_api_uploads import pointers, problem
+
+HALF = "\ud800"
+DYNAMIC = [{"method": "dynamic_int8"}]
+
+
+@pytest.fixture
+def version(service: Service, tenant: Tenant) -> str:
+    """A version that is ready."""
+    return factories.make_version(service.database, tenant.project)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"labels": {"branch": HALF}},
+        {"state": {"h": HALF}},
+        {"evaluation": {"output": HALF}},
+        {"recipes": [{"method": "dynamic_int8", "exclude": {"nodes": [HALF]}}]},
+    ],
+    ids=str,
+)
+def test_text_that_cannot_be_shown_is_not_stored(
+    http: httpx.Client, version: str, part: dict[str, Any]
+) -> None:
+    spec = {"version": version, "recipes": DYNAMIC} | part
+
+    answer = http.post("/v1/jobs", content=json.dumps(spec), headers={"Content-Type": "application/json"})
+
+    problem(answer, 422, "invalid_input")
+    assert http.get("/v1/jobs").json()["items"] == []
+
+
+def test_a_cookie_with_an_escaped_nul_is_a_wrong_cookie(service: Service) -> None:
+    answer = httpx.get(f"{service.url}/v1/me", headers={"Cookie": 'fewbits_session="ses_\\000.x"'})
+
+    problem(answer, 401, "unauthenticated")
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x+json", "APPLICATION/JSON", "multipart/form-data"]
+)
+@pytest.mark.parametrize("path", ["/v1/datasets/dst_1/check", "/v1/jobs", "/v1/uploads"])
+def test_what_is_read_into_memory_is_small_whatever_it_is_called(
+    service: Service, tenant: Tenant, path: str, kind: str
+) -> None:
+    key = tenant.http.headers["authorization"].removeprefix("Bearer ")
+    told = (f"Content-Type: {kind}", f"Content-Length: {MIB + 1}")
+
+    status, found = talk(service, head(path, key, *told))
+
+    assert (status, found["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("kind", ["application/x+json", "APPLICATION/JSON", "application/json ; a=b"])
+def test_another_body_with_a_used_key_is_told_apart_by_its_content(
+    http: httpx.Client, version: str, kind: str
+) -> None:
+    headers = {"Content-Type": kind, "Idempotency-Key": f"one {kind}".replace(" ", "-")}
+    first = http.post("/v1/jobs", json={"version": version, "recipes": DYNAMIC}, headers=headers)
+    assert first.status_code == 202, first.text
+
+    other = http.post("/v1/jobs", json={"version": version, "deadline_s": 60}, headers=headers)
+
+    problem(other, 422, "idempotency_key_reused")
+
+
+def test_a_name_that_no_file_system_takes_is_refused(http: httpx.Client) -> None:
+    name = "é" * 128 + ".onnx"
+    named = http.post("/v1/models", files={"file": (name, b"model")})
+    listed = http.post("/v1/models", json={"name": "m", "files": {name: "0" * 64}})
+
+    assert (pointers(named), pointers(listed)) == (["/file"], ["/files"])
