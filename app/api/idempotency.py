@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.deps import App, Service, Who
 from app.api.errors import MEDIA_TYPE, headers_of, problem_response, request_id, status_of
 from app.api.forms import Form
+from app.api.tus import CHUNK_TYPE
 from app.api.waiting import seconds_preferred
 from app.domain.errors import DomainError, Problem
 from app.services import idempotency
@@ -30,7 +31,6 @@ from app.services.keys import Caller
 KEPT_HEADERS = ("location", "content-type")
 CONTENT_HEADERS = ("upload-length", "upload-metadata")
 REPLAYED = {"Idempotent-Replayed": "true"}
-JSON_KINDS = ("application/json", "")
 DESCRIPTION = (
     "Any text of your own. The same request with the same key is done once: who asks again within 24 hours "
     "gets the first answer, with `Idempotent-Replayed: true`. Another request with this key gets 422."
@@ -159,7 +159,7 @@ def _of_form(form: Form) -> object:
 
 async def _of_body(request: Request) -> object:
     """JSON as its value; a body that is streamed elsewhere by the headers that announce it."""
-    if request.headers.get("content-type", "").partition(";")[0] not in JSON_KINDS:
+    if request.headers.get("content-type") == CHUNK_TYPE:
         return None
     body = await request.body()
     try:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api import tus
 from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
 from app.api.last_used import LastUsed
 from app.api.live import SharedLooks, while_live
@@ -27,7 +28,8 @@ from app.settings import Settings
 API = "/v1/"
 MIB = 1024 * 1024
 BLOBS = "/v1/blobs/"
-UPLOADS = ("/v1/models", "/v1/datasets", "/v1/quantize", "/v1/uploads")
+UPLOADS = "/v1/uploads"
+FORMS = ("/v1/models", "/v1/datasets", "/v1/quantize")
 SAFE = ("GET", "HEAD", "OPTIONS")
 SCOPES = {"/v1/projects": "operator", "/v1/api-keys": "admin", "/v1/session": "read"}
 COOKIE = "fewbits_session"
@@ -151,11 +153,9 @@ class Gatekeeper:
             raise RateLimited(count, "A key")
 
     def _limit(self, scope: Scope) -> int:
-        """JSON is read into memory, wherever it goes; a blob may be anything, also JSON."""
-        path, kind = scope["path"], Headers(scope=scope).get("content-type", "")
-        streamed = path.startswith(UPLOADS) and not kind.startswith("application/json")
-        large = streamed or path.startswith(BLOBS)
-        return self._settings.max_upload_bytes if large else self._settings.max_json_bytes
+        """What is not streamed is read into memory: whatever its type says, it must be small."""
+        streamed = _is_streamed(scope["path"], Headers(scope=scope).get("content-type", "").lower())
+        return self._settings.max_upload_bytes if streamed else self._settings.max_json_bytes
 
 
 Credentials = tuple[Callable[[Session, str], Caller], str]
@@ -192,8 +192,15 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
+def _is_streamed(path: str, kind: str) -> bool:
+    """A blob may be of any type; forms and pieces of uploads are known by theirs."""
+    form = path in FORMS and kind.startswith("multipart/")
+    piece = path.startswith(UPLOADS) and kind == tus.CHUNK_TYPE
+    return form or piece or path.startswith(BLOBS)
+
+
 def _too_large(limit: int) -> str:
-    return f"The request has more than {limit // MIB} MiB, the limit for this path."
+    return f"The request has more than {limit // MIB} MiB, the limit for this path and Content-Type."
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
