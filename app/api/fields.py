@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ from app.domain.errors import FieldError, InvalidInput
 from app.domain.gate import Gate
 
 GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
+PATH = 500  # the column's length
+NAME_BYTES = 255  # what file systems take
 Value = TypeVar("Value")
 
 
@@ -125,11 +128,13 @@ def _file_path(text: str, pointer: str) -> str:
     """A path inside a version, as its external data is named.
 
     Raises:
-        InvalidInput: It leads outside, or is none.
+        InvalidInput: It leads outside, is too long, or is none.
     """
     path = PurePosixPath(text)
     unsafe = path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text
-    if unsafe or not path.parts or len(text) > 500:  # noqa: PLR2004 - the column's length
-        detail = f"{text[:100]!r} is no plain relative path below the model's folder"
+    long = len(text) > PATH or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts)
+    if unsafe or long or not path.parts:
+        allowed = f"a plain relative path below the model's folder, of names of at most {NAME_BYTES} bytes"
+        detail = f"{text[:100]!r} is not {allowed}"
         raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
     return str(path)

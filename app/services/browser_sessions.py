@@ -41,7 +41,7 @@ def authenticate(db: Session, text: str) -> Caller:
         Unauthenticated: It is unknown, over, or its key is.
     """
     session_id, _, secret = text.partition(".")
-    row = db.get(BrowserSession, session_id)
+    row = db.get(BrowserSession, session_id) if session_id.isprintable() else None  # cookies can escape a NUL
     if row is None or not hmac.compare_digest(row.digest, keys.digest(secret)):
         raise Unauthenticated("The session cookie is wrong; send your key to POST /v1/session again.")
     if row.expires_at <= queries.now(db):
