@@ -143,5 +143,5 @@ class Watch:
 
 def seconds_preferred(prefer: str | None) -> float:
     """The N of `Prefer: wait=N`, at most 600; 0 without one."""
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "")
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,20})\"?\s*(?:[,;]|$)", prefer or "", re.IGNORECASE)
     return min(int(match[1]), WAIT_SECONDS) if match else 0
