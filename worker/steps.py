@@ -114,7 +114,7 @@ def build(work: Work) -> Record:
     built = work.call("build", request, Built)
     received = work.publish(out / built.model)
     figures = replace(built.figures, notes=(*built.figures.notes, *built.reasons))
-    found_out = {"flips": built.flips, "outcomes": built.outcomes}
+    found_out = {"flips": built.flips, "outcomes": built.outcomes, "layers": built.layers}
     more = {kind: work.keep(value) for kind, value in found_out.items() if value}
     storage = work.process.storage
     return lambda db: candidates.built(db, storage, candidate.id, built.recipe, figures, received, more)
@@ -235,8 +235,7 @@ def _prepare_request(work: Work, job: Job, out: Path, recipes: Sequence[Recipe])
         evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
         calibration_samples=spec.calibration.samples,
         evaluation_samples=spec.evaluation.samples,
-        metric=spec.evaluation.metric,
-        output=spec.evaluation.output,
+        question=spec.evaluation,
         batch=spec.benchmark.batch,
         shapes=spec.shapes,
     )

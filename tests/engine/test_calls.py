@@ -116,7 +116,7 @@ def test_without_data_the_inputs_are_made_up_and_the_notes_say_so(job: Job) -> N
 
 def test_without_labels_a_metric_that_was_asked_for_is_refused(job: Job) -> None:
     with pytest.raises(Refused, match="top5 cannot be measured") as refused:
-        job.prepare(save_digits(job.folder / "digits", labels=False), metric="top5")
+        job.prepare(save_digits(job.folder / "digits", labels=False), question={"metric": "top5"})
 
     assert refused.value.refusal == "labels_missing"
 
@@ -204,9 +204,9 @@ def test_with_several_outputs_a_labelled_metric_needs_one_of_them_named(tmp_path
     data = {"path": tmp_path / "data.npz"}
 
     unnamed = job.prepare(evaluation=data)
-    named = job.prepare(evaluation=data, output="near", metric="top1")
+    named = job.prepare(evaluation=data, question={"output": "near", "metric": "top1"})
     with pytest.raises(Refused) as refused:
-        job.prepare(evaluation=data, metric="top1")
+        job.prepare(evaluation=data, question={"metric": "top1"})
 
     assert unnamed["metric"] is None
     assert any(note.startswith("accuracy: the model has several") for note in unnamed["baseline"]["notes"])
@@ -216,7 +216,7 @@ def test_with_several_outputs_a_labelled_metric_needs_one_of_them_named(tmp_path
 
 def test_an_output_that_does_not_exist_is_refused(job: Job) -> None:
     with pytest.raises(Refused) as refused:
-        job.prepare(save_digits(job.folder / "digits", 50), output="nothing")
+        job.prepare(save_digits(job.folder / "digits", 50), question={"output": "nothing"})
 
     assert refused.value.refusal == "unknown_output"
 
@@ -242,6 +242,7 @@ def test_examining_tells_what_is_in_a_model_and_in_a_dataset(job: Job) -> None:
 
 def test_every_call_of_the_contract_is_in_the_table() -> None:
     assert set(CALLS) == {
+        "unpack_model",
         "examine_model",
         "examine_dataset",
         "prepare",

@@ -1,4 +1,4 @@
-"""Top-k counts in pairs."""
+"""Class scores, labels and warnings."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from app.domain.errors import Refused
-from worker.engine.evaluate.accuracy import Pairs, check_labels, in_top, suspicion, top1
+from app.domain.report import Accuracy
+from worker.engine.evaluate.accuracy import check_labels, class_scores, in_top, suspicion, top1
 
 SCORES = arrays(np.float32, st.integers(2, 12), elements=st.integers(-3, 3).map(float))
 
@@ -38,35 +39,6 @@ def test_what_holds_no_class_scores_has_no_top_1(shape: tuple[int, ...]) -> None
     assert top1(np.zeros(shape)) is None
 
 
-def test_lost_and_gained_are_counted_apart() -> None:
-    right, wrong = np.array([0.0, 1.0]), np.array([1.0, 0.0])
-    pairs = Pairs("top1")
-
-    for baseline, candidate in [
-        (right, right),
-        (right, wrong),
-        (right, wrong),
-        (wrong, right),
-        (wrong, wrong),
-    ]:
-        pairs.add(1, baseline, candidate)
-    accuracy = pairs.accuracy()
-
-    assert (accuracy.lost, accuracy.gained, accuracy.samples) == (2, 1, 5)
-    assert (accuracy.baseline, accuracy.value) == (0.6, 0.4)
-    assert accuracy.drop == pytest.approx(0.2)
-    assert accuracy.ci[0] < accuracy.drop < accuracy.ci[1]
-
-
-def test_the_interval_is_not_empty_when_nothing_flips() -> None:
-    pairs = Pairs("top5")
-    for label in range(10):
-        pairs.add(label % 6, np.arange(6.0), np.arange(6.0))
-
-    assert pairs.accuracy().drop == 0
-    assert pairs.accuracy().ci[1] > 0.1
-
-
 @pytest.mark.parametrize("label", [-1, 10, 1000])
 def test_a_label_outside_the_classes_is_refused_with_sample_value_and_limit(label: int) -> None:
     with pytest.raises(
@@ -85,9 +57,24 @@ def test_a_label_outside_the_classes_is_refused_with_sample_value_and_limit(labe
 def test_an_accuracy_near_chance_makes_the_preprocessing_suspect(
     right: int, classes: int, warned: bool
 ) -> None:
-    pairs = Pairs("top1", right=right, baseline_right=right, samples=100)
+    share = right / 100
+    accuracy = Accuracy("top1", share, share, 0, (0, 0), 100, 0, 0)
 
-    warning = suspicion(pairs.accuracy(), classes)
+    warning = suspicion(accuracy, classes)
 
     assert (warning is not None) == warned
     assert warning is None or warning.startswith("preprocessing_suspect")
+
+
+def test_a_weak_correlation_makes_the_preprocessing_suspect() -> None:
+    weak, strong = (Accuracy("spearman", r, r, 0, (0, 0), 100) for r in (0.1, 0.8))
+
+    assert "the float model's spearman is 0.10 on 100 samples" in str(suspicion(weak, 384))
+    assert suspicion(strong, 384) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "logits", "best"), [(0.4, False, 0), (0.6, False, 1), (0.4, True, 1), (-1, True, 0)]
+)
+def test_a_single_score_says_yes_above_its_threshold(value: float, logits: bool, best: int) -> None:
+    assert class_scores(np.array([[value]]), logits=logits).argmax() == best

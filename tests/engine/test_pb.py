@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from app.domain.dataset import Preprocess
 from app.domain.errors import Refused
@@ -15,6 +15,8 @@ from worker.engine.data import open_dataset
 from worker.engine.data.bind import Input, bind, feed
 from worker.engine.data.dataset import Dataset, summarize
 from worker.engine.requests import Data
+
+STRINGS = onnx.TensorProto(data_type=onnx.TensorProto.STRING, dims=[1], string_data=[b"a"])
 
 
 def packed(path: Path, files: dict[str, bytes]) -> Dataset:
@@ -77,10 +79,7 @@ def test_tensors_named_as_inputs_feed_those(tmp_path: Path) -> None:
     ("content", "code"),
     [
         (b"\xff\xff no protobuf", "broken_tensor"),
-        (
-            helper.make_tensor("x", onnx.TensorProto.STRING, [1], [b"a"])  # type: ignore[list-item].SerializeToString(),
-            "unsupported_array",
-        ),
+        (STRINGS.SerializeToString(), "unsupported_array"),
         (numpy_helper.from_list([np.zeros(2)], "x").SerializeToString(), None),
         (onnx.TensorProto(data_type=1, dims=[2, 3], raw_data=bytes(8)).SerializeToString(), "broken_tensor"),
     ],

@@ -12,23 +12,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
+from app.domain.job import Evaluation, MetricName
 from app.domain.recipe import Recipe, reads_ranges, uses_calibration
 from app.domain.target import RULES, Target, detect
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
 
+if TYPE_CHECKING:
+    from worker.engine.methods import Setting
+
 DONE, REFUSED = 0, 2
 CPU_INFO = Path("/proc/cpuinfo")
 STEP = 0.05
-METRICS = ("auto", "top1", "top5")
+METRICS = get_args(MetricName)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -87,12 +91,15 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         samples = calibration_samples(_data(arguments), order if order.is_file() else None, model)
         setting = Setting(isa=isa, runtime=target.onnxruntime, statistics=statistics, samples=samples)
         quantized = apply(model, arguments.out, recipe, setting)
+        if not (statistics and prepared["synthetic_feeds"]):  # ranges of real samples do not fit made-up ones
+            _refuse_unfaithful(arguments, quantized.recipe, Path(folder) / prepared["feeds"])
+        told = _write_layers(arguments, model, quantized.recipe, setting, Path(folder) / prepared["feeds"])
     size = model_bytes(arguments.out)
     return {
         "model": str(arguments.out),
         "recipe": asdict(quantized.recipe),
         "reasons": quantized.reasons,
-        "notes": prepared["notes"],
+        "notes": [*prepared["notes"], *told],
         "size": {"bytes": size, "ratio": size / model_bytes(arguments.model)},
         "kernels": asdict(kernels(arguments.out)),
         "requires": asdict(requires(arguments.out)),
@@ -108,7 +115,7 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
         model=arguments.model,
         candidates=tuple(arguments.candidates),
         data=_data(arguments),
-        metric=arguments.metric,
+        question=read_question(arguments.evaluation, arguments.metric),
         threads=arguments.threads,
         max_seconds=arguments.max_seconds,
     )
@@ -148,6 +155,19 @@ def read_preprocess(text: str) -> Preprocess:
     except ValidationError as error:
         names = ", ".join(PRESETS)
         raise _invalid("invalid_preprocess", f"The preprocessing (JSON, or one of {names})", error) from error
+
+
+def read_question(text: str, metric: MetricName | None) -> Evaluation:
+    """How accuracy is measured, as JSON; a metric that is given besides takes its place.
+
+    Raises:
+        Refused: `invalid_evaluation`, with a JSON pointer for each field that is wrong.
+    """
+    try:
+        found = TypeAdapter(Evaluation).validate_json(text)
+    except ValidationError as error:
+        raise _invalid("invalid_evaluation", "The evaluation", error) from error
+    return replace(found, metric=metric) if metric else found
 
 
 def detect_isa() -> str:
@@ -194,13 +214,15 @@ def _parser() -> Parser:
     three.add_argument("out", type=_out)
     three.add_argument("--recipe", required=True, metavar="JSON")
     three.add_argument("--calibration", type=_file, metavar="FILE", help="what `calibrate` wrote")
+    three.add_argument("--layers", type=_out, metavar="FILE", help="write what each quantized node costs")
     three.add_argument("--target", default="auto", choices=("auto", *RULES), metavar="ISA")
     three.add_argument("--onnxruntime", metavar="V", help="the release that must load the result, as 1.N")
     three.set_defaults(command=quantize)
     four = commands.add_parser("compare", help=compare.__doc__, parents=[data])
     four.add_argument("model", type=_file)
     four.add_argument("candidates", type=_file, nargs="+", metavar="candidate")
-    four.add_argument("--metric", default="auto", choices=METRICS)
+    four.add_argument("--metric", choices=METRICS)
+    four.add_argument("--evaluation", default="{}", metavar="JSON", help="output, average, pool, …")
     four.add_argument("--threads", type=int, default=1)
     four.add_argument("--max-seconds", type=float, default=60, help="for the latency of each candidate")
     four.set_defaults(command=compare)
@@ -264,6 +286,34 @@ def _prepare(
         reads_ranges=ranges,
     )
     return run_call("prepare", TypeAdapter(Prepare).dump_python(request), Report())
+
+
+def _refuse_unfaithful(arguments: argparse.Namespace, recipe: Recipe, feeds: Path) -> None:
+    """What is refused is not left behind."""
+    from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
+    from worker.engine.evaluate.ready import read_feeds
+
+    try:
+        refuse_unfaithful(recipe, fidelity_on(arguments.model, arguments.out, read_feeds(feeds)))
+    except Refused:
+        arguments.out.unlink()
+        arguments.out.with_name(f"{arguments.out.name}.data").unlink(missing_ok=True)
+        raise
+
+
+def _write_layers(
+    arguments: argparse.Namespace, model: Path, recipe: Recipe, setting: "Setting", feeds: Path
+) -> tuple[str, ...]:
+    """What each quantized node costs, as JSON in a file, if one was asked for."""
+    from worker.engine.evaluate.layers import layers_of
+    from worker.engine.evaluate.ready import read_feeds
+
+    if arguments.layers is None:
+        return ()
+    found, notes = layers_of(model, arguments.out, recipe, setting, read_feeds(feeds))
+    if found:
+        arguments.layers.write_text(json.dumps(asdict(found), indent=2) + "\n")
+    return notes
 
 
 def _invalid(code: str, what: str, error: ValidationError, skip: int = 0) -> Refused:

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from app.domain.errors import Problem, Refused
+from app.domain.job import Evaluation
 from app.domain.report import Figures, Latency, Memory
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import evaluate, prepare
@@ -29,7 +30,7 @@ class Compare:
     model: Path
     candidates: tuple[Path, ...]
     data: Data | None = None
-    metric: str = "auto"
+    question: Evaluation = field(default_factory=Evaluation)
     threads: int = 1
     max_seconds: float = 60  # for each candidate's latency
 
@@ -67,7 +68,9 @@ def compare(request: Compare, progress: Progress) -> Comparison:
         Refused: a model does not run, or the data does not fit.
     """
     with tempfile.TemporaryDirectory(prefix="compare-") as folder:
-        asked = Prepare(model=request.model, out=Path(folder), evaluation=request.data, metric=request.metric)
+        asked = Prepare(
+            model=request.model, out=Path(folder), evaluation=request.data, question=request.question
+        )
         prepared = prepare(asked, within(progress, 0.0, 0.3))
         against = Against(
             original=request.model,

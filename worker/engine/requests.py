@@ -9,9 +9,10 @@ from pathlib import Path
 from app.domain.against import Outcomes
 from app.domain.dataset import Preprocess
 from app.domain.flips import Flips
+from app.domain.job import Evaluation
 from app.domain.preview import Preview
 from app.domain.recipe import Recipe
-from app.domain.report import DatasetSummary, Figures
+from app.domain.report import DatasetSummary, Figures, Layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,7 @@ class Prepare:
     evaluation: Data | None = None
     calibration_samples: int | None = None
     evaluation_samples: int | None = None
-    metric: str = "auto"  # auto: top1 when there are labels
-    output: str | None = None
+    question: Evaluation = field(default_factory=Evaluation)
     batch: int = 1
     shapes: dict[str, int] = field(default_factory=dict)
 
@@ -133,6 +133,7 @@ class Built:
     reasons: tuple[str, ...]  # why each auto field became what it is, and what was left in float
     flips: Flips | None = None  # null without data
     outcomes: Outcomes | None = None  # null where nothing is right or wrong
+    layers: Layers | None = None  # null with a note in `figures`
 
 
 @dataclass(frozen=True, kw_only=True)

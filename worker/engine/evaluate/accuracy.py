@@ -1,54 +1,34 @@
-"""Top-k accuracy, counted in pairs: each sample under the float model and under the candidate."""
+"""Class scores: the best class, whether a label is among the top k, and which labels there can be."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from app.domain.errors import FieldError, Refused
-from app.domain.intervals import drop_interval
 from app.domain.report import Accuracy
 from worker.engine.data.dataset import Array
 
 TOP = {"top1": 1, "top5": 5}
 TWO_SIDED_95 = 0.025
-
-
-@dataclass
-class Pairs:
-    """Running counts over samples, from `add` to `accuracy`."""
-
-    metric: str
-    right: int = 0
-    baseline_right: int = 0
-    lost: int = 0
-    gained: int = 0
-    samples: int = 0
-
-    def add(self, label: int, baseline: Array, candidate: Array) -> None:
-        """Count one sample; both outputs are [C] scores in any number of unit axes."""
-        was = in_top(baseline, label, TOP[self.metric])
-        now = in_top(candidate, label, TOP[self.metric])
-        self.samples += 1
-        self.right += now
-        self.baseline_right += was
-        self.lost += was and not now
-        self.gained += now and not was
-
-    def accuracy(self) -> Accuracy:
-        """The shares, the drop (above 0 is worse) and its two-sided 95 % score interval."""
-        n = self.samples
-        interval = drop_interval(self.lost, self.gained, n, TWO_SIDED_95)
-        drop = (self.lost - self.gained) / n
-        return Accuracy(
-            self.metric, self.right / n, self.baseline_right / n, drop, interval, n, self.lost, self.gained
-        )
+CORRELATIONS = ("pearson", "spearman")
+WEAK = 0.2
 
 
 def scores(output: Array) -> Array | None:
     """One sample's class scores, [C] with C of at least 2; None when the output is of another kind."""
     squeezed = np.squeeze(output)
     return squeezed if squeezed.ndim == 1 and squeezed.size > 1 else None
+
+
+def class_scores(output: Array, *, logits: bool) -> Array:
+    """Class scores, [C]; the only score of a binary classifier becomes those of "no" and "yes".
+
+    Args:
+        output: [C] in any number of unit axes.
+        logits: whether a single score means yes above 0, else above 0.5.
+    """
+    flat = output.reshape(-1)
+    return flat if flat.size > 1 else np.array([0.0 if logits else 0.5, flat[0]])
 
 
 def top1(output: Array) -> int | None:
@@ -83,9 +63,15 @@ def check_labels(labels: Sequence[int | None], classes: int) -> None:
 def suspicion(accuracy: Accuracy, classes: int) -> str | None:
     """A warning when the float model does hardly better than chance: the preprocessing is probably wrong.
 
-    The limit is twice chance, or with few classes half-way between chance and perfect.
+    The limit is twice chance, or with few classes half-way between chance and perfect. Correlations count as
+    chance below 0.2.
     """
-    chance = min(TOP[accuracy.metric] / classes, 1.0)
+    if accuracy.metric in CORRELATIONS and accuracy.baseline < WEAK:
+        return (
+            f"preprocessing_suspect: the float model's {accuracy.metric} is {accuracy.baseline:.2f} on "
+            f"{accuracy.samples} samples; check output, pool, tokenizer and scores"
+        )
+    chance = min(TOP.get(accuracy.metric, classes) / classes, 1.0)
     if chance >= 1 or accuracy.baseline >= min(2 * chance, (1 + chance) / 2):
         return None
     return (

@@ -10,9 +10,9 @@ from app.domain.report import Accuracy, Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
 from worker.engine.data.source import Source
-from worker.engine.evaluate.accuracy import Pairs
 from worker.engine.evaluate.fidelity import Closeness, headline
 from worker.engine.evaluate.flips import Answers
+from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import outputs
@@ -44,7 +44,7 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     """
     closeness = {name: Closeness() for name in reference.names}
     labelled = reference.labelled
-    pairs = Pairs(labelled.metric) if labelled else None
+    judge = Judge(source.dataset, labelled.question) if labelled else None
     shown = labelled.output if labelled else reference.names[0]
     answers = Answers(source.dataset, labelled.metric if labelled else None, shown)
     total = len(reference.order)
@@ -53,12 +53,12 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
             running.add(float_outputs[name], _same_output(found, name))
         label = labelled.labels[position] if labelled else None
         answers.add(reference.order[position], label, float_outputs[shown], found[shown])
-        if pairs and labelled and label is not None:
-            pairs.add(label, float_outputs[labelled.output], found[labelled.output])
+        if judge:
+            judge.add(reference.order[position], label, float_outputs[shown], found[shown])
         progress((position + 1) / total, "evaluating the candidate")
     fidelity, notes = headline(closeness)
     return Loss(
-        accuracy=pairs.accuracy() if pairs and pairs.samples else None,
+        accuracy=judge.accuracy() if judge else None,
         fidelity=fidelity,
         notes=(*reference.notes, *notes),
         flips=answers.flips(),

@@ -1,20 +1,22 @@
 """The float model's outputs, kept so that every candidate is compared with the same ones.
 
-A zip of npy members: `order` (int64, the samples' indices), `labels` (int64, -1 for none) with `metric` and
-`output` where there is a metric, `notes` on accuracy, and one member for each sample and output, so neither
-writing nor reading holds more than one sample in memory.
+A zip of npy members: `order` (int64, the samples' indices), `labels` (int64, -1 for none) with the settled
+`question` (JSON) where there is a metric, `notes` on accuracy, and one member for each sample and output, so
+neither writing nor reading holds more than one sample in memory.
 """
 
 import io
+import json
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from app.domain.job import Evaluation
 from worker.engine.data.dataset import Array
 
 MAX_BYTES = 2**30
@@ -23,11 +25,12 @@ NO_LABEL = -1
 
 @dataclass(frozen=True)
 class Labelled:
-    """What accuracy needs: the metric, the output that holds class scores, and the samples' labels."""
+    """What accuracy needs: the metric, the output that it judges, the samples' classes, and its options."""
 
     metric: str
     output: str
-    labels: Sequence[int | None]
+    labels: list[int | None]
+    question: Evaluation
 
 
 class ReferenceWriter:
@@ -70,8 +73,7 @@ class ReferenceWriter:
         if labelled:
             numbers = [NO_LABEL if label is None else label for label in labelled.labels[: self._samples]]
             self._write("labels", np.asarray(numbers, np.int64))
-            self._write("metric", np.asarray(labelled.metric))
-            self._write("output", np.asarray(labelled.output))
+            self._write("question", np.asarray(json.dumps(asdict(labelled.question))))
         return self._samples
 
     def _write(self, name: str, array: Array) -> int:
@@ -98,7 +100,8 @@ class Reference:
     def _labelled(self) -> Labelled:
         numbers = self._read("labels").tolist()
         labels = [None if number == NO_LABEL else number for number in numbers]
-        return Labelled(str(self._read("metric")), str(self._read("output")), labels)
+        question = Evaluation(**json.loads(str(self._read("question"))))
+        return Labelled(question.metric, str(question.output), labels, question)
 
     def _read(self, name: str) -> Array:
         array: Array = np.lib.format.read_array(

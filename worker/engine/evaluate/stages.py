@@ -1,5 +1,6 @@
 """What the candidates of one job share, and what each of them adds."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,9 +14,11 @@ from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Sample
 from worker.engine.data.feeds import real_feeds, synthetic_feeds
 from worker.engine.data.source import Source, Sources, choose_sources, open_source
-from worker.engine.evaluate.baseline import Evaluated, Question, evaluate_baseline
+from worker.engine.evaluate.baseline import Evaluated, evaluate_baseline
 from worker.engine.evaluate.candidate import Loss, evaluate_candidate
+from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
 from worker.engine.evaluate.fidelity import exact
+from worker.engine.evaluate.layers import layers_of
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
@@ -103,17 +106,23 @@ def build(request: Build, progress: Progress) -> Built:
     """Quantize the prepared model by one recipe, and compare the result with the float model's outputs.
 
     Raises:
-        Refused: the recipe cannot be applied, or the result does not run or gives NaN.
+        Refused: the recipe cannot be applied, the result does not run or gives NaN, or it is `unfaithful`.
     """
     out = request.out / MODEL
     progress(0.0, "quantizing")
-    quantized = _quantize(request, out)
-    figures, loss = evaluate(out, request, within(progress, 0.1, 1.0))
+    setting = _setting(request)
+    quantized = _quantize(request, out, setting)
+    figures, loss = evaluate(out, request, within(progress, 0.1, 0.9))
+    feeds = read_feeds(request.feeds) if request.feeds else []
+    refuse_unfaithful(quantized.recipe, loss.fidelity if loss else fidelity_on(request.original, out, feeds))
+    progress(0.9, "comparing layers")
+    found, notes = layers_of(request.model, out, quantized.recipe, setting, feeds)
     return Built(
         model=MODEL,
         recipe=quantized.recipe,
-        figures=figures,
+        figures=replace(figures, notes=(*figures.notes, *notes)),
         reasons=quantized.reasons,
+        layers=found,
         flips=loss.flips if loss else None,
         outcomes=loss.outcomes if loss else None,
     )
@@ -155,8 +164,7 @@ def _evaluate(
 ) -> Evaluated | None:
     if not source:
         return None
-    question = Question(request.metric, request.output)
-    return evaluate_baseline(session, source, request.out / REFERENCE, question, progress)
+    return evaluate_baseline(session, source, request.out / REFERENCE, request.question, progress)
 
 
 def calibration_samples(data: Data | None, order: Path | None, model: Path) -> Samples | None:
@@ -167,16 +175,19 @@ def calibration_samples(data: Data | None, order: Path | None, model: Path) -> S
     return open_source(data, inputs_of(open_session(model)), indices).feeds
 
 
-def _quantize(request: Build, out: Path) -> methods.Quantized:
-    if isinstance(request.recipe, Imported) and request.imported:
-        reasons = bring_in(request.imported, request.original, out)
-        return methods.Quantized(request.recipe, reasons)
-    setting = methods.Setting(
+def _setting(request: Build) -> methods.Setting:
+    return methods.Setting(
         isa=request.isa,
         runtime=request.runtime,
         statistics=load_statistics(request.statistics) if request.statistics else None,
         samples=calibration_samples(request.calibration, request.calibration_order, request.model),
     )
+
+
+def _quantize(request: Build, out: Path, setting: methods.Setting) -> methods.Quantized:
+    if isinstance(request.recipe, Imported) and request.imported:
+        reasons = bring_in(request.imported, request.original, out)
+        return methods.Quantized(request.recipe, reasons)
     return methods.quantize(request.model, out, request.recipe, setting)
 
 

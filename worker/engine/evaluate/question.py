@@ -1,0 +1,146 @@
+"""Which metric is asked of which output, and what its labels are; or why there is none."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from app.domain.errors import FieldError, Refused
+from app.domain.job import Evaluation, MetricName
+from worker.engine.data.dataset import Array, Dataset, class_name
+from worker.engine.data.source import Source
+from worker.engine.evaluate.accuracy import TOP, check_labels, scores
+from worker.engine.evaluate.bootstrap import AT_LEAST
+from worker.engine.evaluate.judge import Judge
+from worker.engine.evaluate.reference import Labelled
+from worker.engine.evaluate.run import Outputs
+
+AUTO = "auto"
+LEFT_OUT = -1
+UNLABELLED = (
+    "accuracy: the data has no labels; fidelity says how close outputs stay to the float model's, "
+    "which is not accuracy"
+)
+
+
+def settle(
+    first: Outputs, names: Sequence[str], source: Source, question: Evaluation
+) -> tuple[Labelled | None, list[str]]:
+    """What accuracy needs, or a note why there is none; a metric that was asked for is never skipped.
+
+    Args:
+        first: the float model's outputs of the first sample.
+        names: the float outputs that are compared.
+        source: the evaluation samples.
+        question: what was asked.
+
+    Raises:
+        Refused: `labels_out_of_range`; and, when a metric was asked for, `labels_missing`, `output_required`,
+            `metric_mismatch` or `too_few_samples`.
+    """
+    try:
+        labelled = _labelled(first, names, source, question)
+    except Refused as refusal:
+        if question.metric != AUTO:
+            detail = (
+                f"The metric {question.metric} cannot be measured: "
+                f"{refusal.detail.removeprefix('accuracy: ').removesuffix('.')}."
+            )
+            raise Refused(refusal.refusal, detail, errors=refusal.errors) from refusal
+        if refusal.refusal in {"labels_out_of_range", "label_unmapped"}:
+            raise
+        return None, [f"accuracy: {refusal.detail.removeprefix('accuracy: ')}"]
+    missing = labelled.labels.count(None) if source.dataset.labels else 0
+    note = f"accuracy: {missing} of {len(source.indices)} samples have no label and count for fidelity only"
+    return labelled, [note] if missing else []
+
+
+def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Evaluation) -> Labelled:
+    dataset = source.dataset
+    labels = _mapped(dataset, source.indices, question)
+    if dataset.targets is None and not any(label is not None for label in labels):
+        raise Refused("labels_missing", UNLABELLED)
+    output = _output(names)
+    found = first[output]
+    metric = question.metric if question.metric != AUTO else _automatic(dataset, found, labels)
+    _check_labels(metric, dataset, labels, found, asked=question.metric != AUTO)
+    _check_count(metric, source, labels)
+    settled = replace(question, metric=metric, output=output)
+    Judge(dataset, settled).add(source.indices[0], labels[0], found, found)
+    return Labelled(metric, output, labels, settled)
+
+
+def _automatic(dataset: Dataset, output: Array, labels: Sequence[int | None]) -> MetricName:
+    if dataset.pairs:
+        return "spearman"
+    if dataset.targets is not None:
+        per_position = dataset.targets.dtype.kind in "iu" and np.squeeze(dataset.targets[0]).shape
+        return "f1" if per_position and per_position != np.squeeze(output).shape else "mse"
+    if output.size == 1 and not {0, 1, None} >= set(labels):
+        return "mse"
+    return "top1"
+
+
+def _output(names: Sequence[str]) -> str:
+    if len(names) > 1:
+        listed = ", ".join(names)
+        detail = f"accuracy: the model has several float outputs ({listed}); name one as evaluation.output"
+        raise Refused("output_required", detail, errors=(FieldError("/evaluation/output", detail),))
+    return names[0]
+
+
+def _mapped(dataset: Dataset, indices: Sequence[int], question: Evaluation) -> list[int | None]:
+    """The model's class for each sample; None where there is no label, or one to be ignored."""
+    if dataset.labels is None:
+        return [None] * len(indices)
+    labels = [dataset.labels[index] for index in indices]
+    labels = [None if label == question.ignore_label else label for label in labels]
+    if not question.label_map:
+        return labels
+    return [None if label is None else _in_map(dataset, label, question.label_map) for label in labels]
+
+
+def _in_map(dataset: Dataset, label: int, label_map: dict[str, int]) -> int | None:
+    name = class_name(dataset.classes, label) or str(label)
+    if name not in label_map:
+        detail = f"The label {name!r} is not in evaluation.label_map; give its class, or -1 to leave it out."
+        raise Refused("label_unmapped", detail, errors=(FieldError("/evaluation/label_map", detail),))
+    return label_map[name] if label_map[name] != LEFT_OUT else None
+
+
+def _check_labels(
+    metric: str, dataset: Dataset, labels: list[int | None], output: Array, *, asked: bool
+) -> None:
+    if metric in TOP or (metric == "f1" and dataset.targets is None):
+        if dataset.labels is None:
+            raise _mismatch("the labels are numbers, not classes; use mse, mae, psnr, pearson or spearman")
+        if output.size > 1 and scores(output) is None:
+            shape = list(output.shape)
+            raise _mismatch(f"the output has the shape {shape}, which holds no score for each class")
+        check_labels(labels, max(output.size, 2))
+    elif dataset.targets is None:
+        asked = True
+    if asked and dataset.targets is None and None in labels:
+        missing = [place for place, label in enumerate(labels) if label is None]
+        detail = f"accuracy: {len(missing)} samples have no label, the first is sample {missing[0]}"
+        raise Refused("labels_missing", detail)
+
+
+def _mismatch(detail: str) -> Refused:
+    return Refused(
+        "metric_mismatch", f"accuracy: {detail}", errors=(FieldError("/evaluation/metric", detail),)
+    )
+
+
+def _check_count(metric: str, source: Source, labels: Sequence[int | None]) -> None:
+    """Shares have an interval for any number of samples; a bootstrap has none to speak of for a few."""
+    groups = source.dataset.groups
+    if metric in TOP and groups is None:
+        return
+    is_labelled = source.dataset.targets is not None
+    counted = [i for i, label in zip(source.indices, labels, strict=True) if is_labelled or label is not None]
+    count = len(counted) if groups is None else len({groups[index] for index in counted})
+    if count < AT_LEAST:
+        what = "samples" if groups is None else "pairs" if source.dataset.pairs else "streams"
+        detail = f"accuracy: {count} {what} are too few for an interval of {metric}; send at least {AT_LEAST}"
+        raise Refused("too_few_samples", detail)
