@@ -32,6 +32,7 @@ def sweep(database: Database, storage: Storage) -> None:
         steps.ring_again(db)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
+    storage.tidy()
 
 
 def _alone(database: Database, verb: Callable[..., None], *what: object) -> None:

@@ -55,6 +55,9 @@ class Storage(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
 
+    def tidy(self) -> None:
+        """Remove what writers that were killed have left behind."""
+
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:
     """The rest of a file in pieces of 1 MiB."""

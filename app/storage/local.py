@@ -1,13 +1,15 @@
 """Objects as files in a folder: temporary file, fsync, rename, fsync of the folder.
 
+What is being written lies in one folder until it is whole: who was killed while writing leaves it there.
 A part grows under its own key, which nobody looks up before a row names it.
 """
 
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -15,6 +17,8 @@ from typing import BinaryIO
 from app.storage.base import Received
 
 SYNC_BYTES = 64 * 1024 * 1024
+UNFINISHED = "unfinished"
+ABANDONED_S = 24 * 3600
 
 
 class LocalStorage:
@@ -51,6 +55,13 @@ class LocalStorage:
         """Remove an object."""
         self._path(key).unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Remove what was begun and not written to for a day."""
+        for path in (self.root / UNFINISHED).glob(".*.part"):
+            with suppress(FileNotFoundError):  # it was finished or removed just now
+                if path.stat().st_mtime < time.time() - ABANDONED_S:
+                    path.unlink()
+
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / key
 
@@ -63,7 +74,8 @@ class LocalWriter:
         self._key = key
         self._path = root / key[:2] / key
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._path.with_name(f".{key}.part")
+        self._temporary = root / UNFINISHED / f".{key}.part"
+        self._temporary.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._temporary.open("wb", buffering=0)
         self._hash = hashlib.sha256()
 

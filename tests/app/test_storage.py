@@ -1,6 +1,7 @@
 """The blob store shows an object whole or not at all, and forgets it when nobody refers to it."""
 
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from app.db import queries
 from app.db.models import Blob
 from app.db.session import Database
 from app.domain.errors import EmptyFile, InvalidInput, Problem
-from app.services import blobs, models
+from app.services import blobs, models, sweeper
 from app.storage import LocalStorage, open_storage
 from app.storage.base import CHUNK, add_file, chunks, limited
 from tests import factories
@@ -51,6 +52,20 @@ def test_an_error_while_writing_leaves_nothing(storage: LocalStorage) -> None:
         disconnect()
 
     assert files_in(storage.root) == []
+
+
+def test_what_a_killed_writer_left_is_swept_after_a_day(database: Database, storage: LocalStorage) -> None:
+    with storage.create() as dead, storage.create() as alive:
+        dead.write(CONTENT)
+        (left,) = [path for path in files_in(storage.root) if path.stat().st_size]
+        alive.write(CONTENT)
+        os.utime(left, (0, 0))
+
+        sweeper.sweep(database, storage)
+
+        assert not left.exists()
+        key = alive.finish().key
+    assert [path.name for path in files_in(storage.root)] == [key]
 
 
 def test_bytes_come_back_with_their_digest_and_size(storage: LocalStorage) -> None:
