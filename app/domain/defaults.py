@@ -1,15 +1,23 @@
 """The recipes that a job without any gets, by what kind of model it is."""
 
-from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
+from app.domain.recipe import DynamicInt8, Float16, Ranges, Recipe, StaticInt8, WeightOnly
 from app.domain.report import Examination
+
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
+_EQUALIZED = StaticInt8(ranges=Ranges(method="mse"), corrections=("equalization",))
+_SMOOTHED = StaticInt8(corrections=("smoothquant",))  # of a transformer it takes the weighted products alone
+_RECIPES: dict[str, tuple[Recipe, ...]] = {
+    "convolutional": (StaticInt8(), _EQUALIZED, Float16()),
+    "transformer": (DynamicInt8(), _SMOOTHED, WeightOnly(bits=8), WeightOnly(bits=4)),
+    "recurrent": (DynamicInt8(), WeightOnly(bits=8)),
+    "dense": (DynamicInt8(), StaticInt8()),
+}
 
 
 def recipes(examination: Examination, *, has_data: bool) -> tuple[Recipe, ...]:
-    """Convolutional: static. Otherwise dynamic, and static beside it where data allow."""
+    """What is worth trying: without data only what needs none, with control flow as for recurrent models."""
     if not has_data:
-        return (DynamicInt8(),)
-    if examination.family == "convolutional":
-        return (StaticInt8(),)
-    if examination.family == "recurrent":
-        return (DynamicInt8(),)
-    return (DynamicInt8(), StaticInt8())
+        return (DynamicInt8(), WeightOnly(), Float16())
+    controlled = not _CONTROL_FLOW.isdisjoint(examination.op_types)
+    family = "recurrent" if controlled else examination.family
+    return _RECIPES.get(family, _RECIPES["dense"])

@@ -26,12 +26,14 @@ class Ranges:
     """How a tensor's range is read from the calibration statistics.
 
     `minmax` takes all values; `percentile` clips the same share on both sides; `entropy` minimizes the
-    Kullback-Leibler divergence of the quantized histogram; `mse` its squared error.
+    Kullback-Leibler divergence of the quantized histogram; `mse` its squared error, with what is clipped
+    counted `clipping` times.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
     percentile: float = field(default=99.99, metadata={"gt": 50, "le": 100})
+    clipping: float = field(default=1.0, metadata={"gt": 0, "le": 1000})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,11 @@ def test_every_recipe_that_a_job_takes_is_described(http: httpx.Client) -> None:
 
     assert len(items) == len(get_args(get_args(AnyRecipe)[0]))
     assert (items["static_int8"]["needs_data"], items["dynamic_int8"]["needs_data"]) == (True, False)
-    assert items["static_int8"]["defaults"]["ranges"] == {"method": "auto", "percentile": 99.99}
+    assert items["static_int8"]["defaults"]["ranges"] == {
+        "method": "auto",
+        "percentile": 99.99,
+        "clipping": 1.0,
+    }
     for item in items.values():
         assert item["description"]
         assert item["json_schema"]["properties"]["method"]["const"] == item["method"]

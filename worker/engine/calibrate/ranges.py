@@ -29,7 +29,7 @@ def ranges(
         activation: the type that activations get, a key of `LEVELS`.
         symmetric: whether activations' ranges are [-a, a].
     """
-    read = _methods(method.percentile, LEVELS[activation], symmetric=symmetric)[method.method]
+    read = _methods(method, LEVELS[activation], symmetric=symmetric)[method.method]
     data = {
         name: _data(_read(extent, read)) for name, extent in statistics.tensors.items() if _usable(extent)
     }
@@ -37,16 +37,16 @@ def ranges(
 
 
 def _methods(
-    percentile: float, levels: int, *, symmetric: bool
+    method: Ranges, levels: int, *, symmetric: bool
 ) -> dict[str, Callable[[Extent, Histogram], Pair]]:
     def cheapest(cost: Callable[..., Callable[..., object]], extent: Extent, spread: Histogram) -> Pair:
         return least(extent, cost(spread, levels), symmetric=symmetric)  # type: ignore[arg-type]
 
     return {
         "minmax": lambda extent, _: (extent.lowest, extent.highest),
-        "percentile": partial(_percentile, percentile / 100),
+        "percentile": partial(_percentile, method.percentile / 100),
         "entropy": partial(cheapest, divergence),
-        "mse": partial(cheapest, squared_error),
+        "mse": partial(cheapest, partial(squared_error, clipping=method.clipping)),
         "auto": partial(cheapest, partial(squared_error, clipping=CLIPPING)),
     }
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from worker.engine.corrections.activations import recollect, same_outputs
+from worker.engine.corrections.balance import best_scales, by_group
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
 from worker.engine.methods.selection import listed
@@ -17,7 +18,7 @@ _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "Global
 _BIAS = 2
 _MOST_ROUNDS = 20
 _CONVERGED = 1e-3
-_REACH = 64.0  # channels smaller than this share of the largest are not grown further: noise would grow too
+_WORTH = 0.9  # of the estimated error may remain for scales per channel to be worth it
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def equalization(subject: Subject) -> Corrected:
        tensors nothing else reads. A Clip has bounds that hold for all channels alike, so it parts them.
     2. With one scale per weight, the sizes of the first weight's rows and of the second one's columns become
        equal, s = sqrt(first / second), until nothing moves (the paper).
-    3. With one scale per channel rows are free, and the tensor between takes their place: its channels become
-       as large as their columns, and all of one size before a depthwise Conv, whose columns are rows.
+    3. With one scale per channel the first weight's rows are free, and the tensor between takes their place:
+       its channels get the scales of least estimated error against the weights that read it, as in
+       SmoothQuant; pairs that would win less than a tenth are left.
     4. Statistics between are observed anew. A model whose float outputs moved is put back.
     """
     samples = subject.samples("equalization")
@@ -53,7 +55,7 @@ def equalization(subject: Subject) -> Corrected:
         return Corrected(
             statistics=subject.statistics, reasons=("equalization finds no pair of layers", *parted)
         )
-    _equalize(subject, pairs)
+    count = _equalize(subject, pairs)
     if not same_outputs(before, subject.model, samples):
         subject.model.CopyFrom(before)
         return Corrected(statistics=subject.statistics, reasons=("equalization undone: float outputs moved",))
@@ -61,7 +63,7 @@ def equalization(subject: Subject) -> Corrected:
     statistics = recollect(subject.model, subject.statistics, changed, samples)
     names = [f"{pair.first.node.name} → {pair.second.node.name}" for pair in pairs]
     return Corrected(
-        statistics=statistics, reasons=(f"equalization of {len(pairs)} pairs: {listed(names)}", *parted)
+        statistics=statistics, reasons=(f"equalization of {count} pairs among {listed(names)}", *parted)
     )
 
 
@@ -104,65 +106,58 @@ def _fit(first: Weight, second: Weight) -> bool:
     return (first.node.op_type == "Conv") == (second.node.op_type == "Conv")
 
 
-def _equalize(subject: Subject, pairs: Sequence[Pair]) -> None:
-    tensors = {pair.between[-1] for pair in pairs}
-    found = {name: subject.statistics.channel_maximum(name) for name in tensors}
-    sizes: dict[str, Doubles] = {name: largest for name, largest in found.items() if largest is not None}
+def _equalize(subject: Subject, pairs: Sequence[Pair]) -> int:
+    """Scale until nothing moves; how many pairs changed."""
+    alike = [pair for pair in pairs if _same_channels(subject.model, pair)]
+    free = [pair for pair in alike if pair.first.per_channel and pair.second.per_channel]
+    changed = sum(_balance(subject, pair) for pair in free)
+    rest = [pair for pair in alike if pair not in free]
     for _ in range(_MOST_ROUNDS):
-        moved = 0.0
-        for pair in pairs:
-            read = pair.between[-1]
-            scale = _scales(subject.model, pair, sizes.get(read))
-            if scale is not None:
-                _apply(subject.model, pair, scale)
-                sizes |= {read: sizes[read] / scale} if read in sizes else {}
-                moved = max(moved, float(np.abs(np.log(scale)).max()))
+        moved = max((_even_out(subject.model, pair) for pair in rest), default=0.0)
         if moved < _CONVERGED:
-            return
+            break
+    return changed + len(rest)
 
 
-def _scales(model: onnx.ModelProto, pair: Pair, sizes: Doubles | None) -> Doubles | None:
-    """By what each channel of the first node's output is divided; None where channels cannot be told."""
-    rows = rows_of(model, pair.first)
-    columns = _columns(pair.second, rows_of(model, pair.second))
-    if len(columns) != len(rows):
-        return None
-    if pair.first.per_channel and pair.second.per_channel:
-        return None if sizes is None or len(sizes) != len(rows) else _ratio(sizes, columns)
-    return _ratio(np.abs(rows).max(axis=1), columns)
+def _same_channels(model: onnx.ModelProto, pair: Pair) -> bool:
+    """Whether the second node reads as many channels as the first one writes."""
+    return len(rows_of(model, pair.first)) == pair.second.groups * pair.second.channels
 
 
-def _columns(second: Weight, rows: Doubles) -> Doubles:
-    """How large the second weight is by channel that it reads, in units of what its scales see."""
-    split = np.abs(rows).reshape(second.groups, len(rows) // second.groups, -1, _kernel(second, rows))
-    if second.per_channel:
-        largest = split.max(axis=(2, 3), keepdims=True)
-        split = split / np.where(largest > 0, largest, 1.0)
-    largest_of_columns: Doubles = split.max(axis=(1, 3)).reshape(-1)
-    return largest_of_columns
+def _balance(subject: Subject, pair: Pair) -> bool:
+    """Between scales per channel: choose by the tensor that is read and the weights that it meets."""
+    extent = subject.statistics.tensors.get(pair.between[-1])
+    rows = rows_of(subject.model, pair.first)
+    if extent is None or extent.channels is None or len(extent.channels) != len(rows):
+        return False
+    scales, remains = best_scales(extent, _split(pair.second, rows_of(subject.model, pair.second)))
+    if remains > _WORTH:
+        return False
+    _apply(subject.model, pair, scales)
+    return True
 
 
-def _kernel(second: Weight, rows: Doubles) -> int:
-    return int(rows.shape[1]) // second.channels
+def _even_out(model: onnx.ModelProto, pair: Pair) -> float:
+    """Between single scales: make rows and columns equal; the largest logarithm of a scale."""
+    rows = np.abs(rows_of(model, pair.first)).max(axis=1)
+    columns = np.abs(_split(pair.second, rows_of(model, pair.second))).max(axis=(1, 3)).reshape(-1)
+    usable = (rows > 0) & (columns > 0)
+    scales = np.sqrt(rows / np.where(usable, columns, 1.0), where=usable, out=np.ones_like(rows))
+    _apply(model, pair, scales)
+    return float(np.abs(np.log(scales)).max())
 
 
-def _ratio(first: Doubles, second: Doubles) -> Doubles:
-    """Scales that make both alike; 1 for channels that are empty, and their mean size is kept."""
-    usable = (first > first.max(initial=0) / _REACH**2) & (second > 0)
-    if not usable.any():
-        return np.ones_like(first)
-    scale = np.sqrt(first / np.where(usable, second, 1.0), where=usable, out=np.ones_like(first))
-    scale[usable] /= np.exp(np.log(scale[usable]).mean())
-    return scale
+def _split(second: Weight, rows: Doubles) -> Doubles:
+    """Rows as [groups, outputs of each, channels of each, kernel]."""
+    return rows.reshape(second.groups, len(rows) // second.groups, second.channels, -1)
 
 
-def _apply(model: onnx.ModelProto, pair: Pair, scale: Doubles) -> None:
-    put_rows(model, pair.first, rows_of(model, pair.first) / scale[:, None])
+def _apply(model: onnx.ModelProto, pair: Pair, scales: Doubles) -> None:
+    put_rows(model, pair.first, rows_of(model, pair.first) / scales[:, None])
     if pair.bias:
         tensor = initializers(model.graph)[pair.bias]
-        values = (array(tensor) / scale).astype(array(tensor).dtype)
+        values = (array(tensor) / scales).astype(array(tensor).dtype)
         tensor.CopyFrom(as_initializer(values, pair.bias))
     rows = rows_of(model, pair.second)
-    shape = (pair.second.groups, len(rows) // pair.second.groups, -1, _kernel(pair.second, rows))
-    grown = rows.reshape(shape) * scale.reshape(pair.second.groups, 1, -1, 1)
-    put_rows(model, pair.second, grown.reshape(rows.shape))
+    split = _split(pair.second, rows)
+    put_rows(model, pair.second, (split * by_group(scales, split)).reshape(rows.shape))

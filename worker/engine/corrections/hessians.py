@@ -1,6 +1,7 @@
 """What the calibration samples say about each weight: the sums of `x.T @ x` over what it multiplies."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,13 +89,12 @@ def _patches(node: onnx.NodeProto, shape: tuple[int, ...], images: Floats, wante
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     padded = np.pad(images, [(0, 0), (0, 0), *_pads(node, images.shape[2:], reach, strides)])
     axes = tuple(range(2, 2 + rank))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
-    steps = (1, 1, *strides, *dilations)
-    every: tuple[slice, ...] = tuple(slice(None, None, step) for step in steps)
-    windows = windows[every]
+    windows: npt.NDArray[Any] = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=axes)
+    windows = windows[tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))]
     positions = windows.shape[2 : 2 + rank]
     drawn = _drawn(int(np.prod(positions)), -(-wanted // len(images)))
-    picked = windows[(slice(None), slice(None), *np.unravel_index(drawn, positions))]  # [N, C, P, …kernel]
+    where: tuple[Any, ...] = (slice(None), slice(None), *np.unravel_index(drawn, positions))
+    picked = windows[where]  # [N, C, P, …kernel]
     groups = int(attribute(node, "group", 1))
     split = picked.reshape(len(images), groups, shape[1], len(drawn), -1)
     found: Floats = split.transpose(1, 0, 3, 2, 4).reshape(groups, len(images) * len(drawn), -1)

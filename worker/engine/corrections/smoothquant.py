@@ -8,6 +8,7 @@ import onnx
 from onnx import helper
 
 from worker.engine.corrections.activations import recollect, same_outputs
+from worker.engine.corrections.balance import best_scales
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
 from worker.engine.methods.selection import listed
@@ -23,9 +24,7 @@ from worker.engine.passes.scopes import (
     unused_name,
 )
 
-_ALPHAS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8)  # the paper's first: it wins a tie
-_SPREAD = 0.1  # mean square of a channel, as a share of its largest square
-_WORTH = 0.5  # of the error may remain for an added Mul to be worth its time
+_WORTH = 0.7  # of the error may remain for an added Mul to be worth its time
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,22 @@ class Group:
 def smoothquant(subject: Subject) -> Corrected:
     """Divide the channels of what products read, and multiply their weights' columns (Xiao et al. 2022).
 
-    1. s = activations^alpha / weights^(1 − alpha), by their largest values; of six alphas each group of
-       products that read the same tensor takes the one of least estimated error.
+    1. Each group of products that read the same tensor takes one set of scales, those of least estimated
+       error: the paper's with seven alphas, or such as touch a few outliers alone.
     2. Behind a LayerNormalization, whole or in parts, that only these products read, the scales go into its
-       gain and bias and cost nothing. Elsewhere a Mul divides, where at least half of the error goes away.
+       gain and bias and cost nothing. Elsewhere a Mul divides, where three tenths of the error go away and
+       the tensor is float: behind a quantized node it would part what runs in integers.
     3. Statistics are observed anew. A model whose float outputs moved is put back.
     """
     samples = subject.samples("smoothquant")
     before = onnx.ModelProto()
     before.CopyFrom(subject.model)
     folded, added, left, changed = list[str](), list[str](), list[str](), set[str]()
+    integers = {out for node in before.graph.node if node.name in subject.nodes for out in node.output}
     for group in _groups(subject):
         place = _gain_and_bias(subject.model.graph, group)
-        if group.remains >= (1.0 if place else _WORTH):
+        limit = 1.0 if place else _WORTH
+        if group.remains >= limit or (not place and group.tensor in integers):
             left.append(group.tensor)
             continue
         for weight in group.weights:
@@ -78,7 +80,7 @@ def _reasons(folded: Sequence[str], added: Sequence[str], left: Sequence[str]) -
     said = {
         "smoothquant scaled the LayerNormalization before": folded,
         "smoothquant added a Mul behind": added,
-        "smoothquant leaves, for it would win little": left,
+        "smoothquant leaves, for it would win too little or part integers": left,
     }
     found = tuple(f"{what} {listed(tensors)}" for what, tensors in said.items() if tensors)
     return found or ("smoothquant finds no product with a constant weight",)
@@ -94,38 +96,8 @@ def _groups(subject: Subject) -> Iterator[Group]:
         largest = subject.statistics.channel_maximum(tensor)
         if largest is not None and all(weight.channels == len(largest) for weight in readers):
             rows = np.concatenate([rows_of(subject.model, weight) for weight in readers])
-            scales, remains = best_scales(largest, rows)
+            scales, remains = best_scales(subject.statistics.tensors[tensor], rows[None, :, :, None])
             yield Group(tensor, tuple(readers), scales, remains)
-
-
-def best_scales(largest: Doubles, rows: Doubles) -> tuple[Doubles, float]:
-    """Scales of least estimated error, and that error as a share of the one without.
-
-    Args:
-        largest: absolute values of the activation's channels, [channels].
-        rows: the weights that they meet, [outputs, channels].
-    """
-    usable = (largest > 0) & (np.abs(rows).max(axis=0) > 0)
-    if not usable.any():
-        return np.ones_like(largest), 1.0
-    sizes, columns = largest[usable], np.abs(rows).max(axis=0)[usable]
-    plain = _error(largest, rows)
-    best, remains = np.ones_like(largest), 1.0
-    for alpha in _ALPHAS:
-        some = sizes**alpha / columns ** (1 - alpha)
-        scales = np.ones_like(largest)
-        scales[usable] = some / np.exp(np.log(some).mean())
-        share = _error(largest / scales, rows * scales) / plain
-        if share < remains:
-            best, remains = scales, share
-    return best.astype(np.float32).astype(np.float64), remains
-
-
-def _error(largest: Doubles, rows: Doubles) -> float:
-    """What rounding both costs: each error is as large as a range and meets all values of the other side."""
-    of_activations = largest.max() ** 2 * np.square(rows).sum()
-    of_weights = np.square(np.abs(rows).max(axis=1)).sum() * np.square(largest).sum() * _SPREAD
-    return float(of_activations + of_weights)
 
 
 def _gain_and_bias(graph: onnx.GraphProto, group: Group) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import onnx
 from app.domain.errors import Refused
 from app.domain.recipe import StaticInt8, Symmetric
 from app.domain.target import RULES
+from worker.engine.calibrate.ranges import CLIPPING
 from worker.engine.methods.resolve import resolve, unsupported
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
@@ -161,8 +162,8 @@ def _last(recipe: StaticInt8) -> tuple[StaticInt8, list[str]]:
     """The fields that hold no plain value: ranges and corrections."""
     reasons = []
     if recipe.ranges.method == "auto":
-        recipe = replace(recipe, ranges=replace(recipe.ranges, method="minmax"))
-        reasons.append("ranges minmax: all values that calibration saw are kept")
+        recipe = replace(recipe, ranges=replace(recipe.ranges, method="mse", clipping=CLIPPING))
+        reasons.append("ranges mse: rounding errors average out, so what is clipped counts four times")
     if recipe.corrections == "auto":
         recipe = replace(recipe, corrections=())
         reasons.append("corrections none: none was asked for")
