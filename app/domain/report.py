@@ -152,11 +152,52 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class FloatNodes:
+    """Nodes of one operator that compute in float for one reason; at most 6 are named."""
+
+    op_type: str
+    reason: str
+    count: int
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kernels:
-    """Nodes that the runtime executes in integer kernels and in float ones."""
+    """Nodes that the runtime executes in integer kernels and in float ones.
+
+    `left_float` says why nodes compute in float, the most frequent first; `hindrances` what slows the model
+    down on a CPU and the recipe that mends it, the gravest first.
+    """
 
     integer: int
     float: int
+    left_float: tuple[FloatNodes, ...] = ()
+    hindrances: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What quantizing one node costs, in dB of signal to noise; null where it cannot be told.
+
+    `weight_sqnr_db`: the stored weights against the float ones. `local_sqnr_db`: the node's output when it
+    gets float inputs. `cumulative_sqnr_db`: the same tensor inside the quantized model, errors of earlier
+    nodes included. `impact_db`: the model's outputs when this node alone is quantized, for the worst tenth.
+    """
+
+    node: str
+    op_type: str
+    weight_sqnr_db: float | None
+    local_sqnr_db: float | None
+    cumulative_sqnr_db: float | None
+    impact_db: float | None
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The quantized nodes, the most harmful first, and how many inputs they were looked at with."""
+
+    layers: tuple[LayerError, ...]
+    inputs: int
 
 
 @dataclass(frozen=True)
@@ -195,3 +236,10 @@ class Figures:
     requires: Requires | None = None
     notes: tuple[str, ...] = ()
     predictions: tuple[Compared, ...] = ()
+
+
+def causes_of_slowness(kernels: Kernels | None, latency: Latency | None) -> tuple[str, ...]:
+    """Notes on why a candidate is slower than float, where the whole interval of its speed-up says so."""
+    if kernels is None or latency is None or latency.ci[1] >= 1:
+        return ()
+    return tuple(f"slower: {hindrance}" for hindrance in kernels.hindrances)

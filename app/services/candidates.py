@@ -13,7 +13,7 @@ from app.domain.against import Earlier, NoEarlier
 from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.recipe import Recipe, title
-from app.domain.report import Figures, Latency, Memory, Reused
+from app.domain.report import Figures, Latency, Memory, Reused, causes_of_slowness
 from app.services import artifacts, events, manifest
 from app.storage import Received, Storage
 
@@ -80,7 +80,7 @@ def measured(
 ) -> None:
     """The benchmark is done; what could not be measured has its reason in `notes`."""
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
-    every = (*candidate.figures.notes, *notes)
+    every = (*candidate.figures.notes, *notes, *causes_of_slowness(candidate.figures.kernels, latency))
     candidate.figures = replace(candidate.figures, latency=latency, memory=memory, notes=every)
     _move(db, candidate, "measured")
 

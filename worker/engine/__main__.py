@@ -237,6 +237,14 @@ def _data_options() -> Parser:
     options.add_argument("--data", type=_file, metavar="FILE")
     options.add_argument("--preprocess", default="{}", metavar="JSON|NAME")
     options.add_argument("--input", help="the model's input that images feed")
+    options.add_argument(
+        "--state",
+        type=_link,
+        action="append",
+        default=[],
+        metavar="OUT=IN",
+        help="an output fed back to an input",
+    )
     options.add_argument("--samples", type=int, help="at most so many calibration samples")
     return options
 
@@ -246,6 +254,13 @@ def _file(text: str) -> Path:
     if not path.is_file():
         raise Refused("file_not_found", f"There is no file {text}.")
     return path
+
+
+def _link(text: str) -> tuple[str, str]:
+    output, separator, name = text.partition("=")
+    if not (output and separator and name):
+        raise Refused("invalid_state", f"--state takes OUTPUT=INPUT, not {text!r}.")
+    return output, name
 
 
 def _out(text: str) -> Path:
@@ -261,7 +276,8 @@ def _data(arguments: argparse.Namespace) -> Data | None:
     preprocess = read_preprocess(arguments.preprocess)
     if arguments.data is None:
         return None
-    return Data(path=arguments.data, preprocess=preprocess, input=arguments.input)
+    state = dict(arguments.state)
+    return Data(path=arguments.data, preprocess=preprocess, input=arguments.input, state=state)
 
 
 def _target(arguments: argparse.Namespace) -> Target:

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import Problem, Refused
 from app.domain.job import Evaluation
-from app.domain.report import Figures, Latency, Memory
+from app.domain.report import Figures, Latency, Memory, causes_of_slowness
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import evaluate, prepare
 from worker.engine.requests import Data, MemoryUse, Prepare, Round
@@ -122,7 +122,8 @@ def _rounds(request: Compare, feeds: Path, progress: Progress) -> list[Round]:
 def _with_latency(figures: Figures, latency: Latency | str) -> Figures:
     if isinstance(latency, str):
         return replace(figures, notes=(*figures.notes, latency))
-    return replace(figures, latency=latency)
+    causes = causes_of_slowness(figures.kernels, latency)
+    return replace(figures, latency=latency, notes=(*figures.notes, *causes))
 
 
 def _with_memory(request: Compare, feeds: Path, every: Sequence[Figures]) -> Comparison:

@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx
 
 from app.domain.report import Kernels
+from worker.engine.hindrances import hindrances, left_float
 from worker.engine.load import parse
 from worker.engine.passes.element_types import element_types
 from worker.engine.passes.scopes import all_nodes
@@ -86,7 +87,8 @@ def kernels(model: Path) -> Kernels:
     """Count integer and float compute nodes in the graph that ONNX Runtime makes of a model on this CPU.
 
     A node is an integer one when its kernel multiplies or adds integers, or when it works on int8 tensors
-    (MaxPool); it is a float one when it computes a float result. Moves of data count as neither.
+    (MaxPool); it is a float one when it computes a float result. Moves of data count as neither. Reasons and
+    hindrances are read off that graph too, so they name what the runtime did and not what a recipe meant.
 
     Raises:
         Refused: `model_not_loadable`.
@@ -96,8 +98,16 @@ def kernels(model: Path) -> Kernels:
         open_session(model, optimized_path=optimized)
         graph = parse(optimized).graph
     types = element_types(graph)  # the runtime saves no types, and knows operators that onnx does not
-    kinds = [_kind(node, types) for node in all_nodes(graph)]
-    return Kernels(integer=kinds.count("integer"), float=kinds.count("float"))
+    nodes = list(all_nodes(graph))
+    kinds = [_kind(node, types) for node in nodes]
+    integer = kinds.count("integer")
+    floats = [node for node, kind in zip(nodes, kinds, strict=True) if kind == "float"]
+    return Kernels(
+        integer=integer,
+        float=len(floats),
+        left_float=left_float(floats, nodes),
+        hindrances=tuple(hindrances(nodes, types, integer)),
+    )
 
 
 def _kind(node: onnx.NodeProto, types: dict[str, int]) -> str | None:

@@ -43,6 +43,14 @@ def open_session(
     return _session(path, options)
 
 
+def open_bytes(model: bytes) -> ort.InferenceSession:
+    """Open a model that was made in memory, with one thread."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
 def _session(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
