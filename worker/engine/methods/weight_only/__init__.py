@@ -150,7 +150,7 @@ def _with_samples(
     for weight, blocks in alone.items():
         replace_matrix(simulated, weight, blocks.values())
     for widths in grouped({names: weight.columns for weight, names in activations.items()}):
-        sums = hessians(simulated, widths, samples)
+        sums = hessians(simulated, model, widths, samples)
         for weight, names in activations.items():
             if names in sums:
                 blocks = gptq(matrix(model, weight), sums[names], grid)

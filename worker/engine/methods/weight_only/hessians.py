@@ -1,4 +1,4 @@
-"""What the calibration samples say about each input of a product: the sum of `x.T @ x`."""
+"""What the calibration samples say about each input of a product, behind float and quantized layers."""
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +13,17 @@ from onnx import helper
 
 from worker.engine.load import write_model
 from worker.engine.methods.setting import Samples
-from worker.engine.methods.weight_only.gptq import Doubles
+from worker.engine.methods.weight_only.blocks import Floats
+from worker.engine.methods.weight_only.gptq import Sums
 from worker.engine.session import open_session
 
 Tensors = tuple[str, ...]
+Pair = tuple[dict[str, npt.NDArray[Any]], ...]  # the tensors of one sample: quantized, float
 BUDGET = 1_000_000_000  # bytes of sums that one pass collects
 _GROUPS = 8
-_DOUBLE = 8  # bytes
+_BYTES = 2 * 8  # two sums of doubles
+_VALUES_AT_ONCE = 1 << 22
+_THREADS = 2
 
 
 def grouped(widths: Mapping[Tensors, int], budget: int = BUDGET) -> list[dict[Tensors, int]]:
@@ -30,45 +34,69 @@ def grouped(widths: Mapping[Tensors, int], budget: int = BUDGET) -> list[dict[Te
     groups: list[dict[Tensors, int]] = []
     length = -(-len(widths) // _GROUPS)
     for names, width in widths.items():
-        room = budget - sum(w * w for w in groups[-1].values()) * _DOUBLE if groups else 0
-        if not groups or len(groups[-1]) == length or width * width * _DOUBLE > room:
+        room = budget - sum(w * w for w in groups[-1].values()) * _BYTES if groups else 0
+        if not groups or len(groups[-1]) == length or width * width * _BYTES > room:
             groups.append({})
         groups[-1][names] = width
     return groups
 
 
 def hessians(
-    model: onnx.ModelProto, widths: Mapping[Tensors, int], samples: Samples
-) -> dict[Tensors, Doubles]:
-    """The sums [width, width] over all samples; one sample is held at a time.
+    quantized: onnx.ModelProto, float_model: onnx.ModelProto, widths: Mapping[Tensors, int], samples: Samples
+) -> dict[Tensors, Sums]:
+    """The sums over all samples; few of them are held at a time.
 
     Args:
-        model: the prepared model.
+        quantized: the prepared model, with the weights that are quantized already in the place of its own.
+        float_model: the prepared model.
         widths: tensors of the main graph that meet one weight, with the size of their last axis.
         samples: gives the calibration feeds anew at each call.
     """
-    sums = {names: np.zeros((width, width)) for names, width in widths.items()}
-    for values in _activations(model, {name for names in widths for name in names}, samples):
+    sums = {n: Sums(np.zeros((width, width)), np.zeros((width, width))) for n, width in widths.items()}
+    tensors = {name for names in widths for name in names}
+    for portion in _portions(_activations((quantized, float_model), tensors, samples)):
         for names, width in widths.items():
-            for name in names:
-                rows = values[name].astype(np.float64).reshape(-1, width)
-                sums[names] += rows.T @ rows
+            now, before = (
+                np.concatenate([_rows(values[name], width) for values in side for name in names])
+                for side in zip(*portion, strict=True)
+            )
+            square, cross = sums[names].square, sums[names].cross
+            square += now.T @ now
+            cross += before.T @ now
     return sums
 
 
+def _rows(values: npt.NDArray[Any], width: int) -> Floats:
+    return values.astype(np.float32).reshape(-1, width)
+
+
+def _portions(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    """Samples together: sums over many rows at once are much faster."""
+    held: list[Pair] = []
+    for pair in pairs:
+        held.append(pair)
+        if sum(array.size for values in pair for array in values.values()) * len(held) > _VALUES_AT_ONCE:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
 def _activations(
-    model: onnx.ModelProto, tensors: AbstractSet[str], samples: Samples
-) -> Iterator[dict[str, npt.NDArray[Any]]]:
-    """The values of some tensors, sample by sample; inputs of the model are taken as they are fed."""
-    fed = {value.name for value in model.graph.input}
+    models: Sequence[onnx.ModelProto], tensors: AbstractSet[str], samples: Samples
+) -> Iterator[Pair]:
+    """The values of some tensors in each model, sample by sample; inputs are taken as they are fed."""
+    fed = tensors & {value.name for value in models[0].graph.input}
     computed = sorted(tensors - fed)
     with tempfile.TemporaryDirectory(prefix="hessians-") as folder:
-        session = open_session(_exposing(model, computed, Path(folder) / "model.onnx"))
+        sessions = [
+            open_session(_exposing(model, computed, Path(folder) / f"{i}.onnx"), _THREADS)
+            for i, model in enumerate(models)
+        ]
         for feed in samples():
-            found = session.run(computed, dict(feed)) if computed else []
-            yield {name: np.asarray(feed[name]) for name in tensors & fed} | dict(
-                zip(computed, found, strict=True)
-            )
+            known = {name: np.asarray(feed[name]) for name in fed}
+            found = [session.run(computed, dict(feed)) if computed else () for session in sessions]
+            yield tuple(known | dict(zip(computed, values, strict=True)) for values in found)
 
 
 def _exposing(model: onnx.ModelProto, tensors: Sequence[str], path: Path) -> Path:
