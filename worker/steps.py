@@ -109,7 +109,7 @@ def build(work: Work) -> Record:
         statistics=staged.get("statistics"),
         reference=staged.get("reference"),
         feeds=staged.get("feeds"),
-        evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
+        evaluation=_samples(work, job, job.evaluation_id),
     )
     built = work.call("build", request, Built)
     received = work.publish(out / built.model)
@@ -206,7 +206,11 @@ def _stage_imported(work: Work, recipe: Recipe) -> Path | None:
 
 
 def _calibration(work: Work, job: Job) -> Data | None:
-    return _stage_dataset(work, job.calibration_id) if job.calibration_id else None
+    return _samples(work, job, job.calibration_id)
+
+
+def _samples(work: Work, job: Job, dataset_id: str | None) -> Data | None:
+    return replace(_stage_dataset(work, dataset_id), state=job.spec.state) if dataset_id else None
 
 
 def _stage_dataset(work: Work, dataset_id: str) -> Data:
@@ -232,7 +236,7 @@ def _prepare_request(work: Work, job: Job, out: Path, recipes: Sequence[Recipe])
         out=out,
         calibration=_calibration(work, job) if calibrates else None,
         reads_ranges=any(reads_ranges(recipe) for recipe in recipes),
-        evaluation=_stage_dataset(work, job.evaluation_id) if job.evaluation_id else None,
+        evaluation=_samples(work, job, job.evaluation_id),
         calibration_samples=spec.calibration.samples,
         evaluation_samples=spec.evaluation.samples,
         question=spec.evaluation,

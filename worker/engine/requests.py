@@ -22,6 +22,7 @@ class Data:
     path: Path
     preprocess: Preprocess = field(default_factory=Preprocess)
     input: str | None = None  # the model's input that images bind to, where it has several
+    state: dict[str, str] = field(default_factory=dict)  # {output: input} fed back along each stream
 
 
 @dataclass(frozen=True, kw_only=True)

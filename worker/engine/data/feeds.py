@@ -75,6 +75,8 @@ def _batch(source: Source, batch: int) -> int:
     binding = source.binding
     stacked = [item for item in binding.inputs if item.name in binding.stacked]
     fixed = {item.shape[0] for item in stacked if item.shape[0] is not None}
+    if source.feedback and batch != 1:
+        raise _fixed(binding.batch, batch)
     if batch == 1 or fixed == {batch}:
         return binding.batch
     if fixed or len(stacked) < len(binding.inputs):

@@ -9,6 +9,7 @@ from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, bind, feed
 from worker.engine.data.dataset import Array, Dataset, Sample, blocks
 from worker.engine.data.split import check_disjoint, choose, split
+from worker.engine.data.state import Feedback, feedback
 from worker.engine.data.text import IDS, TextDataset
 from worker.engine.requests import Data, Prepare
 
@@ -20,20 +21,35 @@ class Source:
     dataset: Dataset
     binding: Binding
     indices: Sequence[int]
+    feedback: Feedback | None = None
 
     def feeds(self) -> Iterator[dict[str, Array]]:
-        """One run's inputs after the other; the last run is filled up with its last sample."""
+        """One run's inputs after the other, without what a stateful model feeds back to itself.
+
+        The last run is filled up with its last sample.
+        """
         return (feed(self.binding, samples) for samples in self.runs())
 
     def runs(self) -> Iterator[list[Sample]]:
         """The samples of one run after the other: one each, or the model's fixed batch."""
-        size = self.binding.batch
+        size = self.run_size()
         for start in range(0, len(self.indices), size):
             yield [self.dataset.sample(index) for index in self.indices[start : start + size]]
 
     def run_count(self) -> int:
         """How many runs all samples take."""
-        return -(-len(self.indices) // self.binding.batch)
+        return -(-len(self.indices) // self.run_size())
+
+    def run_size(self) -> int:
+        """How many samples one run takes; those of a stream follow each other."""
+        return 1 if self.feedback else self.binding.batch
+
+    def begins_stream(self, position: int) -> bool:
+        """Whether the sample at this position is of another stream than the one before it."""
+        groups = self.dataset.groups
+        if position == 0 or groups is None:
+            return position == 0
+        return groups[self.indices[position]] != groups[self.indices[position - 1]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,9 @@ def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> 
         Refused: the dataset cannot be read or does not fit.
     """
     dataset = fitted(open_dataset(data), inputs)
-    return Source(dataset, bind(inputs, dataset, data.preprocess, data.input), indices)
+    found = feedback(data.state, inputs)
+    bound = [item for item in inputs if found is None or item.name not in found.inputs()]
+    return Source(dataset, bind(bound, dataset, data.preprocess, data.input), indices, found)
 
 
 def fitted(dataset: Dataset, inputs: Sequence[Input]) -> Dataset:

@@ -1,6 +1,6 @@
 """Evaluate the float model once: its outputs become the reference of every candidate."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,8 @@ from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.question import settle
 from worker.engine.evaluate.reference import MAX_BYTES, Labelled, ReferenceWriter
 from worker.engine.evaluate.run import Outputs, outputs
+
+FED_BACK = "outputs: {} is fed back, and judged by what it does to the outputs of the samples that follow"
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,13 @@ def evaluate_baseline(
     """
     stream = outputs(session, source)
     first = next(stream)
-    names = compared(first, question.output)
+    fed_back = source.feedback.links if source.feedback else ()
+    names = compared(first, question.output, fed_back)
     labelled, notes = settle(first, names, source, question)
     with ReferenceWriter(reference) as writer:
         judge = _write(chain([first], stream), names, labelled, writer, progress, source)
         samples = writer.finish(names, source.indices, labelled, notes)
+    notes += [FED_BACK.format(", ".join(fed_back))] if fed_back else []
     notes += _shortened(samples, len(source.indices))
     accuracy = judge.own() if judge else None
     if accuracy is None or labelled is None:
@@ -62,8 +66,10 @@ def evaluate_baseline(
     return Evaluated(accuracy.metric, accuracy, samples, (*notes, *([warning] if warning else [])))
 
 
-def compared(found: Outputs, output: str | None) -> list[str]:
-    """The outputs to compare: the one asked for, or all that are float.
+def compared(found: Outputs, output: str | None, fed_back: Collection[str] = ()) -> list[str]:
+    """The outputs to compare: the one asked for, or all that are float and are not fed back.
+
+    What is fed back shows in the outputs of the samples that follow.
 
     Raises:
         Refused: `unknown_output` or `no_float_output`.
@@ -76,7 +82,7 @@ def compared(found: Outputs, output: str | None) -> list[str]:
     if not floats:
         detail = "The model has no float output, so there is nothing to compare; send it without data."
         raise Refused("no_float_output", detail)
-    return [output] if output is not None else floats
+    return [output] if output is not None else [name for name in floats if name not in fed_back] or floats
 
 
 def _write(

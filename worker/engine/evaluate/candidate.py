@@ -47,10 +47,11 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     judge = Judge(source.dataset, labelled.question) if labelled else None
     shown = labelled.output if labelled else reference.names[0]
     answers = Answers(source.dataset, labelled.metric if labelled else None, shown)
-    total = len(reference.order)
+    groups, total = source.dataset.groups, len(reference.order)
     for position, (float_outputs, found) in enumerate(zip(reference, outputs(session, source), strict=True)):
+        group = groups[reference.order[position]] if groups else None
         for name, running in closeness.items():
-            running.add(float_outputs[name], _same_output(found, name))
+            running.add(float_outputs[name], _same_output(found, name), group)
         label = labelled.labels[position] if labelled else None
         answers.add(reference.order[position], label, float_outputs[shown], found[shown])
         if judge:

@@ -21,6 +21,7 @@ FIFTH_PERCENTILE = 5
 class Closeness:
     """Running sums over the samples of one output, from `add` to `fidelity`."""
 
+    groups: list[int] = field(default_factory=list)  # which stream or pair each sample belongs to
     signal: list[float] = field(default_factory=list)  # per sample: sum of ref², float64
     noise: list[float] = field(default_factory=list)  # per sample: sum of (ref - out)²
     dot: float = 0.0
@@ -28,8 +29,8 @@ class Closeness:
     equal_top1: int = 0
     ranked: int = 0
 
-    def add(self, reference: Array, output: Array) -> None:
-        """Take one sample in; both arrays have one shape.
+    def add(self, reference: Array, output: Array, group: int | None = None) -> None:
+        """Take one sample in; both arrays have one shape. `group` is its stream or pair, if it has one.
 
         Raises:
             Refused: `output_changed`, the shapes differ.
@@ -40,6 +41,7 @@ class Closeness:
             )
             raise Refused("output_changed", detail)
         ref, out = _finite(reference, output)
+        self.groups.append(len(self.groups) if group is None else group)
         self.signal.append(float(ref @ ref))
         self.noise.append(float((ref - out) @ (ref - out)))
         self.dot += float(ref @ out)
@@ -57,11 +59,15 @@ class Closeness:
         return Fidelity(
             sqnr_db=sqnr(float(signal.sum()), float(noise.sum())),
             sqnr_p05_db=float(np.percentile(per_sample, FIFTH_PERCENTILE)),
-            sqnr_se_db=standard_error(signal, noise),
+            sqnr_se_db=standard_error(*(self._by_group(sums) for sums in (signal, noise))),
             cosine=min(1.0, max(-1.0, self.dot / length)) if length else float(not self.energy),
             agreement=self.equal_top1 / self.ranked if self.ranked else None,
             samples=len(per_sample),
         )
+
+    def _by_group(self, sums: Array) -> Array:
+        """Sums over streams or pairs, which are drawn independently where their samples are not."""
+        return np.bincount(np.unique(self.groups, return_inverse=True)[1], sums)
 
 
 def sqnr(signal: float, noise: float) -> float:

@@ -20,15 +20,39 @@ def outputs(session: Session, source: Source) -> Iterator[Outputs]:
     Raises:
         Refused: `nan_output` or `model_fails`.
     """
-    names = [output.name for output in session.get_outputs()]
     position = 0
-    for samples in source.runs():
-        found = run(session, names, feed(source.binding, samples))
-        for row in range(len(samples)):
+    for _, found, count in _runs(session, source):
+        for row in range(count):
             mine = {name: _row(array, row, source.binding.batch) for name, array in found.items()}
             _refuse_nan(mine, source.indices[position])
             position += 1
             yield mine
+
+
+def every_feed(session: Session, source: Source) -> Iterator[dict[str, Array]]:
+    """One run's inputs after the other; of a stateful model with the state that this session has come to.
+
+    Raises:
+        Refused: `model_fails` or `invalid_state`.
+    """
+    if source.feedback is None:
+        return source.feeds()
+    return (inputs for inputs, _, _ in _runs(session, source))
+
+
+def _runs(session: Session, source: Source) -> Iterator[tuple[dict[str, Array], Outputs, int]]:
+    """Inputs, outputs and the number of samples of each run; state runs freely, from zero in each stream."""
+    names = [output.name for output in session.get_outputs()]
+    state: dict[str, Array] = {}
+    position = 0
+    for samples in source.runs():
+        inputs = feed(source.binding, samples)
+        if source.feedback and source.begins_stream(position):
+            state = source.feedback.initial(samples[0])
+        found = run(session, names, inputs | state)
+        yield inputs | state, found, len(samples)
+        state = source.feedback.carried(found) if source.feedback else {}
+        position += len(samples)
 
 
 def run(session: Session, names: Sequence[str], inputs: Sample) -> Outputs:

@@ -1,6 +1,8 @@
 """What the candidates of one job share, and what each of them adds."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +24,7 @@ from worker.engine.evaluate.layers import layers_of
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
-from worker.engine.evaluate.run import run
+from worker.engine.evaluate.run import every_feed, run
 from worker.engine.interface import float_view
 from worker.engine.load import model_bytes
 from worker.engine.methods.imported import bring_in
@@ -79,13 +81,13 @@ def prepare(request: Prepare, progress: Progress) -> Prepared:
     session = open_session(request.model)
     progress(0.0, "reading the data")
     sources = choose_sources(request, inputs_of(session))
-    feeds, batch = _feeds(session, sources.first(), request)
-    write_feeds(request.out / FEEDS, feeds)
+    ready, batch = _feeds(session, sources.first(), request)
+    write_feeds(request.out / FEEDS, ready)
     progress(0.1, "preparing the model")
-    notes = prepare_model(request.model, request.out / MODEL, feeds, request.shapes)
+    notes = prepare_model(request.model, request.out / MODEL, ready, request.shapes)
     evaluated = _evaluate(session, sources.evaluation, request, within(progress, 0.2, 0.6))
     calibrated = sources.calibration if request.reads_ranges else None
-    _calibrate(calibrated, request, within(progress, 0.6, 1.0))
+    _calibrate(session, calibrated, request, within(progress, 0.6, 1.0))
     return Prepared(
         model=MODEL,
         statistics=STATISTICS if calibrated else None,
@@ -151,7 +153,10 @@ def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Fig
 
 def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[list[Feed], int]:
     if source:
-        return real_feeds(source, request.batch)
+        made, batch = real_feeds(source, request.batch)
+        if source.feedback:
+            return list(islice(every_feed(session, source), len(made))), batch
+        return made, batch
 
     def attempt(inputs: Sample) -> object:
         return run(session, [output.name for output in session.get_outputs()], inputs)
@@ -172,7 +177,8 @@ def calibration_samples(data: Data | None, order: Path | None, model: Path) -> S
     if data is None or order is None:
         return None
     indices = np.load(order, allow_pickle=False).tolist()
-    return open_source(data, inputs_of(open_session(model)), indices).feeds
+    session = open_session(model)
+    return partial(every_feed, session, open_source(data, inputs_of(session), indices))
 
 
 def _setting(request: Build) -> methods.Setting:
@@ -198,11 +204,11 @@ def _keep_order(source: Source | None, out: Path) -> str | None:
     return ORDER
 
 
-def _calibrate(source: Source | None, request: Prepare, progress: Progress) -> None:
+def _calibrate(session: Session, source: Source | None, request: Prepare, progress: Progress) -> None:
     if source:
         statistics = collect(
             request.out / MODEL,
-            source.feeds(),
+            every_feed(session, source),
             progress=lambda share: progress(share, "calibrating"),
             total=source.run_count(),
         )
