@@ -18,6 +18,7 @@ from app.services import events
 
 PREFIX = "fb_"
 SCOPES = ("read", "write", "admin", "operator")
+LAST_SHOWN = int(datetime.max.replace(tzinfo=UTC).timestamp()) * MICROSECONDS
 FIRST_SCOPES = ("read", "write", "admin")
 
 
@@ -98,11 +99,14 @@ def moment_ahead(db: Session, expires_at: datetime | None) -> int | None:
     """When a key is to expire, in microseconds.
 
     Raises:
-        InvalidInput: That time has passed.
+        InvalidInput: That time has passed, or is after the year 9999, which no answer could show.
     """
     if expires_at is None:
         return None
     moment = int(expires_at.timestamp() * MICROSECONDS)
+    if moment > LAST_SHOWN:
+        detail = "it is after the year 9999 in UTC; name an earlier time, or null for never"
+        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
     if moment <= queries.now(db):
         detail = f"{_shown(moment)} has passed; name a time to come, or revoke the key with DELETE"
         raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))

@@ -114,6 +114,14 @@ def test_a_key_cannot_expire_in_the_past(admin: httpx.Client) -> None:
     assert [error["pointer"] for error in found["errors"]] == ["/expires_at"]
 
 
+def test_a_key_cannot_expire_after_the_last_time_that_can_be_shown(admin: httpx.Client) -> None:
+    answer = admin.post("/v1/api-keys", json={"name": "late", "expires_at": "9999-12-31T23:00:00-14:00"})
+
+    found = problem(answer, 422, "invalid_input")
+    assert [error["pointer"] for error in found["errors"]] == ["/expires_at"]
+    assert admin.get("/v1/api-keys").status_code == 200
+
+
 def test_a_key_does_not_end_or_restrict_itself(admin: httpx.Client) -> None:
     mine = f"/v1/api-keys/{admin.get('/v1/me').json()['key']}"
 
