@@ -40,6 +40,12 @@ def measure(db: Session, project_id: str) -> Usage:
     )
 
 
+def hold(db: Session, project_id: str, defaults: Quotas) -> None:
+    """Lock a project that has limits, before any of its blobs: who stores waits here and nowhere else."""
+    if of(db, project_id, defaults) != Quotas():
+        stored.lock_project(db, project_id)
+
+
 def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0) -> None:
     """Refuse what this transaction has stored, or what is coming, if it is too much.
 

@@ -135,6 +135,22 @@ def test_two_uploads_at_once_cannot_pass_the_quota_together(operator: httpx.Clie
     assert sorted(answers) == [201, 413, 413, 413]
 
 
+def test_uploads_of_the_same_bytes_wait_for_each_other_in_one_order(
+    operator: httpx.Client, team: Tenant
+) -> None:
+    allow(operator, team.project, bytes=100_000_000, unfinished_jobs=1000)
+
+    def send(number: int) -> int:
+        data = ("data.npz", b"the same samples")
+        if number % 2:
+            return team.http.post("/v1/datasets", files={"file": data}).status_code
+        model = ("model.onnx", b"model %d" % number)
+        return team.http.post("/v1/quantize", files={"model": model, "data": data}).status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        assert set(pool.map(send, range(36))) == {201, 202}
+
+
 @pytest.mark.parametrize("quota", ["jobs_per_day", "unfinished_jobs"])
 def test_more_jobs_than_the_quota_are_refused_with_a_time_to_try_again(
     service: Service, operator: httpx.Client, team: Tenant, quota: str

@@ -185,6 +185,7 @@ def add_from_form(db: Session, service: App, caller: Caller, form: Form, part: s
     """A dataset from the file part of this name."""
     preprocess = fields.preprocess(form.fields.get("preprocess", ""))
     file = form.file(part)
+    quotas.hold(db, caller.project_id, service.settings.quotas)
     blob = blobs.keep(db, service.storage, caller.project_id, file.received, service.settings.blob_grace_s)
     quotas.check_bytes(db, caller.project_id, service.settings.quotas)
     name = (form.fields.get("name") or file.filename.rpartition("/")[2] or "data")[:200]

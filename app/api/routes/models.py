@@ -182,6 +182,7 @@ def add_from_form(
     grace, sent = service.settings.blob_grace_s, form.files[part]
     names = [file.filename.rpartition("/")[2] or "model.onnx" for file in sent]
     paths = fields.file_paths(names, f"/{part}")
+    quotas.hold(db, caller.project_id, service.settings.quotas)
     kept = [blobs.keep(db, service.storage, caller.project_id, file.received, grace) for file in sent]
     quotas.check_bytes(db, caller.project_id, service.settings.quotas)
     ordered = main_first(list(zip(paths, kept, strict=True)))

@@ -183,6 +183,7 @@ def terminate_upload(upload_id: str, caller: Who, db: WriteDb, service: Service)
 
 
 def _create(db: Session, service: App, project_id: str, announced: Announced) -> str:
+    quotas.hold(db, project_id, service.settings.quotas)
     upload = uploads.create(db, project_id, announced, service.settings.blob_grace_s)
     if upload.state == "receiving":
         quotas.check_bytes(db, project_id, service.settings.quotas, announced.length)
