@@ -12,6 +12,7 @@ from worker.engine.passes.identities import remove_identities
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.inputs import separate_constants_from_inputs
 from worker.engine.passes.legacy import rewrite_legacy
+from worker.engine.passes.masks import soften_masks
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
 from worker.engine.passes.sharing import separate_shared_weights
@@ -28,6 +29,7 @@ PASSES: tuple[Pass, ...] = (
     fold_constants,
     remove_identities,
     fold_batchnorm,
+    soften_masks,
     separate_shared_weights,
     name_nodes,  # conversion adds nodes
     drop_unused_domains,
