@@ -34,10 +34,10 @@ def test_convolutional_models_get_static_recipes_and_float16() -> None:
     assert (found[1].ranges.method, found[1].corrections) == ("mse", ("equalization",))
 
 
-def test_transformers_get_smoothed_static_and_weights_of_8_and_4_bits() -> None:
+def test_transformers_get_dynamic_static_and_weights_of_8_and_4_bits() -> None:
     found = recipes(replace(EXAMINATION, family="transformer"), has_data=True)
     assert found[0] == DynamicInt8()
-    assert found[1] == StaticInt8(corrections=("smoothquant",))
+    assert found[1] == StaticInt8()
     assert [recipe.bits for recipe in found[2:] if isinstance(recipe, WeightOnly)] == [8, 4]
 
 

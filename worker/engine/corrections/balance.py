@@ -7,8 +7,9 @@ import numpy as np
 from worker.engine.calibrate import Extent
 from worker.engine.corrections.weights import Doubles
 
-_ALPHAS = (0.5, 0.3, 0.4, 0.6, 0.7, 0.8, 1.0)  # the paper's first: it wins a tie
+_ALPHAS = (0.5, 0.3, 0.4, 1.0)  # the paper's first: it wins a tie
 _OUTLIERS = (1, 2, 4, 8, 16, 32, 64)
+_ROOM = 1.5  # what other data may exceed before their channels are clipped where only outliers were
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -50,7 +51,7 @@ def _candidates(largest: Doubles, columns: Doubles) -> Iterator[Doubles]:
     falling = np.sort(largest[usable])[::-1]
     for outliers in _OUTLIERS:
         if outliers < len(falling):
-            yield np.maximum(largest / falling[outliers], 1.0)
+            yield np.maximum(largest / (_ROOM * falling[outliers]), 1.0)
 
 
 def _error(largest: Doubles, weights: Doubles, spread: float) -> float:

@@ -24,6 +24,7 @@ from worker.engine.methods.islands import ABSORBED, SUPPORTED, Graph, Islands, h
 from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries, find_exceptions, refuse_idle
 from worker.engine.methods.qoperator import to_operators
 from worker.engine.methods.resolve import unsupported
+from worker.engine.methods.results import leave_results_float
 from worker.engine.methods.saturation import can_saturate
 from worker.engine.methods.selection import listed, matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
@@ -55,7 +56,7 @@ def static_int8(
             `unsupported_option` or `opset_too_old`.
     """
     statistics = _statistics(setting)
-    resolved, reasons = resolve_static(model, recipe, setting.isa)
+    resolved, reasons = resolve_static(model, recipe, setting.isa, has_samples=setting.samples is not None)
     model = _with_opset(model, resolved)
     exceptions = find_exceptions(model.graph, resolved.overrides)
     found = _choose(model.graph, resolved, statistics, exceptions)
@@ -68,7 +69,7 @@ def static_int8(
     quantized = _quantize(subject, plan)
     refuse_idle(plan.exceptions, found.nodes, quantized.graph)
     reasons += [*corrected, *plan.reasons, *_saturating(quantized, plan, resolved, setting.isa)]
-    reasons += _finish(quantized, resolved)
+    reasons += _finish(quantized, resolved, plan)
     return quantized, resolved, reasons + stays_float(found.reasons)
 
 
@@ -246,9 +247,11 @@ def _saturating(quantized: onnx.ModelProto, plan: Plan, recipe: StaticInt8, isa:
     return [f"16-bit sums can saturate on {isa}, so results may differ from other CPUs: {listed(found)}"]
 
 
-def _finish(quantized: onnx.ModelProto, recipe: StaticInt8) -> list[str]:
+def _finish(quantized: onnx.ModelProto, recipe: StaticInt8, plan: Plan) -> list[str]:
     if recipe.format == "qoperator":
         to_operators(quantized)
+    else:
+        leave_results_float(quantized.graph, plan.nodes)
     return integer_interface(quantized) if recipe.quantize_io else []
 
 
