@@ -29,7 +29,10 @@ def gate_form() -> dict[str, Any]:
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     kind: dict[str, Any] = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), {})
-    return {key: value for key, value in schema.items() if key not in {"anyOf", "title", "default"}} | kind
+    shown = {key: value for key, value in schema.items() if key not in {"anyOf", "title", "default"}} | kind
+    if kind:  # a page then offers an empty field, and not 0
+        shown |= {"type": [kind["type"], "null"], "default": None}
+    return shown
 
 
 def preprocess(text: str, pointer: str = "/preprocess") -> Preprocess:

@@ -40,7 +40,11 @@ FORM: dict[str, Any] = {
             "format": "binary",
             "description": "serves calibration and evaluation, split",
         },
-        "preprocess": {"type": "string", "description": "imagenet, unit, signed, raw, or JSON"},
+        "preprocess": {
+            "type": "string",
+            "description": "imagenet, unit, signed, raw, or JSON",
+            "example": "unit",
+        },
         "spec": {
             "type": "string",
             "description": "JSON: a JobSpec without ids",
