@@ -97,9 +97,10 @@ def main() -> int:
         for outcome in _all(models, chosen, arguments.jobs, arguments.seconds):
             outcomes.append(outcome)
             _tell(outcome)
+            if arguments.out:
+                with arguments.out.open("a") as file:
+                    file.write(json.dumps(vars(outcome)) + "\n")
         print(f"{len(models)} models, {len(chosen)} recipes, {time.perf_counter() - start:.0f} s\n")
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(vars(o)) + "\n" for o in outcomes))
     return report(outcomes)
 
 
@@ -111,7 +112,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="only each n-th model")
     parser.add_argument("--recipe", default="", help="only recipes whose name holds this")
     parser.add_argument("--seconds", type=float, default=600, help="after so long without a word: a hang")
-    parser.add_argument("--out", type=Path, help="write each outcome as a line of JSON")
+    parser.add_argument("--out", type=Path, help="append each outcome as a line of JSON")
     return parser.parse_args()
 
 

@@ -203,3 +203,20 @@ def test_two_processes_write_the_same_bytes(tmp_path: Path, kind: str) -> None:
         subprocess.run(list(map(str, command)), check=True, env=environment)
 
     assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+def test_full_leaves_bits_that_are_read_as_another_type_alone(case: Start) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("BitCast", ["a"], ["y"], "bits", to=onnx.TensorProto.INT32),
+    ]
+    model = build(nodes, {"x": [2, 32]}, {"y": [2, 8]}, {"w": weights(32, 8)}, opset=26, ir=13)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    model.graph.value_info.append(helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [2, 8]))
+
+    started = case(model, ROWS)
+
+    started.quantize(Float16(compute="full"))
+
+    before, after = (open_session(path).run(None, ROWS[0])[0] for path in (started.source, started.out))
+    assert likeness_db([[before.view(np.float32)]], [[after.view(np.float32)]]) > 50

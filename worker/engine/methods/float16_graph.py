@@ -20,6 +20,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
 )
 
+_SIZED = frozenset({"BitCast"})  # its result has the bits of its input, so that must not be narrowed
 _NO_TENSORS = ("seq(", "optional(")
 _LARGEST = float(np.finfo(np.float16).max)
 _NOTE = "float16: half the bytes; a CPU widens to float32 around most kernels, so it is no faster"
@@ -97,7 +98,7 @@ def _is_beyond(tensor: onnx.TensorProto) -> bool:
 
 def _has_half(node: onnx.NodeProto, version: int) -> bool:
     """Whether the operator takes float16 wherever it takes float32."""
-    if node.op_type in DEFAULT_OP_BLOCK_LIST:
+    if node.op_type in _SIZED or node.op_type in DEFAULT_OP_BLOCK_LIST:
         return False
     allowed = _types(node, version)
     return bool(allowed) and all("tensor(float16)" in types for types in allowed if "tensor(float)" in types)
