@@ -15,6 +15,7 @@ from tests.engine.graphs import Array, attention, branch_feeds, branches, build,
 from worker.engine.load import save_model
 from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
+from worker.engine.methods.weight_only.gptq import Sums, gptq
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
@@ -135,6 +136,20 @@ def test_gptq_beats_rounding_to_nearest_by_far_on_inputs_that_hang_together(case
         found[algorithm] = started.likeness()
 
     assert found["gptq"] > found["rtn"] + 3
+
+
+def test_gptq_makes_up_for_errors_of_the_layers_before() -> None:
+    """Where quantized layers have halved the inputs, weights of twice the size serve best."""
+    before = np.concatenate([feed["x"] for feed in rows(64)]).astype(np.float64)
+    now, layer, grid = before / 2, weights(64, 48).T, Grid(4, 32, symmetric=False)
+    square, cross = now.T @ now, before.T @ now
+
+    lost = [
+        np.square(before @ layer.T - now @ gptq(layer, Sums(square, other), grid).values().T).sum()
+        for other in (square, cross)
+    ]
+
+    assert lost[1] < lost[0] / 10
 
 
 def test_gptq_is_chosen_with_samples_and_hqq_without(case: Start) -> None:
