@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
@@ -18,21 +19,33 @@ from app.domain.gate import Gate
 GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
 PATH = 500  # the column's length
 NAME_BYTES = 255  # what file systems take
+LIMITS = {
+    "max_accuracy_drop": 0.02,
+    "max_relative_drop": 0.05,
+    "min_speedup": 1.1,
+    "max_latency_ms": 1000,
+    "max_size_ratio": 0.5,
+    "max_size_bytes": 100_000_000,
+    "max_memory_ratio": 2,
+    "max_memory_bytes": 1_000_000_000,
+    "min_sqnr_db": 20,
+}
 Value = TypeVar("Value")
 
 
 def gate_form() -> dict[str, Any]:
     """The gate's fields as a form describes them: each may be left out."""
     properties = TypeAdapter(Gate).json_schema()["properties"]
-    return {name: _without_null(schema) for name, schema in properties.items()}
+    return {name: _without_null(schema) | _example(name) for name, schema in properties.items()}
+
+
+def _example(name: str) -> dict[str, Any]:
+    return {"example": LIMITS[name]} if name in LIMITS else {}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     kind: dict[str, Any] = next((one for one in schema.get("anyOf", ()) if one != {"type": "null"}), {})
-    shown = {key: value for key, value in schema.items() if key not in {"anyOf", "title", "default"}} | kind
-    if kind:  # a page then offers an empty field, and not 0
-        shown |= {"type": [kind["type"], "null"], "default": None}
-    return shown
+    return {key: value for key, value in schema.items() if key not in {"anyOf", "title", "default"}} | kind
 
 
 def preprocess(text: str, pointer: str = "/preprocess") -> Preprocess:
@@ -106,10 +119,16 @@ def parse(kind: type[Value], value: object, pointer: str, adapter: Any = None) -
         InvalidInput: It does not fit; every misfit is named.
     """
     try:
-        parsed: Value = TypeAdapter(adapter or kind).validate_python(value)
+        parsed: Value = _adapter(adapter or kind).validate_python(value)
     except ValidationError as error:
         raise invalid_input(error, pointer) from error
     return parsed
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:  # noqa: ANN401 - any type
+    """Building one for a job takes milliseconds."""
+    return TypeAdapter(kind)
 
 
 def file_paths(texts: Iterable[str], pointer: str) -> list[str]:
