@@ -251,7 +251,7 @@ def _prepare(model: Path, folder: Path) -> Case:
 def _bundled(model: Path) -> list[Feed]:
     """The test data beside a model, in the order of its inputs."""
     names = [value.name for value in open_session(model).get_inputs()]
-    feeds = []
+    feeds: list[Feed] = []
     for data in sorted(model.parent.glob("test_data_set_*")):
         files = sorted(data.glob("input_*.pb"), key=lambda path: int(path.stem.split("_")[1]))
         feeds.append(dict(zip(names, map(_array, files), strict=False)))
