@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problems: the one table from code to status, and the handlers."""
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import Any, get_args
@@ -101,6 +102,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(database_error, _database_error)
     for unstorable in UNSTORABLE:
         app.add_exception_handler(unstorable, _unstorable)
+    app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
 
@@ -177,6 +179,14 @@ def _database_error(request: Request, error: Exception) -> Response:
 def _unstorable(request: Request, _error: Exception) -> Response:
     detail = "The request has text that cannot be stored, such as a NUL or half of a surrogate pair."
     return _domain_error(request, InvalidInput(detail))
+
+
+def _os_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, OSError) or error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        raise error
+    log.error("no space left: %s", error)
+    detail = "The server's disk is full: tell the operator. A resumable upload keeps what it has counted."
+    return problem_response(Problem("storage_full", detail, retryable=True), 507, request_id(request))
 
 
 def _gone(request: Request, _error: Exception) -> Response:

@@ -1,11 +1,15 @@
 """What no honest client sends: text that cannot be stored, bodies of another kind than is expected."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+from fastapi import FastAPI, Request
 
+from app.api import errors
 from tests import factories
 from tests.app.conftest import MIB, Service, Tenant
 from tests.app.test_api_requests import head, talk
@@ -82,3 +86,26 @@ def test_a_name_that_no_file_system_takes_is_refused(http: httpx.Client) -> None
     listed = http.post("/v1/models", json={"name": "m", "files": {name: "0" * 64}})
 
     assert (pointers(named), pointers(listed)) == (["/file"], ["/files"])
+
+
+def test_a_full_disk_is_not_called_a_mistake() -> None:
+    app = FastAPI()
+    errors.install(app)
+
+    @app.get("/")
+    def write(request: Request) -> None:
+        request.state.request_id = "req_1"
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            return await client.get("/")
+
+    answer = anyio.run(ask)
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (
+        507,
+        "storage_full",
+        True,
+    )
