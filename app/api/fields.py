@@ -119,7 +119,8 @@ def parse(kind: type[Value], value: object, pointer: str, adapter: Any = None) -
         InvalidInput: It does not fit; every misfit is named.
     """
     try:
-        parsed: Value = _adapter(adapter or kind).validate_python(value)
+        which: Any = adapter or kind
+        parsed: Value = _adapter(which).validate_python(value)
     except ValidationError as error:
         raise invalid_input(error, pointer) from error
     return parsed
