@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+
+from app.domain.recipe import StaticInt8
+from tests.engine.graphs import build, feeds, weights
+from worker.engine.calibrate import collect
+from worker.engine.kernels import kernels
+from worker.engine.load import save_model
+from worker.engine.methods import Setting, quantize
+
+SHAPE = ["n", 3, 16, 16]
+
+
+def products(operator: str) -> onnx.ModelProto:
+    """Two products, of which the second one's result is read by a Softmax."""
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"], "flatten"),
+        helper.make_node(operator, ["flat", "w1"], ["a"], "first"),
+        helper.make_node(operator, ["a", "w2"], ["b"], "second"),
+        helper.make_node("Softmax", ["b"], ["y"], "softmax"),
+    ]
+    constants = {"w1": weights(768, 32), "w2": weights(32, 8)}
+    return build(nodes, {"x": SHAPE}, {"y": ["n", 8]}, constants)
+
+
+def quantized(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    save_model(onnx.shape_inference.infer_shapes(model), folder / "model.onnx")
+    statistics = collect(folder / "model.onnx", feeds())
+    quantize(
+        folder / "model.onnx",
+        folder / "out.onnx",
+        StaticInt8(),
+        Setting(isa="x86-vnni", statistics=statistics),
+    )
+    return onnx.load_model(folder / "out.onnx")
+
+
+def rounded(model: onnx.ModelProto) -> set[str]:
+    """Operators whose results are quantized."""
+    makers = {name: node.op_type for node in model.graph.node for name in node.output}
+    return {
+        makers.get(node.input[0], "an input") for node in model.graph.node if node.op_type == "QuantizeLinear"
+    }
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_a_product_that_only_float_nodes_read_is_not_rounded(tmp_path: Path, operator: str) -> None:
+    found = quantized(products(operator), tmp_path)
+
+    softmax = next(node for node in found.graph.node if node.op_type == "Softmax")
+    assert {node.output[0]: node.op_type for node in found.graph.node}[softmax.input[0]] == operator
+    assert operator in rounded(found)  # the first product is read by an integer kernel
+    assert kernels(tmp_path / "out.onnx").integer >= 2
+
+
+def test_a_product_that_is_the_output_keeps_its_name(tmp_path: Path) -> None:
+    model = products("Gemm")
+    del model.graph.node[3:]
+    model.graph.node[2].output[0] = "y"
+
+    found = quantized(model, tmp_path)
+
+    assert found.graph.node[-1].op_type == "Gemm"
+    assert found.graph.node[-1].output[0] == "y"
+    assert kernels(tmp_path / "out.onnx").integer >= 2

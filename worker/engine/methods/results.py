@@ -1,0 +1,55 @@
+"""Products that only float nodes read: rounding them costs accuracy and wins nothing."""
+
+from collections.abc import Collection
+
+import onnx
+
+from worker.engine.passes.scopes import consumers, replace_nodes
+
+FLOAT_RESULT = frozenset({"MatMul", "Gemm"})  # MatMulIntegerToFloat and QGemm give floats as quickly as bytes
+
+
+def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+    """Drop QuantizeLinear and DequantizeLinear behind products that no integer kernel reads.
+
+    1. A chosen MatMul or Gemm whose result goes through one pair only.
+    2. No chosen node reads what that pair gives.
+
+    Args:
+        graph: of the quantized model; it is changed.
+        nodes: names of the nodes that were quantized.
+    """
+    readers, dropped = consumers(graph), set[int]()
+    outputs = {value.name for value in graph.output}
+    for product in graph.node:
+        pair = _pair(product, readers, nodes) if product.op_type in FLOAT_RESULT else None
+        if pair is None or product.name not in nodes or product.output[0] in outputs:
+            continue
+        rounded, restored = pair
+        dropped |= {id(rounded), id(restored)}
+        if restored.output[0] in outputs:
+            product.output[0] = restored.output[0]
+        for node in readers.get(restored.output[0], []):
+            _reconnect(node, restored.output[0], product.output[0])
+    replace_nodes(graph, [node for node in graph.node if id(node) not in dropped])
+
+
+def _pair(
+    product: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], nodes: Collection[str]
+) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    chain = [product]
+    for kind in ("QuantizeLinear", "DequantizeLinear"):
+        following = readers.get(chain[-1].output[0], [])
+        if [node.op_type for node in following] != [kind]:
+            return None
+        chain += following
+    _, rounded, restored = chain
+    behind = readers.get(restored.output[0], [])
+    integer = any(node.name in nodes or node.op_type == "QuantizeLinear" for node in behind)
+    return None if integer else (rounded, restored)
+
+
+def _reconnect(node: onnx.NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.input):
+        if name == old:
+            node.input[index] = new
