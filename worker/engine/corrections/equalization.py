@@ -112,8 +112,12 @@ def _equalize(subject: Subject, pairs: Sequence[Pair]) -> int:
     free = [pair for pair in alike if pair.first.per_channel and pair.second.per_channel]
     changed = sum(_balance(subject, pair) for pair in free)
     rest = [pair for pair in alike if pair not in free]
+    found = {pair.between[-1]: subject.statistics.channel_maximum(pair.between[-1]) for pair in rest}
+    sizes = {
+        name: largest / max(largest.max(), 1e-30) for name, largest in found.items() if largest is not None
+    }
     for _ in range(_MOST_ROUNDS):
-        moved = max((_even_out(subject.model, pair) for pair in rest), default=0.0)
+        moved = max((_even_out(subject.model, pair, sizes) for pair in rest), default=0.0)
         if moved < _CONVERGED:
             break
     return changed + len(rest)
@@ -137,12 +141,19 @@ def _balance(subject: Subject, pair: Pair) -> bool:
     return True
 
 
-def _even_out(model: onnx.ModelProto, pair: Pair) -> float:
-    """Between single scales: make rows and columns equal; the largest logarithm of a scale."""
+def _even_out(model: onnx.ModelProto, pair: Pair, sizes: dict[str, Doubles]) -> float:
+    """Between single scales: make rows and columns equal; the largest logarithm of a scale.
+
+    No channel grows beyond the largest one that calibration saw: weights that are almost empty would make
+    their biases huge (the paper absorbs those). `sizes` are shares of that, and follow.
+    """
     rows = np.abs(rows_of(model, pair.first)).max(axis=1)
     columns = np.abs(_split(pair.second, rows_of(model, pair.second))).max(axis=(1, 3)).reshape(-1)
     usable = (rows > 0) & (columns > 0)
     scales = np.sqrt(rows / np.where(usable, columns, 1.0), where=usable, out=np.ones_like(rows))
+    if len(sizes.get(pair.between[-1], [])) == len(scales):
+        scales = np.maximum(scales, sizes[pair.between[-1]])
+        sizes[pair.between[-1]] = sizes[pair.between[-1]] / scales
     _apply(model, pair, scales)
     return float(np.abs(np.log(scales)).max())
 
