@@ -21,7 +21,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
 from app.domain.job import Evaluation, MetricName
-from app.domain.recipe import Recipe, reads_ranges, uses_calibration
+from app.domain.recipe import Recipe, reads_ranges
 from app.domain.target import RULES, Target, detect
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
@@ -82,8 +82,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     recipe = read_recipe(arguments.recipe)
     target = _target(arguments)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
-        uses, ranges = uses_calibration(recipe), reads_ranges(recipe)
-        prepared = _prepare(arguments, Path(folder), calibrated=uses, ranges=ranges)
+        prepared = _prepare(arguments, Path(folder), ranges=reads_ranges(recipe))
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
         statistics = load_statistics(given) if given else None
         isa = detect_isa() if target.isa == "auto" else target.isa
@@ -288,16 +287,14 @@ def _target(arguments: argparse.Namespace) -> Target:
         raise _invalid("invalid_target", "The target", error) from error
 
 
-def _prepare(
-    arguments: argparse.Namespace, out: Path, *, calibrated: bool = True, ranges: bool = True
-) -> dict[str, Any]:
+def _prepare(arguments: argparse.Namespace, out: Path, *, ranges: bool = True) -> dict[str, Any]:
     data = _data(arguments)
     if arguments.command is calibrate and data is None:
         raise Refused("no_calibration_data", "Calibration needs samples: give --data.")
     request = Prepare(
         model=arguments.model,
         out=out,
-        calibration=data if calibrated else None,
+        calibration=data,
         calibration_samples=arguments.samples,
         reads_ranges=ranges,
     )

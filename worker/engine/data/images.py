@@ -16,6 +16,7 @@ from app.domain.report import ArrayInfo
 from worker.engine.data.archive import BROKEN, Entry
 from worker.engine.data.dataset import Array, common_shape, number_labels
 from worker.engine.data.preprocess import pixels
+from worker.engine.data.preprocessor_config import NAME, read_config
 
 Image.MAX_IMAGE_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
@@ -75,6 +76,8 @@ class ImageDataset:
 def open_images(files: Sequence[Entry], preprocess: Preprocess) -> ImageDataset:
     """Find the images among an archive's files.
 
+    Where no preprocessing is given, a bundled `preprocessor_config.json` is followed.
+
     Raises:
         Refused: no images, a broken one, or labels that do not match.
     """
@@ -83,8 +86,12 @@ def open_images(files: Sequence[Entry], preprocess: Preprocess) -> ImageDataset:
     if not images:
         raise Refused("unknown_data_format", _nothing_found(entries))
     sheet = next((e for e in entries if PurePosixPath(e.name).name == LABELS_FILE), None)
-    others = [e.name for e in entries if e not in images and e is not sheet]
+    config = next((e for e in entries if PurePosixPath(e.name).name == NAME), None)
+    others = [e.name for e in entries if e not in images and e is not sheet and e is not config]
     labels, classes, notes = _from_sheet(sheet, images) if sheet else _from_folders(images)
+    if config and preprocess == Preprocess():
+        preprocess = read_config(_bytes(config))
+        notes = (*notes, f"The preprocessing is that of {config.name}.")
     return ImageDataset(tuple(images), preprocess, labels, classes, (*notes, *_left_out(others)))
 
 

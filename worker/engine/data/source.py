@@ -8,6 +8,7 @@ from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
 from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, bind, feed
 from worker.engine.data.dataset import Array, Dataset, Sample, blocks
+from worker.engine.data.images import ImageDataset
 from worker.engine.data.split import check_disjoint, choose, split
 from worker.engine.data.state import Feedback, feedback
 from worker.engine.data.text import IDS, TextDataset
@@ -74,7 +75,8 @@ def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> 
     dataset = fitted(open_dataset(data), inputs)
     found = feedback(data.state, inputs)
     bound = [item for item in inputs if found is None or item.name not in found.inputs()]
-    return Source(dataset, bind(bound, dataset, data.preprocess, data.input), indices, found)
+    preprocess = dataset.preprocess if isinstance(dataset, ImageDataset) else data.preprocess
+    return Source(dataset, bind(bound, dataset, preprocess, data.input), indices, found)
 
 
 def fitted(dataset: Dataset, inputs: Sequence[Input]) -> Dataset:

@@ -11,6 +11,7 @@ from app.domain.report import Accuracy
 from worker.engine.data.bind import Session
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import suspicion
+from worker.engine.evaluate.given import given_outputs
 from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.question import settle
@@ -57,6 +58,7 @@ def evaluate_baseline(
     with ReferenceWriter(reference) as writer:
         judge = _write(chain([first], stream), names, labelled, writer, progress, source)
         samples = writer.finish(names, source.indices, labelled, notes)
+    notes += given_outputs(session, source)
     notes += [FED_BACK.format(", ".join(fed_back))] if fed_back else []
     notes += _shortened(samples, len(source.indices))
     accuracy = judge.own() if judge else None

@@ -118,7 +118,7 @@ class Judge:
             return self._answers(index, label, output)
         target = self._target(index)
         if metric in CORRELATIONS:
-            return float(_shaped(output, target, index).item()), float(target.item())
+            return _single("the output", output, index), _single("the label", target, index)
         shaped = _shaped(output, target, index)
         if metric == "psnr":
             return metrics.psnr(shaped, target, self.question.data_range)
@@ -220,6 +220,15 @@ def _cosine(a: Array, b: Array) -> float:
         )
         raise Refused("metric_mismatch", detail, errors=(FieldError("/evaluation/pool", detail),))
     return metrics.cosine(a, b)
+
+
+def _single(what: str, values: Array, index: int) -> float:
+    if values.size != 1:
+        detail = (
+            f"Of sample {index}, {what} has {values.size} values; a correlation needs one for each sample."
+        )
+        raise Refused("metric_mismatch", detail, errors=(FieldError("/evaluation/metric", detail),))
+    return float(values.item())
 
 
 def _shaped(output: Array, target: Array, index: int) -> Array:
