@@ -52,6 +52,7 @@ class JobCreate(JobSpec):
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     recipes: tuple[AnyRecipe, ...] = field(default=(), metadata={"max_length": 100})
     shapes: dict[str, Annotated[int, Field(ge=1, le=65536)]] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

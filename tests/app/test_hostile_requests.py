@@ -109,3 +109,17 @@ def test_a_full_disk_is_not_called_a_mistake() -> None:
         "storage_full",
         True,
     )
+
+
+@pytest.mark.parametrize(
+    "labels", [{f"label {i}": "x" for i in range(51)}, {"commit": "x" * 201}], ids=["many", "long"]
+)
+def test_a_job_has_no_more_labels_than_a_form_may_send(
+    service: Service, tenant: Tenant, labels: dict[str, str]
+) -> None:
+    version = factories.make_version(service.database, tenant.project)
+
+    answer = tenant.http.post("/v1/jobs", json={"version": version, "labels": labels})
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith("/labels")
