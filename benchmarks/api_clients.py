@@ -38,7 +38,7 @@ class Pipeline(HttpUser):
         self.client.post("/v1/models", json=files, name="POST model")
 
     @task(3)
-    def run(self) -> None:
+    def quantize(self) -> None:
         """A job, seen once and canceled."""
         spec = {
             "version": VERSION,
