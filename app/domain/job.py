@@ -63,7 +63,7 @@ class JobSpec:
     """One quantization job; everything but `version` has a sensible default.
 
     `candidates` are versions quantized elsewhere, to be measured beside the recipes' by the same rules.
-    `state` {output: input} feeds a stateful model's outputs back to its inputs, along the streams of the data.
+    `state` {output: input} feeds a stateful model's outputs back to its inputs, along the data's streams.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN

@@ -10,9 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column(
-        "events", sa.Column("actor", sa.String(length=40), nullable=False, server_default="system")
-    )
+    op.add_column("events", sa.Column("actor", sa.String(length=40), nullable=False, server_default="system"))
     with op.get_context().autocommit_block():
         op.create_index(
             "ix_events_project_id_id", "events", ["project_id", "id"], postgresql_concurrently=True

@@ -11,7 +11,7 @@ from worker.engine.kernels import kernels
 from worker.engine.load import save_model
 from worker.engine.methods import Setting, quantize
 
-SHAPE = ["n", 3, 16, 16]
+SHAPE: list[int | str] = ["n", 3, 16, 16]
 
 
 def products(operator: str) -> onnx.ModelProto:

@@ -38,9 +38,7 @@ NOUNS = {
 }
 Query = TypeVar("Query", bound=Select[Any])
 Owned = TypeVar("Owned", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey)
-Paged = TypeVar(
-    "Paged", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, Project, Event
-)
+Paged = TypeVar("Paged", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, Project, Event)
 
 
 def now(db: Session) -> int:
