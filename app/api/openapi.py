@@ -104,7 +104,7 @@ NEXT = {"Link": {"description": 'The next page, as `<…>; rel="next"`', "schema
 def form(properties: dict[str, Any]) -> dict[str, Any]:
     """A multipart body that a route reads as a stream; what has no example begins empty on the page."""
     for field in properties["properties"].values():
-        if "format" not in field and "example" not in field and field.get("type") == "string":
+        if field.get("type") == "string" and not field.keys() & {"format", "example", "enum", "pattern"}:
             field.setdefault("default", "")
     content = {"multipart/form-data": {"schema": {"type": "object", **properties}}}
     return {"requestBody": {"required": True, "content": content}}
