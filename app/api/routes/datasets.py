@@ -29,7 +29,7 @@ FIELDS = frozenset({"name", "preprocess", "input"})
 FORM: dict[str, Any] = {
     "required": ["file"],
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "npz, or a zip or tar of images"},
+        "file": {"type": "string", "format": "binary", "description": "npz, or an archive"},
         "name": {"type": "string", "description": "default: the file's name"},
         "preprocess": {
             "type": "string",
@@ -64,7 +64,10 @@ CHECKS = {
 async def create_dataset(
     request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> DatasetRead:
-    """Upload samples: npz (a key is an input's name, `labels` holds labels) or a zip or tar of images.
+    """Upload samples: npz (a key is an input's name, `labels` holds labels), or a zip or tar.
+
+    An archive holds images (with `labels.csv` or a folder per class), one jsonl or csv table of texts with its
+    `tokenizer.json` (columns `text[,label]` or `text_a,text_b,score`), or ONNX `test_data_set_*`.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@val.zip -F preprocess=imagenet $URL/v1/datasets`
     """
