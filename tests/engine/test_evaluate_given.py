@@ -18,7 +18,7 @@ from worker.engine.session import open_session
 def doubling(path: Path) -> Path:
     info = helper.make_tensor_value_info
     node = helper.make_node("Add", ["x", "x"], ["y"])
-    shape = ["batch", 3]
+    shape: list[str | int | None] = ["batch", 3]
     graph = helper.make_graph(
         [node], "double", [info("x", TensorProto.FLOAT, shape)], [info("y", TensorProto.FLOAT, shape)]
     )
