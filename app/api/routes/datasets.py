@@ -66,8 +66,8 @@ async def create_dataset(
 ) -> DatasetRead:
     """Upload samples: npz (a key is an input's name, `labels` holds labels), or a zip or tar.
 
-    An archive holds images (with `labels.csv` or a folder per class), one jsonl or csv table of texts with its
-    `tokenizer.json` (columns `text[,label]` or `text_a,text_b,score`), or ONNX `test_data_set_*`.
+    An archive holds images (with `labels.csv` or a folder per class), one jsonl or csv table of texts with
+    its `tokenizer.json` (columns `text[,label]` or `text_a,text_b,score`), or ONNX `test_data_set_*`.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@val.zip -F preprocess=imagenet $URL/v1/datasets`
     """
