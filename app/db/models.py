@@ -21,8 +21,8 @@ from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Verdict
 from app.domain.job import JobSpec
-from app.domain.quota import Quotas
 from app.domain.preview import Preview
+from app.domain.quota import Quotas
 from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
 
