@@ -24,7 +24,7 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 	@$(BIN)/python -m app.serve
 
 test: .venv/dev ## run the whole suite on servers that it starts itself
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
 check: lint types test ## exactly what CI runs
 
