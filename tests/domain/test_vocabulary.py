@@ -2,12 +2,11 @@
 
 import itertools
 import math
-from dataclasses import FrozenInstanceError, asdict, replace
+from dataclasses import FrozenInstanceError, asdict
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.domain import defaults
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
 from app.domain.job import (
@@ -20,7 +19,6 @@ from app.domain.job import (
 )
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, needs_calibration, title
 from app.domain.target import RULES, detect
-from tests.factories import EXAMINATION
 
 LEGAL = {
     ("version", "inspecting", "ready"),
@@ -126,24 +124,6 @@ def test_only_static_recipes_need_data() -> None:
     assert needs_calibration(StaticInt8())
     assert not needs_calibration(DynamicInt8())
     assert (title(StaticInt8()), title(DynamicInt8())) == ("static int8", "dynamic int8")
-
-
-@pytest.mark.parametrize(
-    ("family", "has_data", "methods"),
-    [
-        ("convolutional", True, ["static_int8"]),
-        ("recurrent", True, ["dynamic_int8"]),
-        ("transformer", True, ["dynamic_int8", "static_int8"]),
-        ("dense", True, ["dynamic_int8", "static_int8"]),
-        ("convolutional", False, ["dynamic_int8"]),
-        ("dense", False, ["dynamic_int8"]),
-    ],
-)
-def test_the_recipes_of_a_bare_job(family: str, has_data: bool, methods: list[str]) -> None:
-    found = defaults.recipes(replace(EXAMINATION, family=family), has_data=has_data)
-
-    assert [recipe.method for recipe in found] == methods
-    assert has_data or not any(needs_calibration(recipe) for recipe in found)
 
 
 @pytest.mark.parametrize(("name", "black", "white"), [("unit", 0, 1), ("signed", -1, 1), ("raw", 0, 255)])
