@@ -15,7 +15,15 @@ from app.domain.errors import Problem as StoredProblem
 from app.domain.flips import Compared
 from app.domain.gate import Check, Gate
 from app.domain.job import JobSpec, MetricName
-from app.domain.recipe import FORBID_UNKNOWN, BFloat16, DynamicInt8, Float16, StaticInt8, WeightOnly
+from app.domain.recipe import (
+    FORBID_UNKNOWN,
+    BFloat16,
+    DynamicInt8,
+    Float16,
+    Imported,
+    StaticInt8,
+    WeightOnly,
+)
 from app.domain.report import (
     Accuracy,
     DatasetSummary,
@@ -31,6 +39,9 @@ from app.domain.report import (
 
 AnyRecipe = Annotated[
     DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16, Field(discriminator="method")
+]
+ShownRecipe = Annotated[
+    DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16 | Imported, Field(discriminator="method")
 ]
 Item = TypeVar("Item")
 Sha256 = Annotated[
@@ -272,7 +283,7 @@ class CandidateRead(BaseModel):
     id: str
     job: str
     name: str
-    recipe: AnyRecipe | None
+    recipe: ShownRecipe | None
     state: str
     error: Problem | None
     pareto: bool | None

@@ -488,3 +488,18 @@ def test_a_failed_job_carries_its_problem(service: Service, tenant: Tenant) -> N
     assert {c["error"]["code"] for c in candidates} == {"nothing_to_quantize"}
     detail = problem(tenant.http.get(f"/v1/jobs/{job}/verdict"), 409, "job_not_succeeded")["detail"]
     assert shown["error"]["detail"] in detail
+
+
+def test_an_imported_model_is_shown_beside_the_recipes(service: Service, tenant: Tenant) -> None:
+    database = service.database
+    version, imported = (factories.make_version(database, tenant.project) for _ in range(2))
+    spec = {"version": version, "recipes": [{"method": "dynamic_int8"}], "candidates": [imported]}
+    job = tenant.http.post("/v1/jobs", json=spec).json()["id"]
+    factories.work_off(database, service.storage, job)
+
+    shown = tenant.http.get(f"/v1/jobs/{job}/candidates").json()["items"]
+
+    assert shown[1]["recipe"] == {"method": "imported", "version": imported}
+    for form in ("json", "md", "html"):
+        assert tenant.http.get(f"/v1/jobs/{job}/report?format={form}").status_code == 200
+    assert tenant.http.get(f"/v1/candidates/{shown[1]['id']}").json()["state"] == "measured"
