@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Engine, event, update
 
 from app.db.models import Artifact
 from app.domain.gate import Gate
@@ -503,3 +503,24 @@ def test_an_imported_model_is_shown_beside_the_recipes(service: Service, tenant:
     for form in ("json", "md", "html"):
         assert tenant.http.get(f"/v1/jobs/{job}/report?format={form}").status_code == 200
     assert tenant.http.get(f"/v1/candidates/{shown[1]['id']}").json()["state"] == "measured"
+
+
+def test_a_longer_list_of_jobs_asks_the_database_no_more_often(service: Service, tenant: Tenant) -> None:
+    for _ in range(3):
+        finished(service, tenant)
+    asked: list[str] = []
+
+    def note(*happened: Any) -> None:
+        asked.append(happened[2])
+
+    counts = []
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        for limit in (1, 3):
+            asked.clear()
+            found = tenant.http.get("/v1/jobs", params={"limit": limit}).json()["items"]
+            assert len([job for job in found if job["baseline"]]) == limit
+            counts.append(len([text for text in asked if "candidates" in text or "steps" in text]))
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert counts[0] == counts[1]

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from app.api.deps import Cursor, Limit, ReadDb, Service, Wait, Who, page
 from app.api.idempotency import Once, OncePerKey
@@ -78,8 +78,9 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
     chosen = jobs_where(db.get_bind().dialect, caller.project_id, wanted)
-    rows = queries.newest_first(db, chosen, Job, cursor, limit)
-    return page(request, response, rows, limit, lambda row: show(db, row))
+    rows = queries.newest_first(db, chosen.options(selectinload(Job.steps)), Job, cursor, limit)
+    baselines = queries.measured_baselines(db, [row.id for row in rows])
+    return page(request, response, rows, limit, lambda row: JobRead.of(row, baselines.get(row.id)))
 
 
 @router.get("/{job_id}")
