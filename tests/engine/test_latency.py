@@ -1,11 +1,14 @@
 """Rounds: what they measure, when they stop, and when there is no figure."""
 
+import dataclasses
 import math
 import os
 import random
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -131,19 +134,26 @@ def test_a_limit_that_is_cleared_on_either_side_ends_it(ratio: float, limit: flo
     assert count(steady(ratio, width=0.05), limit) == LEAST_ROUNDS
 
 
-def test_rounds_go_on_while_one_candidate_is_undecided() -> None:
-    assert count(steady(3.0, 1.21, width=0.05), 1.2, candidates=2, max_seconds=0.05) > LEAST_ROUNDS
+def a_second_each(run: Rounds, monkeypatch: pytest.MonkeyPatch) -> Rounds:
+    now = 0.0
+
+    def timed(seed: int) -> Round:
+        nonlocal now
+        now += 1.0
+        return run(seed)
+
+    monkeypatch.setattr("worker.engine.rounds.time", SimpleNamespace(monotonic=lambda: now))
+    return timed
+
+
+def test_rounds_go_on_while_one_candidate_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = a_second_each(steady(3.0, 1.21, width=0.05), monkeypatch)
+
+    assert count(run, 1.2, candidates=2, max_seconds=15) == 30
 
 
 def test_a_spent_budget_ends_it_and_candidates_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def run(seed: int) -> Round:
-        nonlocal now
-        now += 1.0
-        return steady(1.5, 1.5)(seed)
-
-    monkeypatch.setattr("worker.engine.latency.time.monotonic", lambda: now)
+    run = a_second_each(steady(1.5, 1.5), monkeypatch)
 
     assert count(run, None, candidates=2, max_seconds=2) == 4
 
@@ -160,8 +170,8 @@ def products(size: int, repeats: int) -> onnx.ModelProto:
 
 @pytest.fixture
 def request_(tmp_path: Path) -> MeasureRound:
-    onnx.save(products(256, 60), tmp_path / "slow.onnx")
-    onnx.save(products(256, 6), tmp_path / "fast.onnx")
+    onnx.save(products(256, 400), tmp_path / "slow.onnx")
+    onnx.save(products(256, 1), tmp_path / "fast.onnx")
     write_feeds(tmp_path / "feeds.npz", [{"x": np.ones((1, 256), np.float32)}] * 2)
     models = (tmp_path / "slow.onnx", tmp_path / "fast.onnx", tmp_path / "slow.onnx")
     return MeasureRound(models=models, feeds=tmp_path / "feeds.npz", seconds=0.1)
@@ -170,13 +180,89 @@ def request_(tmp_path: Path) -> MeasureRound:
 def test_a_round_tells_a_fast_model_from_an_equal_one(request_: MeasureRound) -> None:
     found = measure_round(request_)
 
-    fast, equal = (math.exp(one.log_ratio) for one in found.candidates)
-    assert fast > 3
-    assert 0.7 < equal < 1.4
-    assert 0.7 < math.exp(found.noise.log_ratio) < 1.4
+    fast, equal = found.candidates
+    assert fast.log_ratio > math.log(4)
+    assert fast.log_ratio > equal.log_ratio + math.log(4)
+    assert fast.log_ratio > found.noise.log_ratio + math.log(4)
     assert found.baseline.log_ratio == 0
     assert 0 < found.baseline.p50_ms <= found.baseline.p90_ms
     assert min(found.baseline.load_ms, found.baseline.cpu_ms) > 0
+
+
+class Told:
+    """A session whose loading and runs take the seconds told, by clocks that nothing else moves."""
+
+    def __init__(self, clocks: "Clocks", session: Any, seconds: tuple[float, float]) -> None:
+        self.clocks, self.session, self.seconds = clocks, session, seconds
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, names: None, feed: dict[str, np.ndarray]) -> Any:
+        self.clocks.pass_by(*self.seconds)
+        return self.session.run(names, feed)
+
+
+class Clocks:
+    """The clocks of a process in which runs take the CPU and wall seconds told, in order of loading."""
+
+    def __init__(self, *runs: tuple[float, float]) -> None:
+        self.runs = iter(runs)
+        self.cpu = self.wall = 0.0
+
+    def pass_by(self, cpu: float, wall: float) -> None:
+        self.cpu += cpu
+        self.wall += wall
+
+    def open(self, path: Path, threads: int) -> Told:
+        self.pass_by(0.05, 0.05)
+        return Told(self, open_session(path, threads), next(self.runs))
+
+    def thread_time(self) -> float:
+        return self.cpu
+
+    process_time = thread_time
+
+    def perf_counter(self) -> float:
+        return self.wall
+
+
+@pytest.fixture
+def told(request_: MeasureRound, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Round]:
+    """A round in which runs of the baseline, of it again, and of the two candidates take these seconds."""
+
+    def run(*runs: tuple[float, float], threads: int = 1) -> Round:
+        clocks = Clocks(*runs)
+        monkeypatch.setattr("worker.engine.latency.time", clocks)
+        monkeypatch.setattr("worker.engine.latency.open_session", clocks.open)
+        return measure_round(dataclasses.replace(request_, threads=threads))
+
+    return run
+
+
+def ratios(found: Round) -> list[float]:
+    return [math.exp(one.log_ratio) for one in (found.noise, *found.candidates)]
+
+
+def test_ratios_are_what_the_baseline_takes_over_what_the_other_takes(told: Callable[..., Round]) -> None:
+    found = told((0.008, 0.008), (0.010, 0.010), (0.002, 0.002), (0.008, 0.008))
+
+    assert ratios(found) == pytest.approx([0.8, 4, 1])
+    fast = found.candidates[0]
+    assert (fast.p50_ms, fast.p90_ms, fast.load_ms, fast.cpu_ms) == pytest.approx((2, 2, 50, 2))
+
+
+def test_one_thread_is_compared_by_its_cpu_time_and_told_in_wall_time(told: Callable[..., Round]) -> None:
+    found = told((0.004, 0.004), (0.004, 0.016), (0.001, 0.008), (0.004, 0.012))
+
+    assert ratios(found) == pytest.approx([1, 4, 1])
+    assert [one.p50_ms for one in found.candidates] == pytest.approx([8, 12])
+
+
+def test_more_threads_are_compared_by_wall_time(told: Callable[..., Round]) -> None:
+    found = told((0.008, 0.004), (0.008, 0.008), (0.008, 0.001), (0.008, 0.004), threads=2)
+
+    assert ratios(found) == pytest.approx([0.5, 4, 1])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin")
