@@ -1,6 +1,7 @@
 """What routes ask for, as annotated types."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
@@ -10,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.digests import Digests
 from app.api.metrics import Metrics
 from app.api.middleware import caller_of
-from app.api.schemas import Page
+from app.api.schemas.values import Page
 from app.api.waiting import Watch, seconds_preferred
 from app.db.session import Database
 from app.services.keys import Caller
@@ -84,17 +85,42 @@ WriteDb = Annotated[Session, Depends(_writing, scope="function")]  # commits bef
 Service = Annotated[App, Depends(the_app)]
 Who = Annotated[Caller, Depends(caller_of)]
 Wait = Annotated[float, Depends(_seconds)]
-Limit = Annotated[int, Query(ge=1, le=100, description="Rows on one page")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before", max_length=40)]
 
 
-def page(
-    request: Request, response: Response, rows: Sequence[Row], limit: int, show: Callable[[Row], Shown]
-) -> Page[Shown]:
-    """A page of shown rows; one row more than the limit means that there is a next page."""
-    items = [show(row) for row in rows[:limit]]
-    cursor = str(getattr(rows[limit - 1], "id")) if len(rows) > limit else None  # noqa: B009 - any row has one
-    if cursor:
-        following = request.url.include_query_params(cursor=cursor, limit=limit)
-        response.headers["Link"] = f'<{following}>; rel="next"'
-    return Page[Shown](items=items, next_cursor=cursor)
+@dataclass(frozen=True)
+class Paging:
+    """The page of a list that a request asks for."""
+
+    request: Request
+    response: Response
+    limit: int
+    cursor: str | None
+
+    def show(self, rows: Sequence[Row], show: Callable[[Row], Shown]) -> Page[Shown]:
+        """The page, with the link to the next one where there is one row more than the limit."""
+        items = [show(row) for row in rows[: self.limit]]
+        more = len(rows) > self.limit
+        cursor = str(getattr(rows[self.limit - 1], "id")) if more else None  # noqa: B009 - any row has one
+        if cursor:
+            following = self.request.url.include_query_params(cursor=cursor, limit=self.limit)
+            self.response.headers["Link"] = f'<{following}>; rel="next"'
+        return Page[Shown](items=items, next_cursor=cursor)
+
+
+def _paging(default: int, most: int, of: str) -> Callable[..., Paging]:
+    def asked(
+        request: Request,
+        response: Response,
+        limit: Annotated[int, Query(ge=1, le=most, description=f"{of} on one page")] = default,
+        cursor: Annotated[
+            str | None, Query(description="`next_cursor` of the page before", max_length=40)
+        ] = None,
+    ) -> Paging:
+        return Paging(request, response, limit, cursor)
+
+    return asked
+
+
+Paged = Annotated[Paging, Depends(_paging(20, 100, "Rows"))]
+PagedMany = Annotated[Paging, Depends(_paging(100, 100, "Rows"))]
+PagedLines = Annotated[Paging, Depends(_paging(1000, 1000, "Lines"))]

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from app.api.errors import invalid_input
-from app.api.schemas import Labels, SpecWithoutIds
+from app.api.schemas.specs import SpecWithoutIds
+from app.api.schemas.values import Labels
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import FieldError, InvalidInput
 from app.domain.gate import Gate

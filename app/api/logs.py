@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from app.api.schemas import LogLine, moment
+from app.api.schemas.timeline import LogLine
+from app.api.schemas.values import moment
 from app.db import queries
 from app.db.models import Candidate, Event, Step, StepLog
 from app.db.queries import timeline, watching

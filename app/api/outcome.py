@@ -2,7 +2,8 @@
 
 from http import HTTPStatus
 
-from app.api.schemas import Problem, VerdictRead
+from app.api.schemas.jobs import VerdictRead
+from app.api.schemas.values import Problem
 from app.db.models import Job
 from app.domain.errors import JobNotFinished, JobNotSucceeded, Refused
 from app.domain.job import JOB_ENDED

@@ -10,7 +10,8 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.api.schemas import job_links, moment
+from app.api.schemas.jobs import job_links
+from app.api.schemas.values import moment
 from app.api.waiting import Log, Watch
 from app.db.models import Event
 

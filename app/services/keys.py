@@ -119,7 +119,7 @@ def change(db: Session, caller: Caller, key_id: str, changes: dict[str, object])
     Raises:
         Conflict: It is the key that asks: it could lock itself out.
     """
-    key = stored.lock_key(db, caller.project_id, key_id)
+    key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     if changes.keys() - {"name"}:
         _check_another(caller, key)
     for column, value in changes.items():
@@ -135,7 +135,7 @@ def revoke(db: Session, caller: Caller, key_id: str) -> None:
     Raises:
         Conflict: It is the key that asks: it could lock itself out.
     """
-    key = stored.lock_key(db, caller.project_id, key_id)
+    key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     _check_another(caller, key)
     if key.revoked_at is None:
         key.revoked_at = queries.now(db)
@@ -145,7 +145,7 @@ def revoke(db: Session, caller: Caller, key_id: str) -> None:
 
 def rotate(db: Session, caller: Caller, key_id: str, overlap_s: int) -> Issued:
     """A new key with the same name and scopes; the old one goes on for a while, then it expires."""
-    key = stored.lock_key(db, caller.project_id, key_id)
+    key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     check_grant(caller, key.scopes)
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= queries.now(db)):
         raise Conflict(f"The key {key.id} has ended; make a new one with POST /v1/api-keys.")

@@ -23,14 +23,14 @@ def inspection(db: Session, row: Version | Dataset) -> bool:
     """Accept an upload as the same content was accepted before; False: it has to be inspected."""
     if isinstance(row, Dataset):
         row.content_key = manifest.dataset_key(row)
-        seen = reuse.inspected_dataset(db, row, manifest.tools())
+        seen = reuse.inspected(db, row, manifest.tools())
         if seen is None:
             return False
         row.summary, row.preprocess, row.state = seen.summary, seen.preprocess, "ready"
         row.preview = seen.preview
     else:
         row.content_key = manifest.version_key(row)
-        found = reuse.inspected_version(db, row, manifest.tools())
+        found = reuse.inspected(db, row, manifest.tools())
         if found is None:
             return False
         row.examination, row.state = found.examination, "ready"

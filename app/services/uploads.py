@@ -99,7 +99,7 @@ def claim(
         OffsetMismatch: The upload goes on elsewhere, or is complete.
         TooLarge: More bytes come than are missing.
     """
-    row = uploads.lock_upload(db, project_id, upload_id)
+    row = queries.lock_owned(db, Upload, project_id, upload_id)
     refuse_gone(row)
     if row.lease_until is not None and row.lease_until > queries.now(db):
         raise UploadLocked(
@@ -187,7 +187,7 @@ def complete(db: Session, storage: Storage, claim: Claim, received: Received, ke
         Superseded: The upload is not ours any more.
     """
     advance(db, claim, claim.length, keep_seconds)
-    row = uploads.lock_upload(db, claim.project_id, claim.upload_id)
+    row = queries.lock_owned(db, Upload, claim.project_id, claim.upload_id)
     row.lease_until = None
     if claim.expected not in {None, received.sha256}:
         detail = f"The {received.size} received bytes hash to {received.sha256}, not to {claim.expected}."
@@ -213,7 +213,7 @@ def terminate(db: Session, storage: Storage, project_id: str, upload_id: str) ->
     Raises:
         NotFound: This project has no such upload.
     """
-    row = uploads.lock_upload(db, project_id, upload_id)
+    row = queries.lock_owned(db, Upload, project_id, upload_id)
     events.record(db, project_id, row.id, "upload.deleted", state=row.state)
     _drop_parts(db, storage, row)
     db.delete(row)

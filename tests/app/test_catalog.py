@@ -6,7 +6,7 @@ from typing import get_args
 import httpx
 import pytest
 
-from app.api.schemas import AnyRecipe
+from app.api.schemas.specs import AnyRecipe
 from app.db.models import Job
 from app.domain.target import RULES
 from app.services import artifacts

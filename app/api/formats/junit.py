@@ -10,7 +10,8 @@ from datetime import UTC
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from app.api.formats import words
-from app.api.schemas import CandidateRead, JobRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import JobRead, VerdictRead
 from app.domain.gate import Check
 
 MEDIA_TYPE = "application/xml; charset=utf-8"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from app.api.formats import words
-from app.api.schemas import CandidateRead, JobRead, ReportRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import JobRead, ReportRead, VerdictRead
 from app.domain.flips import Answer, Compared
 from app.domain.gate import Check
 

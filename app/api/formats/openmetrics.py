@@ -10,7 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from app.api.schemas import CandidateRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import VerdictRead
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 LABELS = ("position", "candidate")

@@ -8,7 +8,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from app.api.formats import plot, words
-from app.api.schemas import CandidateRead, JobRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import JobRead, VerdictRead
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 STYLE = (TEMPLATES / "page.css").read_text(encoding="utf-8")

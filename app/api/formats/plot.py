@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.api.schemas import CandidateRead
+from app.api.schemas.candidates import CandidateRead
 from app.domain.estimate import SHARES
 
 WIDTH, HEIGHT = 640.0, 300.0

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.api.schemas import CandidateRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import VerdictRead
 from app.domain.estimate import SHARES
 from app.domain.gate import Check
 from app.domain.report import Accuracy, Latency, Memory, Size

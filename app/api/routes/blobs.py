@@ -7,7 +7,8 @@ from starlette.concurrency import run_in_threadpool
 from app.api.body import pump
 from app.api.deps import Service, Who, WriteDb
 from app.api.refusals import refuses
-from app.api.schemas import BlobRead, Sha256
+from app.api.schemas.uploads import BlobRead
+from app.api.schemas.values import Sha256
 from app.domain.errors import DigestMismatch, DomainError
 from app.services import blobs, quotas
 from app.storage import Received, Storage

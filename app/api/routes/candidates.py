@@ -8,7 +8,7 @@ from app.api.deps import ReadDb, Service, Who
 from app.api.download import ANSWERS
 from app.api.refusals import refuses
 from app.api.routes.artifacts import send_artifact
-from app.api.schemas import CandidateRead
+from app.api.schemas.candidates import CandidateRead
 from app.db import queries
 from app.db.models import Candidate
 from app.domain.errors import NoLayers, NotFound

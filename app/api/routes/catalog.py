@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field, TypeAdapter
 
 from app.api.deps import Who
-from app.api.schemas import AnyRecipe
+from app.api.schemas.specs import AnyRecipe
 from app.domain.recipe import Recipe, needs_calibration
 from app.domain.target import RULES
 

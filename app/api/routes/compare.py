@@ -3,14 +3,15 @@
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from app.api.deps import Cursor, Limit, ReadDb, Who, page
+from app.api.deps import Paged, ReadDb, Who
 from app.api.refusals import refuses
 from app.api.routes.jobs import BY_LABEL, labels_asked
-from app.api.schemas import CandidateRead, Page, moment
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.values import Page, moment
 from app.db import queries
 from app.db.models import Candidate, Job, Model, Version
 from app.db.queries import trend
@@ -88,11 +89,9 @@ def compare(
 def read_trend(
     model_id: str,
     request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    paging: Paged,
 ) -> Page[TrendPoint]:
     """A model's versions, newest first, each with the best candidate of its newest job that succeeded.
 
@@ -100,7 +99,7 @@ def read_trend(
     """
     queries.get_owned(db, Model, caller.project_id, model_id)
     labels = labels_asked(request)
-    versions = trend.versions_page(db, model_id, labels, cursor, limit)
+    versions = trend.versions_page(db, model_id, labels, paging.cursor, paging.limit)
     jobs = trend.latest_jobs(db, [version.id for version in versions], labels)
     best = trend.candidates_named(db, [job.best_id for job in jobs.values() if job.best_id])
 
@@ -108,7 +107,7 @@ def read_trend(
         job = jobs[version.id]
         return _point(version, job, best.get(job.best_id or ""))
 
-    return page(request, response, versions, limit, show)
+    return paging.show(versions, show)
 
 
 def _point(version: Version, job: Job, best: Candidate | None) -> TrendPoint:

@@ -8,13 +8,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
-from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
+from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
 from app.api.refusals import FORMS, refuses
-from app.api.schemas import DatasetCheck, DatasetCreate, DatasetRead, Page
+from app.api.schemas.datasets import DatasetCheck, DatasetCreate, DatasetRead
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Dataset
 from app.domain.errors import NotFound
@@ -83,13 +84,11 @@ async def create_dataset(
 
 
 @router.get("")
-def list_datasets(
-    request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
-) -> Page[DatasetRead]:
+def list_datasets(caller: Who, db: ReadDb, paging: Paged) -> Page[DatasetRead]:
     """The project's datasets, newest first."""
     chosen = select(Dataset).where(Dataset.project_id == caller.project_id, Dataset.deleted_at.is_(None))
-    rows = queries.newest_first(db, chosen, Dataset, cursor, limit)
-    return page(request, response, rows, limit, DatasetRead.of)
+    rows = queries.newest_first(db, chosen, Dataset, paging.cursor, paging.limit)
+    return paging.show(rows, DatasetRead.of)
 
 
 @router.get("/{dataset_id}")

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query
 from pydantic import AwareDatetime
 
-from app.api.access import EventRead
-from app.api.deps import Cursor, Limit, ReadDb, Who, page
-from app.api.schemas import Page
+from app.api.deps import Paged, ReadDb, Who
+from app.api.schemas.timeline import EventRead
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Event
@@ -17,13 +17,10 @@ router = APIRouter()
 
 
 @router.get("/events")
-def list_events(  # noqa: PLR0913, PLR0917 - what a list takes
-    request: Request,
-    response: Response,
+def list_events(
     caller: Who,
     db: ReadDb,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    paging: Paged,
     subject: Annotated[str | None, Query(description="id of a job, version, key …", max_length=40)] = None,
     kind: Annotated[
         str | None, Query(alias="type", description="such as `job.succeeded`", max_length=50)
@@ -33,5 +30,5 @@ def list_events(  # noqa: PLR0913, PLR0917 - what a list takes
     """The project's events, newest first: every transition, who caused it, and when."""
     since_us = int(since.timestamp() * MICROSECONDS) if since else None
     chosen = events.of_project(caller.project_id, subject, kind, since_us)
-    rows = queries.newest_first(db, chosen, Event, cursor, limit)
-    return page(request, response, rows, limit, EventRead.of)
+    rows = queries.newest_first(db, chosen, Event, paging.cursor, paging.limit)
+    return paging.show(rows, EventRead.of)

@@ -5,10 +5,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.orm import Session, selectinload
 
-from app.api.deps import Cursor, Limit, ReadDb, Service, Wait, Who, page
+from app.api.deps import Paged, ReadDb, Service, Wait, Who
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
-from app.api.schemas import JobCreate, JobRead, Page
+from app.api.schemas.jobs import JobRead
+from app.api.schemas.specs import JobCreate
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Job
 from app.db.queries.job_lists import JobFilter, jobs_where
@@ -65,11 +67,9 @@ async def create_job(
 @router.get("", openapi_extra=BY_LABEL)
 def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    paging: Paged,
     state: Annotated[State | None, Query(description="Only in this state")] = None,
     conclusion: Annotated[Conclusion | None, Query(description="Only with this verdict")] = None,
     version: Annotated[str | None, Query(description="Only of this version", max_length=40)] = None,
@@ -78,9 +78,9 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
     chosen = jobs_where(db.get_bind().dialect, caller.project_id, wanted)
-    rows = queries.newest_first(db, chosen.options(selectinload(Job.steps)), Job, cursor, limit)
+    rows = queries.newest_first(db, chosen.options(selectinload(Job.steps)), Job, paging.cursor, paging.limit)
     baselines = queries.measured_baselines(db, [row.id for row in rows])
-    return page(request, response, rows, limit, lambda row: JobRead.of(row, baselines.get(row.id)))
+    return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))
 
 
 @router.get("/{job_id}")

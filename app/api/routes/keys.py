@@ -1,14 +1,14 @@
 """API keys of the caller's project."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.api.access import KeyChange, KeyCreate, KeyIssued, KeyRead, KeyRotation
-from app.api.deps import Cursor, Limit, ReadDb, Service, Who, WriteDb, page
+from app.api.deps import Paged, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
-from app.api.schemas import Page
+from app.api.schemas.keys import KeyChange, KeyCreate, KeyIssued, KeyRead, KeyRotation
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import ApiKey, Project
 from app.services import keys
@@ -40,13 +40,11 @@ async def create_key(
 
 
 @router.get("")
-def list_keys(
-    request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
-) -> Page[KeyRead]:
+def list_keys(caller: Who, db: ReadDb, paging: Paged) -> Page[KeyRead]:
     """The project's keys, newest first, the revoked ones too."""
     chosen = select(ApiKey).where(ApiKey.project_id == caller.project_id)
-    rows = queries.newest_first(db, chosen, ApiKey, cursor, limit)
-    return page(request, response, rows, limit, KeyRead.of)
+    rows = queries.newest_first(db, chosen, ApiKey, paging.cursor, paging.limit)
+    return paging.show(rows, KeyRead.of)
 
 
 @router.get("/{key_id}")

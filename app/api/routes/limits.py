@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
-from app.api.access import LimitsRead, QuotasModel, RateRead, SandboxRead, UsageRead
 from app.api.deps import ReadDb, Service, Who
 from app.api.rates import WINDOW_S
+from app.api.schemas.limits import LimitsRead, RateRead, SandboxRead
+from app.api.schemas.projects import QuotasModel, UsageRead
 from app.api.waiting import WAIT_SECONDS
 from app.services import quotas
 

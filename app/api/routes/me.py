@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
-from app.api.access import CallerRead, SessionRead
 from app.api.deps import ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.middleware import COOKIE
 from app.api.refusals import refuses
-from app.api.schemas import moment, moment_or_none
+from app.api.schemas.keys import CallerRead, SessionRead
+from app.api.schemas.values import moment, moment_or_none
 from app.db.models import ApiKey
 from app.db.queries import keys as stored
 from app.services import browser_sessions

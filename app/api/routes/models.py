@@ -9,14 +9,15 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
-from app.api.deps import App, Cursor, Limit, ReadDb, Service, Wait, Who, WriteDb, page
+from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
 from app.api.download import ANSWERS, Object, send_object, send_zip
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
 from app.api.refusals import FORMS, refuses
-from app.api.schemas import ModelCreate, ModelRead, Page, VersionRead
+from app.api.schemas.models import ModelCreate, ModelRead, VersionRead
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Blob, Model, Version, VersionFile
 from app.domain.errors import NotFound
@@ -77,13 +78,11 @@ async def create_version(
 
 
 @router.get("/models")
-def list_models(
-    request: Request, response: Response, caller: Who, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
-) -> Page[ModelRead]:
+def list_models(caller: Who, db: ReadDb, paging: Paged) -> Page[ModelRead]:
     """The project's models, newest first."""
     chosen = select(Model).where(Model.project_id == caller.project_id, Model.deleted_at.is_(None))
-    rows = queries.newest_first(db, chosen, Model, cursor, limit)
-    return page(request, response, rows, limit, ModelRead.of)
+    rows = queries.newest_first(db, chosen, Model, paging.cursor, paging.limit)
+    return paging.show(rows, ModelRead.of)
 
 
 @router.get("/models/{model_id}")
@@ -105,18 +104,15 @@ def delete_model(model_id: str, caller: Who, db: WriteDb, service: Service) -> N
 @router.get("/models/{model_id}/versions")
 def list_versions(
     model_id: str,
-    request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Limit = 20,
-    cursor: Cursor = None,
+    paging: Paged,
 ) -> Page[VersionRead]:
     """A model's versions, newest first."""
     model = queries.get_owned(db, Model, caller.project_id, model_id)
     chosen = select(Version).where(Version.model_id == model.id)
-    rows = queries.newest_first(db, chosen, Version, cursor, limit)
-    return page(request, response, rows, limit, VersionRead.of)
+    rows = queries.newest_first(db, chosen, Version, paging.cursor, paging.limit)
+    return paging.show(rows, VersionRead.of)
 
 
 @router.get("/versions/{version_id}")

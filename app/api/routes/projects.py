@@ -1,14 +1,15 @@
 """Projects, for operators."""
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.api.access import KeyIssued, ProjectChange, ProjectCreate, ProjectOpened, ProjectRead, UsageRead
-from app.api.deps import Cursor, Limit, ReadDb, Service, Who, WriteDb, page
+from app.api.deps import Paged, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
-from app.api.schemas import Page
+from app.api.schemas.keys import KeyIssued
+from app.api.schemas.projects import ProjectChange, ProjectCreate, ProjectOpened, ProjectRead, UsageRead
+from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Project
 from app.db.queries import keys as stored
@@ -34,12 +35,10 @@ async def create_project(body: ProjectCreate, response: Response, once: Once) ->
 
 
 @router.get("")
-def list_projects(
-    request: Request, response: Response, db: ReadDb, limit: Limit = 20, cursor: Cursor = None
-) -> Page[ProjectRead]:
+def list_projects(db: ReadDb, paging: Paged) -> Page[ProjectRead]:
     """All projects, newest first, the closed ones too."""
-    rows = queries.newest_first(db, select(Project), Project, cursor, limit)
-    return page(request, response, rows, limit, ProjectRead.of)
+    rows = queries.newest_first(db, select(Project), Project, paging.cursor, paging.limit)
+    return paging.show(rows, ProjectRead.of)
 
 
 @router.get("/{project_id}")

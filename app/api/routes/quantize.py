@@ -17,7 +17,8 @@ from app.api.refusals import FORMS, refuses
 from app.api.routes import datasets, models
 from app.api.routes.jobs import show
 from app.api.routes.results import BLOCKED, verdict_response
-from app.api.schemas import JobRead, SpecWithoutIds, VerdictRead
+from app.api.schemas.jobs import JobRead, VerdictRead
+from app.api.schemas.specs import SpecWithoutIds
 from app.db.models import Job
 from app.domain.errors import JobNotFinished, Problem
 from app.domain.job import JOB_ENDED, JobSpec

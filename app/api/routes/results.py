@@ -11,7 +11,8 @@ from app.api.formats import junit, markdown, openmetrics, page
 from app.api.outcome import http_status, verdict_of
 from app.api.refusals import refuses
 from app.api.routes.jobs import show
-from app.api.schemas import CandidateRead, ReportRead, VerdictRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.jobs import ReportRead, VerdictRead
 from app.db import queries
 from app.db.models import Job
 

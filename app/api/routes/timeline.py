@@ -3,21 +3,22 @@
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 from sqlalchemy.orm import Session
 from starlette.responses import PlainTextResponse
 
 from app.api import logs
-from app.api.deps import Cursor, ReadDb, Service, Who, page
-from app.api.schemas import ArtifactRead, CandidateRead, LogLine, Page, StepRead
+from app.api.deps import PagedLines, PagedMany, ReadDb, Service, Who
+from app.api.schemas.artifacts import ArtifactRead
+from app.api.schemas.candidates import CandidateRead
+from app.api.schemas.timeline import LogLine, StepRead
+from app.api.schemas.values import Page
 from app.api.stream import EventStream
 from app.db import queries
 from app.db.models import Candidate, Job
 from app.db.queries import timeline, watching
 
 router = APIRouter(prefix="/jobs/{job_id}")
-Many = Annotated[int, Query(ge=1, le=100, description="Rows on one page")]
-Lines = Annotated[int, Query(ge=1, le=1000, description="Lines on one page")]
 StepState = Annotated[
     Literal["queued", "running", "done", "failed", "canceled"] | None, Query(description="Only in this state")
 ]
@@ -87,55 +88,47 @@ def _place(last_event_id: str | None, after: int, last: int) -> int:
 
 
 @router.get("/candidates")
-def list_candidates(  # noqa: PLR0913, PLR0917 - what a list takes
+def list_candidates(
     job_id: str,
-    request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Many = 100,
-    cursor: Cursor = None,
+    paging: PagedMany,
     state: CandidateState = None,
 ) -> Page[CandidateRead]:
     """The job's candidates in the order of its recipes, of one state if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
-    rows = timeline.candidates_page(db, job_id, state, cursor, limit)
+    rows = timeline.candidates_page(db, job_id, state, paging.cursor, paging.limit)
     made = queries.candidate_artifacts(db, job_id)
 
     def show(row: Candidate) -> CandidateRead:
         return CandidateRead.of(row, made.get(row.id))
 
-    return page(request, response, rows, limit, show)
+    return paging.show(rows, show)
 
 
 @router.get("/steps")
-def list_steps(  # noqa: PLR0913, PLR0917 - what a list takes
+def list_steps(
     job_id: str,
-    request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Many = 100,
-    cursor: Cursor = None,
+    paging: PagedMany,
     state: StepState = None,
     kind: StepKind = None,
 ) -> Page[StepRead]:
     """The job's timeline: what ran when, where, how long and how often, of one state or kind if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
     names = timeline.candidate_names(db, job_id)
-    rows = timeline.steps_page(db, job_id, state, kind, cursor, limit)
-    return page(request, response, rows, limit, lambda step: StepRead.of(step, names.get(step.subject_id)))
+    rows = timeline.steps_page(db, job_id, state, kind, paging.cursor, paging.limit)
+    return paging.show(rows, lambda step: StepRead.of(step, names.get(step.subject_id)))
 
 
 @router.get("/logs", response_model=Page[LogLine], responses=LOG_ANSWERS)
-def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
+def read_logs(
     job_id: str,
-    request: Request,
     response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Lines = 1000,
-    cursor: Cursor = None,
+    paging: PagedLines,
     form: Annotated[Literal["json", "text"], Query(alias="format", description="`text` for people")] = "json",
 ) -> Page[LogLine] | Response:
     """What happened, line by line: events, how steps ended, notes, and what the engine printed.
@@ -143,25 +136,22 @@ def read_logs(  # noqa: PLR0913, PLR0917 - what a list takes
     Of what the engine printed, the last 64 kB of each attempt are kept, also of attempts that failed.
     """
     queries.get_owned(db, Job, caller.project_id, job_id)
-    behind = [line for line in logs.lines(db, job_id) if cursor is None or line.id > cursor]
-    shown = page(request, response, behind[: limit + 1], limit, logs.Line.shown)
+    behind = [line for line in logs.lines(db, job_id) if paging.cursor is None or line.id > paging.cursor]
+    shown = paging.show(behind[: paging.limit + 1], logs.Line.shown)
     if form == "json":
         return shown
-    return PlainTextResponse(logs.as_text(behind[:limit]), headers=dict(response.headers))
+    return PlainTextResponse(logs.as_text(behind[: paging.limit]), headers=dict(response.headers))
 
 
 @router.get("/artifacts")
-def list_artifacts(  # noqa: PLR0913, PLR0917 - what a list takes
+def list_artifacts(
     job_id: str,
-    request: Request,
-    response: Response,
     caller: Who,
     db: ReadDb,
-    limit: Many = 100,
-    cursor: Cursor = None,
+    paging: PagedMany,
     kind: Annotated[str | None, Query(description="Only of this kind", max_length=20)] = None,
 ) -> Page[ArtifactRead]:
     """The files that the job made, of one kind if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
-    rows = timeline.artifacts_page(db, job_id, kind, cursor, limit)
-    return page(request, response, rows, limit, ArtifactRead.of)
+    rows = timeline.artifacts_page(db, job_id, kind, paging.cursor, paging.limit)
+    return paging.show(rows, ArtifactRead.of)

@@ -10,7 +10,7 @@ from app.api.deps import App, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.resumable import take_in
-from app.api.schemas import UploadRead
+from app.api.schemas.uploads import UploadRead
 from app.db import queries
 from app.db.models import Upload
 from app.domain.errors import EmptyFile, FieldError, InvalidInput, TooLarge

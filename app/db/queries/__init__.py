@@ -17,7 +17,7 @@ from app.db.queries.jobs import (
     settled,
 )
 from app.db.queries.keys import project_named
-from app.db.queries.statements import get_owned, newest_first, now
+from app.db.queries.statements import get_owned, lock_owned, newest_first, now
 from app.db.queries.steps import (
     cancel_steps,
     claim_step,
@@ -52,6 +52,7 @@ __all__ = [
     "lease_expired",
     "lock_candidates",
     "lock_job",
+    "lock_owned",
     "mark_rung",
     "measured_baseline",
     "measured_baselines",

@@ -14,7 +14,6 @@ from app.db.models import (
     BrowserSession,
     Project,
 )
-from app.db.queries.statements import locked
 from app.domain.errors import NotFound
 
 USE_NOTED = 60 * MICROSECONDS
@@ -48,19 +47,6 @@ def lock_project(db: Session, project_id: str) -> Project:
     if project is None:
         raise NotFound(f"There is no project with the id {project_id!r}.")
     return project
-
-
-def lock_key(db: Session, project_id: str, key_id: str) -> ApiKey:
-    """A key of this project, locked until the transaction ends.
-
-    Raises:
-        NotFound: The project has none with this id.
-    """
-    chosen = select(ApiKey).where(ApiKey.id == key_id, ApiKey.project_id == project_id)
-    key = db.scalars(locked(chosen)).one_or_none()
-    if key is None:
-        raise NotFound(f"This project has no key with the id {key_id!r}.")
-    return key
 
 
 def note_use(db: Session, key_id: str) -> None:

@@ -1,6 +1,7 @@
 """Results that may serve again."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,6 +13,7 @@ from app.db.queries.statements import insert
 MEASUREMENT_LASTS = 7 * 86400 * MICROSECONDS
 SEEN_TOGETHER = 600 * MICROSECONDS
 TRIED = 10
+Inspected = TypeVar("Inspected", Version, Dataset)
 
 
 def see_host(db: Session, fingerprint: str, environment: dict[str, str]) -> None:
@@ -31,27 +33,12 @@ def environments(db: Session) -> Sequence[dict[str, str]]:
     return db.scalars(select(Host.environment).where(Host.seen_at > latest - SEEN_TOGETHER)).all()
 
 
-def inspected_version(db: Session, row: Version, inspected_by: str) -> Version | None:
-    """An accepted version of the same project that was sent as the same files."""
-    same = (
-        Version.project_id == row.project_id,
-        Version.content_key == row.content_key,
-        Version.id != row.id,
-    )
-    accepted = (Version.state == "ready", Version.inspected_by == inspected_by, Version.deleted_at.is_(None))
-    newest = select(Version).where(*same, *accepted).order_by(Version.id.desc()).limit(1)
-    return db.scalars(newest.with_for_update(read=True)).first()  # its bytes stay while we refer to them
-
-
-def inspected_dataset(db: Session, row: Dataset, inspected_by: str) -> Dataset | None:
-    """An accepted dataset of the same project with the same bytes, read in the same way."""
-    same = (
-        Dataset.project_id == row.project_id,
-        Dataset.content_key == row.content_key,
-        Dataset.id != row.id,
-    )
-    accepted = (Dataset.state == "ready", Dataset.inspected_by == inspected_by, Dataset.deleted_at.is_(None))
-    newest = select(Dataset).where(*same, *accepted).order_by(Dataset.id.desc()).limit(1)
+def inspected(db: Session, row: Inspected, inspected_by: str) -> Inspected | None:
+    """An accepted upload of the same project with the same content, read in the same way."""
+    kind = type(row)
+    same = (kind.project_id == row.project_id, kind.content_key == row.content_key, kind.id != row.id)
+    accepted = (kind.state == "ready", kind.inspected_by == inspected_by, kind.deleted_at.is_(None))
+    newest = select(kind).where(*same, *accepted).order_by(kind.id.desc()).limit(1)
     return db.scalars(newest.with_for_update(read=True)).first()  # its bytes stay while we refer to them
 
 

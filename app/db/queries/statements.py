@@ -58,6 +58,19 @@ def get_owned(db: Session, table: type[Owned], project_id: str, row_id: str) -> 
     return row
 
 
+def lock_owned(db: Session, table: type[Owned], project_id: str, row_id: str) -> Owned:
+    """A row of this project, locked until the transaction ends.
+
+    Raises:
+        NotFound: There is no such row here.
+    """
+    chosen = select(table).where(table.id == row_id, table.project_id == project_id)
+    row: Owned | None = db.scalars(locked(chosen)).one_or_none()
+    if row is None:
+        raise NotFound(f"This project has no {NOUNS[table]} with the id {row_id!r}.")
+    return row
+
+
 def newest_first(
     db: Session, statement: Select[Any], table: type[Paged], cursor: str | None, limit: int
 ) -> list[Paged]:

@@ -7,21 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS, now_us
 from app.db.models import Upload
-from app.db.queries.statements import changed, locked
-from app.domain.errors import NotFound
-
-
-def lock_upload(db: Session, project_id: str, upload_id: str) -> Upload:
-    """The upload, locked until the transaction ends.
-
-    Raises:
-        NotFound: This project has none with this id.
-    """
-    chosen = select(Upload).where(Upload.id == upload_id, Upload.project_id == project_id)
-    row = db.scalars(locked(chosen)).one_or_none()
-    if row is None:
-        raise NotFound(f"This project has no upload with the id {upload_id!r}.")
-    return row
+from app.db.queries.statements import changed
 
 
 def advance_upload(

@@ -1,0 +1,1 @@
+"""What requests look like, and how rows are shown. Fields may be added, none renamed."""

@@ -1,0 +1,77 @@
+"""What candidates and the files of a job look like."""
+
+from datetime import datetime
+
+from pydantic import BaseModel
+
+from app.api.schemas.specs import ShownRecipe
+from app.api.schemas.values import Problem, moment_or_none
+from app.db.models import Artifact, Candidate
+from app.domain.flips import Compared
+from app.domain.report import Accuracy, Fidelity, Kernels, Latency, Memory, Requires, Reused, Size
+
+
+class ReusedRead(BaseModel):
+    """From which job the results come; `measured_at` is null when latency and memory were measured anew."""
+
+    job: str
+    measured_at: datetime | None
+
+    @classmethod
+    def of(cls, reused: Reused | None) -> "ReusedRead | None":
+        """As shown; null when everything was made for this job."""
+        if reused is None:
+            return None
+        return cls(job=reused.job, measured_at=moment_or_none(reused.measured_at))
+
+
+class CandidateRead(BaseModel):
+    """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`."""
+
+    id: str
+    job: str
+    name: str
+    recipe: ShownRecipe | None
+    state: str
+    error: Problem | None
+    pareto: bool | None
+    reused: ReusedRead | None
+    notes: list[str]
+    size: Size | None
+    accuracy: Accuracy | None
+    fidelity: Fidelity | None
+    latency: Latency | None
+    memory: Memory | None
+    kernels: Kernels | None
+    requires: Requires | None
+    predictions: list[Compared]
+    artifact: str | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Candidate, artifact: Artifact | None) -> "CandidateRead":
+        """A row as shown, with the model it made."""
+        figures, here = row.figures, f"/v1/candidates/{row.id}"
+        links = {"self": here, "job": f"/v1/jobs/{row.job_id}"}
+        links |= {"flips": f"{here}/flips"} if figures.predictions else {}
+        return cls(
+            id=row.id,
+            job=row.job_id,
+            name=row.name,
+            recipe=row.recipe,
+            state=row.state,
+            error=Problem.of(row.problem),
+            pareto=row.pareto,
+            reused=ReusedRead.of(row.reused),
+            notes=list(figures.notes),
+            size=figures.size,
+            accuracy=figures.accuracy,
+            fidelity=figures.fidelity,
+            latency=figures.latency,
+            memory=figures.memory,
+            kernels=figures.kernels,
+            requires=figures.requires,
+            predictions=list(figures.predictions),
+            artifact=artifact.id if artifact else None,
+            links=links | ({"content": f"{here}/content"} if artifact else {}),
+        )

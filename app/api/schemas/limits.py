@@ -1,0 +1,43 @@
+"""What this service accepts."""
+
+from pydantic import BaseModel
+
+from app.api.schemas.projects import QuotasModel
+from app.settings import Settings
+
+
+class RateRead(BaseModel):
+    """At most this many requests in each window."""
+
+    quota: int
+    window_s: int
+
+
+class SandboxRead(BaseModel):
+    """What one engine call may use."""
+
+    memory_bytes: int
+    output_bytes: int
+    seconds: int
+    inspect_seconds: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> "SandboxRead":
+        """Settings as shown."""
+        return cls(
+            memory_bytes=settings.sandbox_memory,
+            output_bytes=settings.sandbox_output,
+            seconds=settings.sandbox_seconds,
+            inspect_seconds=settings.inspect_seconds,
+        )
+
+
+class LimitsRead(BaseModel):
+    """What is accepted and run; a quota that is null has no limit."""
+
+    max_upload_bytes: int
+    max_json_bytes: int
+    max_wait_s: int
+    rates: dict[str, RateRead]
+    quotas: QuotasModel
+    sandbox: SandboxRead

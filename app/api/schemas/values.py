@@ -1,0 +1,66 @@
+"""What several requests and answers are made of."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import BaseModel, Field
+
+from app.db.base import MICROSECONDS
+from app.domain.errors import FieldError
+from app.domain.errors import Problem as StoredProblem
+
+Item = TypeVar("Item")
+
+
+Sha256 = Annotated[
+    str,
+    Field(
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the bytes, in hex",
+        examples=["db01934a02281c10f1c6acdc976a7e1201b8e4cc00315510b9c18752980f26de"],
+    ),
+]
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+Labels = Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    code: str
+    detail: str
+    errors: list[FieldError] = []
+    retryable: bool = False
+
+    @classmethod
+    def of(cls, problem: StoredProblem | None) -> "Problem | None":
+        """A stored problem as shown."""
+        if problem is None:
+            return None
+        return cls(
+            code=problem.code,
+            detail=problem.detail,
+            errors=list(problem.errors),
+            retryable=problem.retryable,
+        )
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list; `next_cursor` is null on the last."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+def moment(microseconds: int) -> datetime:
+    """A stored time as UTC."""
+    return datetime.fromtimestamp(microseconds / MICROSECONDS, UTC)
+
+
+def moment_or_none(microseconds: int | None) -> datetime | None:
+    """A stored time as UTC, when there is one."""
+    return None if microseconds is None else moment(microseconds)
