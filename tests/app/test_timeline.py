@@ -1,6 +1,7 @@
 """What can be read of a job while it runs and after: steps, logs, candidates, files, and lists of jobs."""
 
 import re
+from datetime import datetime
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from app.db.models import StepLog
 from app.domain.gate import Gate
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 @pytest.fixture
@@ -120,7 +121,8 @@ def test_the_log_tells_events_steps_notes_and_what_was_printed(service: Service,
 
     lines = tenant.http.get(f"/v1/jobs/{job}/logs").json()["items"]
 
-    assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)
+    times = [datetime.fromisoformat(line["at"]) for line in lines]
+    assert times == sorted(times)
     assert (lines[0]["text"], lines[-1]["text"]) == ("job.queued", "job.succeeded")
     of_broken = [line for line in lines if line["step"] == broken.id]
     assert {line["name"] for line in of_broken} <= {"dynamic int8", "static int8"}
