@@ -2,11 +2,11 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -15,11 +15,14 @@ import uvicorn
 from app import broker
 from app.db.models import Project
 from app.db.session import Database
+from app.domain.gate import Gate
+from app.domain.report import Figures
 from app.main import create_app
 from app.services import keys
 from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
+from tests.waiting import SECONDS, in_time
 
 MIB = 1024 * 1024
 UPLOAD_LIMIT = 4 * MIB
@@ -32,6 +35,12 @@ class Service:
     url: str
     database: Database
     storage: LocalStorage
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port, for what speaks over a bare socket."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
 
     def objects(self) -> list[Path]:
         """Everything in the blob store, finished or not."""
@@ -56,11 +65,8 @@ def serving(settings: Settings) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        end = time.monotonic() + 30
-        while not server.started:
-            assert thread.is_alive()
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        assert in_time(lambda: server.started or not thread.is_alive())
+        assert thread.is_alive()
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -118,11 +124,41 @@ def http(tenant: Tenant) -> httpx.Client:
     return tenant.http
 
 
+@pytest.fixture
+def version(service: Service, tenant: Tenant) -> str:
+    """A version that is ready."""
+    return factories.make_version(service.database, tenant.project)
+
+
+@pytest.fixture
+def dataset(service: Service, tenant: Tenant) -> str:
+    """A dataset that is ready."""
+    return factories.make_dataset(service.database, tenant.project)
+
+
+@pytest.fixture
+def project(database: Database) -> str:
+    """A project in a database that no API serves."""
+    return factories.make_project(database)
+
+
+def finished(
+    service: Service,
+    tenant: Tenant,
+    gate: Gate | None = None,
+    measured: Callable[[int], Figures] = lambda _position: factories.figures(),
+) -> str:
+    """The id of a job that a worker has brought to its end."""
+    job = factories.make_job(service.database, tenant.project, gate=gate)
+    factories.work_off(service.database, service.storage, job, measured)
+    return job
+
+
 @contextmanager
 def new_tenant(service: Service, scopes: tuple[str, ...] = ("read", "write")) -> Iterator[Tenant]:
     project = factories.make_project(service.database)
     headers = {"Authorization": f"Bearer {new_key(service, project, scopes)}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=service.url, headers=headers, timeout=SECONDS) as client:
         yield Tenant(project, client)
 
 

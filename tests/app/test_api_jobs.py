@@ -18,19 +18,8 @@ from app.domain.gate import Gate
 from app.domain.report import Figures
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import content, problem
-
-
-@pytest.fixture
-def version(service: Service, tenant: Tenant) -> str:
-    """A version that is ready."""
-    return factories.make_version(service.database, tenant.project)
-
-
-@pytest.fixture
-def dataset(service: Service, tenant: Tenant) -> str:
-    """A dataset that is ready."""
-    return factories.make_dataset(service.database, tenant.project)
+from tests.app.problems import problem
+from tests.app.uploading import content
 
 
 def undecided(_position: int) -> Figures:

@@ -1,12 +1,8 @@
 """What every request meets: keys, scopes, limits before any body, and errors that are all problems."""
 
-import json
 import shutil
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,35 +10,11 @@ import pytest
 from app.db.models import ApiKey, Project
 from app.settings import Settings
 from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key, new_tenant, serving
-from tests.app.test_api_uploads import pointers, problem
+from tests.app.problems import pointers, problem
+from tests.app.sockets import head, talk
 
 READS = ["/v1/me", "/v1/jobs", "/v1/models", "/v1/datasets", "/v1/jobs/job_1"]
 GIGABYTE = 1 << 30
-
-
-def talk(service: Service, request: bytes) -> tuple[int, dict[str, Any]]:
-    """Send these bytes, never the rest of the body, and read the answer."""
-    address = urlsplit(service.url)
-    with socket.create_connection((address.hostname, address.port or 0), timeout=20) as connection:
-        connection.sendall(request)
-        received = b""
-        while b"\r\n\r\n" not in received or not received.rpartition(b"}")[1]:
-            chunk = connection.recv(65536)
-            assert chunk, received
-            received += chunk
-    head, _, body = received.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(body)
-
-
-def head(path: str, key: str, *headers: str, method: str = "POST") -> bytes:
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "Host: x",
-        "Connection: close",
-        f"Authorization: Bearer {key}",
-        *headers,
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 @pytest.mark.parametrize("path", READS)

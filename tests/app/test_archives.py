@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.services import models
 from tests import factories
 from tests.app.conftest import Service
-from tests.app.test_api_uploads import content
+from tests.app.uploading import content
 
 
 def test_a_version_shows_the_files_of_its_archive(service: Service, http: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import httpx
 from app.services.events import acting_as
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import pointers
+from tests.app.problems import pointers
 
 
 def test_a_job_tells_who_asked_who_worked_and_who_ended_it(service: Service, tenant: Tenant) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.db.models import ApiKey, BrowserSession
 from tests.app.conftest import Service, Tenant, new_tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 @pytest.fixture

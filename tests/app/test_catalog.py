@@ -12,7 +12,7 @@ from app.domain.target import RULES
 from app.services import artifacts
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 def test_every_target_has_its_rules_and_their_reason(http: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from app.domain.gate import Gate
 from app.domain.report import Figures
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 def side(figures: Figures, job: str = "job_1", version: str = "ver_1", data: str = "dst_1") -> Side:

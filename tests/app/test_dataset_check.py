@@ -10,7 +10,7 @@ from app.domain.report import ArrayInfo, TensorInfo
 from app.services import datasets, models
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import pointers, problem
+from tests.app.problems import pointers, problem
 
 MODEL = replace(
     factories.EXAMINATION,

@@ -11,7 +11,8 @@ from app.db.models import ProjectBlob
 from app.services import blobs, sweeper
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import Files, content, problem
+from tests.app.problems import problem
+from tests.app.uploading import Files, content
 
 
 def sha(sent: bytes) -> str:

@@ -18,7 +18,8 @@ from app.api.download import disposition
 from app.db.models import VersionFile
 from tests import factories
 from tests.app.conftest import MIB, Service, Tenant
-from tests.app.test_api_uploads import content, problem
+from tests.app.problems import problem
+from tests.app.uploading import content
 
 SENT = random.Random(1).randbytes(1_000_000)  # noqa: S311 - the same in every process
 ETAG = f'"{hashlib.sha256(SENT).hexdigest()}"'
@@ -196,11 +197,11 @@ def test_a_candidate_and_its_artifact_are_the_same_file(
 
 def reader(service: Service, http: httpx.Client, url: str) -> socket.socket:
     """A connection that asked for a download and has little room for it."""
-    host, _, port = service.url.removeprefix("http://").partition(":")
+    host, port = service.address
     request = f"GET {url} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {http.headers['authorization']}\r\n\r\n"
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((host, int(port)))
+    connection.connect((host, port))
     connection.sendall(request.encode())
     return connection
 

@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, serving
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from app.domain.recipe import DynamicInt8
 from app.services import candidates
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 LOST = Compared(7, 'cat/ä "1".png', 0, "cat", Answer(0, "cat", 0.9), Answer(1, "dog", 0.8), "lost", 21.5)
 FOUND = Flips("top1", 500, 1, 0, 0, (LOST,))

@@ -16,7 +16,7 @@ from app.domain.report import Figures
 from app.services import gates, jobs
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import pointers
+from tests.app.problems import pointers
 
 EVERY = {
     "against": "latest:branch=main",

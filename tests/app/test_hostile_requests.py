@@ -12,17 +12,11 @@ from fastapi import FastAPI, Request
 from app.api import errors
 from tests import factories
 from tests.app.conftest import MIB, Service, Tenant
-from tests.app.test_api_requests import head, talk
-from tests.app.test_api_uploads import pointers, problem
+from tests.app.problems import pointers, problem
+from tests.app.sockets import head, talk
 
 HALF = "\ud800"
 DYNAMIC = [{"method": "dynamic_int8"}]
-
-
-@pytest.fixture
-def version(service: Service, tenant: Tenant) -> str:
-    """A version that is ready."""
-    return factories.make_version(service.database, tenant.project)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, serving
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 from tests.waiting import in_time
 
 REPLAYED = "idempotent-replayed"
@@ -38,12 +38,6 @@ def key() -> dict[str, str]:
 def count(service: Service, table: Any, project: str) -> int:
     with service.database.reading() as db:
         return db.scalars(select(func.count()).select_from(table).where(table.project_id == project)).one()
-
-
-@pytest.fixture
-def version(service: Service, tenant: Tenant) -> str:
-    """A version that is ready."""
-    return factories.make_version(service.database, tenant.project)
 
 
 def test_the_same_job_is_made_once_and_answered_as_the_first_time(

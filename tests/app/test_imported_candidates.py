@@ -11,11 +11,6 @@ from app.storage import LocalStorage
 from tests import factories
 
 
-@pytest.fixture
-def project(database: Database) -> str:
-    return factories.make_project(database)
-
-
 def create(database: Database, project: str, *imported: str) -> str:
     spec = JobSpec(
         version=factories.make_version(database, project),

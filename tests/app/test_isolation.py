@@ -20,7 +20,8 @@ from app.main import create_app
 from app.settings import Settings
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key
-from tests.app.test_api_uploads import content, problem
+from tests.app.problems import problem
+from tests.app.uploading import content
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
 ID_QUERIES = {"a", "b", "cursor", "model", "subject", "version"}

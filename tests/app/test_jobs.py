@@ -20,11 +20,6 @@ from tests import factories
 PROBLEM = Problem("nothing_to_quantize", "There is no weight in this model.")
 
 
-@pytest.fixture
-def project(database: Database) -> str:
-    return factories.make_project(database)
-
-
 def events_of(database: Database, subject_id: str) -> list[Event]:
     with database.reading() as db:
         return list(db.scalars(select(Event).where(Event.subject_id == subject_id).order_by(Event.seq)))

@@ -11,8 +11,8 @@ import pytest
 from app.db.models import ApiKey
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, new_tenant
-from tests.app.test_api_uploads import problem
-from tests.waiting import in_time
+from tests.app.problems import problem
+from tests.waiting import SECONDS, in_time
 
 ALL = ("read", "write", "admin")
 
@@ -32,7 +32,9 @@ def make(admin: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 
 def ask(service: Service, key: str, path: str = "/v1/me", method: str = "GET") -> httpx.Response:
-    return httpx.request(method, service.url + path, headers={"Authorization": f"Bearer {key}"})
+    return httpx.request(
+        method, service.url + path, headers={"Authorization": f"Bearer {key}"}, timeout=SECONDS
+    )
 
 
 def test_a_key_is_shown_once_and_works(service: Service, tenant: Tenant, admin: httpx.Client) -> None:
@@ -183,13 +185,13 @@ def test_a_key_that_is_revoked_during_a_wait_gets_no_answer(
 ) -> None:
     monkeypatch.setattr("app.api.live.RECHECK_S", 0.0)
     job, made = factories.make_job(service.database, tenant.project), make(admin)
-    headers = {"Authorization": f"Bearer {made['key']}", "Prefer": "wait=60"}
+    headers = {"Authorization": f"Bearer {made['key']}", "Prefer": "wait=600"}
     with ThreadPoolExecutor(1) as waiter:
-        waiting = waiter.submit(httpx.get, f"{service.url}/v1/jobs/{job}", headers=headers, timeout=60)
+        waiting = waiter.submit(httpx.get, f"{service.url}/v1/jobs/{job}", headers=headers, timeout=SECONDS)
         assert in_time(lambda: admin.get(f"/v1/api-keys/{made['id']}").json()["last_used_at"])
         admin.delete(f"/v1/api-keys/{made['id']}")
         admin.post(f"/v1/jobs/{job}/cancel")
-        answer = waiting.result(timeout=60)
+        answer = waiting.result()
 
     assert "revoked" in problem(answer, 401, "unauthenticated")["detail"]
 
@@ -203,7 +205,7 @@ def test_a_stream_ends_soon_after_its_key(
     headers = {"Authorization": f"Bearer {made['key']}"}
 
     url = f"{service.url}/v1/jobs/{job}/events"
-    with httpx.stream("GET", url, headers=headers, timeout=60) as stream:
+    with httpx.stream("GET", url, headers=headers, timeout=SECONDS) as stream:
         lines = stream.iter_lines()
         assert next(lines).startswith("retry")
         admin.delete(f"/v1/api-keys/{made['id']}")

@@ -8,7 +8,7 @@ from app.domain.preview import ArrayPreview, Preview, SamplePreview
 from app.services import datasets
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import pointers, problem
+from tests.app.problems import pointers, problem
 
 PNG = b"\x89PNG\r\n\x1a\n and so on"
 PICTURE = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"

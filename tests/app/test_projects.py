@@ -13,7 +13,7 @@ from app.domain.quota import Quotas
 from app.services import outcomes, quotas
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 
 @pytest.fixture

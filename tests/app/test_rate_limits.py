@@ -12,7 +12,7 @@ from app.db.session import Database
 from app.services import keys, projects
 from app.settings import Settings
 from tests.app.conftest import serving
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 POLICY = '"reads";q=5;w=60'
 

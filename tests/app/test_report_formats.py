@@ -20,7 +20,7 @@ from app.domain.gate import Gate
 from app.domain.report import Figures
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import problem
+from tests.app.problems import problem
 
 HOSTILE = [
     "<script>alert(1)</script>",

@@ -22,11 +22,6 @@ WEEK = 7 * 86400 * 1_000_000
 Change = Callable[[JobSpec], JobSpec]
 
 
-@pytest.fixture
-def project(database: Database) -> str:
-    return factories.make_project(database)
-
-
 @pytest.fixture(autouse=True)
 def benchmark_host(database: Database) -> None:
     show_up(database, factories.ENVIRONMENT)

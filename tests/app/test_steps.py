@@ -22,11 +22,6 @@ PROBLEM = Problem("not_onnx", "This is no model.")
 
 
 @pytest.fixture
-def project(database: Database) -> str:
-    return factories.make_project(database)
-
-
-@pytest.fixture
 def version(database: Database, project: str) -> str:
     """A version whose inspection is queued."""
     return factories.make_version(database, project, ready=False)

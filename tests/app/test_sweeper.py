@@ -17,11 +17,6 @@ from tests import factories
 
 
 @pytest.fixture
-def project(database: Database) -> str:
-    return factories.make_project(database)
-
-
-@pytest.fixture
 def step(database: Database, project: str) -> str:
     """A step that is queued."""
     version = factories.make_version(database, project, ready=False)

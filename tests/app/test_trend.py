@@ -4,7 +4,8 @@ from typing import Any
 
 from tests import factories
 from tests.app.conftest import Service, Tenant
-from tests.app.test_api_uploads import content, problem
+from tests.app.problems import problem
+from tests.app.uploading import content
 
 
 def upload(tenant: Tenant, service: Service, name: str) -> dict[str, Any]:

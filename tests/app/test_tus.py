@@ -16,7 +16,8 @@ from app.db.base import now_us
 from app.db.models import Event, Upload
 from app.services import sweeper, uploads
 from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key
-from tests.app.test_api_uploads import content, problem
+from tests.app.problems import problem
+from tests.app.uploading import content
 from tests.waiting import in_time
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -58,8 +59,8 @@ def age(service: Service, url: str, column: str) -> None:
 
 def half_sent(service: Service, http: httpx.Client, url: str, sent: bytes, whole: int) -> socket.socket:
     """A connection on which a PATCH of `whole` bytes stands still after these."""
-    host, _, port = service.url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)))
+    host, port = service.address
+    connection = socket.create_connection((host, port))
     lines = [
         f"PATCH {url} HTTP/1.1",
         f"Host: {host}",

@@ -1,0 +1,76 @@
+"""An upload's inspection over HTTP: waited for, passed, or ended by a rejection."""
+
+import threading
+import time
+
+import httpx
+from sqlalchemy import select
+
+from app.db.models import Version
+from app.domain.errors import Problem
+from app.services import models
+from tests import factories
+from tests.app.conftest import Service, Tenant
+from tests.app.problems import problem
+from tests.app.uploading import Files, content
+
+
+def reject(service: Service, version_id: str) -> None:
+    """What a worker does with a file that is no model."""
+    with service.database.writing() as db:
+        models.reject(db, service.storage, version_id, Problem("not_onnx", "This is no model."))
+
+
+def test_who_waits_for_an_inspection_gets_a_rejection_as_the_answer(service: Service, tenant: Tenant) -> None:
+    answers: list[httpx.Response] = []
+    files: Files = [("file", ("m.onnx", content()))]
+    asking = threading.Thread(
+        target=lambda: answers.append(
+            tenant.http.post("/v1/models", files=files, headers={"Prefer": "wait=50"})
+        )
+    )
+    asking.start()
+    with service.database.reading() as db:
+        mine = select(Version.id).where(Version.project_id == tenant.project)
+        while (version := db.scalars(mine).first()) is None:
+            db.rollback()
+            time.sleep(0.02)
+
+    reject(service, version)
+    asking.join()
+
+    assert version in problem(answers[0], 422, "not_onnx")["detail"]
+
+
+def test_a_rejected_version_keeps_its_problem_and_loses_its_bytes(
+    service: Service, http: httpx.Client
+) -> None:
+    stored = http.post("/v1/models", files={"file": ("m.onnx", content())}).json()
+
+    reject(service, stored["id"])
+
+    shown = http.get(stored["links"]["self"]).json()
+    gone = http.get(stored["links"]["content"])
+    refused = http.post("/v1/jobs", json={"version": stored["id"]})
+    assert (shown["state"], shown["error"]["code"], shown["files"]) == ("rejected", "not_onnx", [])
+    problem(gone, 404, "not_found")
+    assert "This is no model." in problem(refused, 422, "invalid_input")["errors"][0]["detail"]
+
+
+def test_waiting_for_an_inspection_that_does_not_end_gives_the_version_as_it_is(
+    http: httpx.Client,
+) -> None:
+    answer = http.post("/v1/models", files={"file": ("m.onnx", content())}, headers={"Prefer": "wait=1"})
+
+    assert (answer.status_code, answer.json()["state"]) == (201, "inspecting")
+    assert answer.headers["preference-applied"] == "wait=1"
+
+
+def test_a_version_that_is_inspected_shows_what_is_in_it(service: Service, http: httpx.Client) -> None:
+    version = http.post("/v1/models", files={"file": ("m.onnx", content())}).json()
+
+    factories.accept(service.database, version["id"])
+
+    shown = http.get(version["links"]["self"]).json()
+    assert shown["state"] == "ready"
+    assert shown["examination"]["op_types"] == {"Gemm": 1}
