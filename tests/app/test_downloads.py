@@ -8,6 +8,7 @@ import socket
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -15,9 +16,9 @@ from sqlalchemy import update
 
 from app.api import download
 from app.api.download import disposition
-from app.db.models import VersionFile
+from app.db.models import Artifact, VersionFile
 from tests import factories
-from tests.app.conftest import MIB, Service, Tenant
+from tests.app.conftest import MIB, Service, Tenant, finished
 from tests.app.problems import problem
 from tests.app.uploading import content
 
@@ -179,8 +180,7 @@ def test_several_files_come_as_a_zip(http: httpx.Client) -> None:
 def test_a_candidate_and_its_artifact_are_the_same_file(
     service: Service, tenant: Tenant, stranger: Tenant
 ) -> None:
-    job = factories.make_job(service.database, tenant.project)
-    factories.work_off(service.database, service.storage, job)
+    job = finished(service, tenant)
     candidate = factories.candidates_of(service.database, job)[0].id
     shown = tenant.http.get(f"/v1/candidates/{candidate}").json()
 
@@ -237,3 +237,52 @@ def test_readers_that_do_not_read_hold_nobody_up(service: Service, http: httpx.C
 
     for connection in idle:
         connection.close()
+
+
+def test_a_candidates_model_is_downloaded_once(service: Service, tenant: Tenant) -> None:
+    job = finished(service, tenant)
+    candidate = tenant.http.get(f"/v1/jobs/{job}/candidates").json()["items"][1]
+    listed = {a["id"]: a for a in tenant.http.get(f"/v1/jobs/{job}/artifacts").json()["items"]}
+    artifact = listed[candidate["artifact"]]
+
+    first = tenant.http.get(candidate["links"]["content"])
+    etag = first.headers["etag"]
+    again = tenant.http.get(artifact["links"]["content"], headers={"If-None-Match": etag})
+    other = tenant.http.get(artifact["links"]["content"], headers={"If-None-Match": '"x"'})
+
+    assert (first.status_code, len(first.content)) == (200, artifact["size"])
+    assert etag == f'"{artifact["sha256"]}"'
+    name = "02-static_int8.onnx"
+    assert first.headers["content-disposition"] == f"attachment; filename=\"{name}\"; filename*=UTF-8''{name}"
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert (other.status_code, other.content) == (200, first.content)
+
+
+def test_a_candidate_that_has_no_model_cannot_be_downloaded(service: Service, tenant: Tenant) -> None:
+    job = factories.make_job(service.database, tenant.project)
+    factories.work_off(service.database, service.storage, job, until="build")
+    candidate = tenant.http.get(f"/v1/jobs/{job}/candidates").json()["items"][0]
+
+    assert "content" not in candidate["links"]
+    answer = tenant.http.get(f"/v1/candidates/{candidate['id']}/content")
+    assert "planned" in problem(answer, 404, "not_found")["detail"]
+
+
+@pytest.mark.parametrize(
+    "filename",
+    ['a"b.onnx', "a\r\nSet-Cookie: x=y", "ünïcode ☃.onnx", "../../etc/passwd", "a;b=c.onnx", "%2e%2e"],
+)
+def test_a_hostile_name_stays_inside_its_header(service: Service, tenant: Tenant, filename: str) -> None:
+    job = finished(service, tenant)
+    artifact = tenant.http.get(f"/v1/jobs/{job}/artifacts").json()["items"][0]["id"]
+    with service.database.writing() as db:
+        db.execute(update(Artifact).where(Artifact.id == artifact).values(filename=filename))
+
+    answer = tenant.http.get(f"/v1/artifacts/{artifact}/content")
+
+    assert answer.status_code == 200
+    assert "set-cookie" not in answer.headers
+    kind, _, name = answer.headers["content-disposition"].partition("filename*=UTF-8''")
+    assert re.fullmatch(r'attachment; filename="[A-Za-z0-9._ -]*"; ', kind)
+    assert unquote(name) == filename
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789%._-~")

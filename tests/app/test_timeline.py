@@ -10,16 +10,14 @@ import pytest
 from app.db.models import StepLog
 from app.domain.gate import Gate
 from tests import factories
-from tests.app.conftest import Service, Tenant
+from tests.app.conftest import Service, Tenant, finished
 from tests.app.problems import problem
 
 
 @pytest.fixture
 def job(service: Service, tenant: Tenant) -> str:
     """A job that has succeeded."""
-    made = factories.make_job(service.database, tenant.project)
-    factories.work_off(service.database, service.storage, made)
-    return made
+    return finished(service, tenant)
 
 
 def every(http: httpx.Client, path: str, **params: str | int) -> list[list[str]]:
