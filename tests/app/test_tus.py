@@ -1,88 +1,14 @@
-"""Resumable uploads over HTTP: what is durable counts once, from one writer at a time, and becomes a blob."""
-
-import base64
-import hashlib
-import random
-import secrets
-import socket
-import threading
+"""Resumable uploads over HTTP: the protocol, from creation to a blob, an end or a refusal."""
 
 import httpx
 import pytest
-from sqlalchemy import update
 
-from app.api import body, resumable
-from app.db.base import now_us
-from app.db.models import Event, Upload
-from app.services import sweeper, uploads
+from app.db.models import Event
+from app.services import sweeper
 from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key
 from tests.app.problems import problem
+from tests.app.tus import CHUNK, TUS, age, checksum, create, hexdigest, offset, patch, text
 from tests.app.uploading import content
-from tests.waiting import in_time
-
-TUS = {"Tus-Resumable": "1.0.0"}
-CHUNK = {**TUS, "Content-Type": "application/offset+octet-stream"}
-Checksum = dict[str, str]
-
-
-def text(value: str) -> str:
-    return base64.b64encode(value.encode()).decode()
-
-
-def hexdigest(sent: bytes) -> str:
-    return hashlib.sha256(sent).hexdigest()
-
-
-def checksum(sent: bytes) -> Checksum:
-    return {"Upload-Checksum": "sha256 " + base64.b64encode(hashlib.sha256(sent).digest()).decode()}
-
-
-def create(http: httpx.Client, length: int, **headers: str) -> str:
-    answer = http.post("/v1/uploads", headers={**TUS, "Upload-Length": str(length), **headers})
-    assert answer.status_code == 201, answer.text
-    return str(answer.headers["location"])
-
-
-def patch(http: httpx.Client, url: str, offset: int, sent: bytes, **headers: str) -> httpx.Response:
-    return http.patch(url, content=sent, headers={**CHUNK, "Upload-Offset": str(offset), **headers})
-
-
-def offset(http: httpx.Client, url: str) -> int:
-    return int(http.head(url, headers=TUS).headers["upload-offset"])
-
-
-def age(service: Service, url: str, column: str) -> None:
-    """Let the lease or the time of an upload run out."""
-    with service.database.writing() as db:
-        db.execute(update(Upload).where(Upload.id == url.rpartition("/")[2]).values({column: now_us() - 1}))
-
-
-def half_sent(service: Service, http: httpx.Client, url: str, sent: bytes, whole: int) -> socket.socket:
-    """A connection on which a PATCH of `whole` bytes stands still after these."""
-    host, port = service.address
-    connection = socket.create_connection((host, port))
-    lines = [
-        f"PATCH {url} HTTP/1.1",
-        f"Host: {host}",
-        f"Authorization: {http.headers['authorization']}",
-        f"Content-Length: {whole}",
-        *(f"{name}: {value}" for name, value in {**CHUNK, "Upload-Offset": "0"}.items()),
-    ]
-    connection.sendall("\r\n".join([*lines, "", ""]).encode() + sent)
-    return connection
-
-
-def locked(service: Service, url: str) -> bool:
-    with service.database.reading() as db:
-        return db.get_one(Upload, url.rpartition("/")[2]).lease_until is not None
-
-
-def broken(service: Service, http: httpx.Client, url: str, sent: bytes, whole: int) -> None:
-    """A PATCH of `whole` bytes whose connection breaks after these."""
-    connection = half_sent(service, http, url, sent, whole)
-    assert in_time(lambda: locked(service, url))
-    connection.close()
-    assert in_time(lambda: not locked(service, url))
 
 
 def test_the_server_says_what_it_speaks(http: httpx.Client) -> None:
@@ -233,99 +159,6 @@ def test_other_bytes_than_announced_fail_the_upload_and_leave_nothing(
     assert service.objects() == before
 
 
-def test_a_broken_connection_keeps_what_came(service: Service, http: httpx.Client) -> None:
-    sent = content(2 * MIB)
-    url = create(http, len(sent))
-
-    broken(service, http, url, sent[:1_500_000], len(sent))
-
-    kept = offset(http, url)
-    assert 0 < kept <= 1_500_000
-    assert patch(http, url, kept, sent[kept:]).headers["fewbits-sha256"] == hexdigest(sent)
-
-
-def test_a_broken_connection_keeps_nothing_that_no_checksum_was_compared_for(
-    service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent = content(2 * MIB)
-    url = create(http, len(sent))
-    monkeypatch.setitem(CHUNK, "Upload-Checksum", checksum(sent)["Upload-Checksum"])
-
-    broken(service, http, url, sent[:1_500_000], len(sent))
-
-    assert offset(http, url) == 0
-    assert patch(http, url, 0, sent).headers["fewbits-sha256"] == hexdigest(sent)
-
-
-def test_one_writer_at_a_time(service: Service, http: httpx.Client) -> None:
-    sent = content(2 * MIB)
-    url = create(http, len(sent))
-    first = half_sent(service, http, url, sent[:MIB], len(sent))
-    assert in_time(lambda: locked(service, url))
-
-    second = patch(http, url, 0, sent)
-
-    problem(second, 423, "upload_locked")
-    assert second.headers["retry-after"]
-    first.sendall(sent[MIB:])
-    assert first.recv(1000).startswith(b"HTTP/1.1 204")
-    first.close()
-    assert http.get(url).json()["sha256"] == hexdigest(sent)
-
-
-def test_who_takes_over_a_silent_writer_is_not_disturbed_by_it(service: Service, http: httpx.Client) -> None:
-    sent, other = content(2 * MIB), content(2 * MIB)
-    url = create(http, len(sent))
-    silent = half_sent(service, http, url, other[:MIB], len(sent))
-    assert in_time(lambda: locked(service, url))
-    age(service, url, "lease_until")
-
-    assert patch(http, url, 0, sent[:1000]).status_code == 204
-    silent.sendall(other[MIB:])
-    late = silent.recv(1000)
-    silent.close()
-
-    assert late.startswith(b"HTTP/1.1 423")
-    assert offset(http, url) == 1000
-    assert patch(http, url, 1000, sent[1000:]).headers["fewbits-sha256"] == hexdigest(sent)
-
-
-@pytest.mark.parametrize("kept", [0, 700])
-def test_what_a_killed_writer_counted_goes_on_in_a_part_of_its_own(
-    service: Service, http: httpx.Client, kept: int
-) -> None:
-    sent, before = content(), len(service.objects())
-    url = create(http, len(sent))
-    upload_id = url.rpartition("/")[2]
-    with service.database.writing() as db:
-        project = db.get_one(Upload, upload_id).project_id
-        claim = uploads.claim(db, service.storage, project, upload_id, 0)
-    with service.storage.extend(claim.parts[-1].key, 0) as part:
-        part.write(sent[:kept] + b"never counted")
-    with service.database.writing() as db:
-        uploads.advance(db, claim, kept, 3600)
-    problem(patch(http, url, kept, sent[kept:]), 423, "upload_locked")
-    age(service, url, "lease_until")
-
-    assert patch(http, url, kept, sent[kept:]).headers["fewbits-sha256"] == hexdigest(sent)
-    assert len(service.objects()) == before + 1
-
-
-def test_two_who_send_at_once_make_one_upload(http: httpx.Client) -> None:
-    sent = content(2 * MIB)
-    url = create(http, len(sent))
-    answers: list[httpx.Response] = []
-    threads = [threading.Thread(target=lambda: answers.append(patch(http, url, 0, sent))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert sorted({a.status_code for a in answers} - {409, 423}) == [204]
-    assert sum(a.status_code == 204 for a in answers) == 1
-    assert http.get(url).json()["sha256"] == hexdigest(sent)
-
-
 def test_an_upload_that_nobody_went_on_with_expires(service: Service, http: httpx.Client) -> None:
     before = service.objects()
     url = create(http, 100)
@@ -341,18 +174,6 @@ def test_an_upload_that_nobody_went_on_with_expires(service: Service, http: http
     problem(patch(http, url, 50, b"x" * 50), 410, "upload_gone")
     assert http.get(url).json()["state"] == "expired"
     assert service.objects() == before
-
-
-def test_an_upload_that_is_being_sent_does_not_expire(service: Service, http: httpx.Client) -> None:
-    url = create(http, 2 * MIB)
-    connection = half_sent(service, http, url, content(MIB), 2 * MIB)
-    assert in_time(lambda: locked(service, url))
-    age(service, url, "expires_at")
-
-    sweeper.sweep(service.database, service.storage)
-
-    assert http.get(url).json()["state"] == "receiving"
-    connection.close()
 
 
 def test_a_terminated_upload_is_forgotten_but_not_its_blob(service: Service, http: httpx.Client) -> None:
@@ -371,20 +192,6 @@ def test_a_terminated_upload_is_forgotten_but_not_its_blob(service: Service, htt
     assert http.head(f"/v1/blobs/{hexdigest(sent)}").status_code == 200
 
 
-def test_a_writer_whose_upload_was_terminated_leaves_nothing(service: Service, http: httpx.Client) -> None:
-    before = service.objects()
-    url = create(http, 2 * MIB)
-    connection = half_sent(service, http, url, content(MIB), 2 * MIB)
-    assert in_time(lambda: locked(service, url))
-
-    assert http.delete(url, headers=TUS).status_code == 204
-    connection.sendall(content(MIB))
-
-    assert connection.recv(1000).startswith(b"HTTP/1.1 4")
-    connection.close()
-    assert service.objects() == before
-
-
 def test_the_method_may_come_in_a_header(http: httpx.Client) -> None:
     url = create(http, 4)
     headers = {**CHUNK, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
@@ -398,33 +205,6 @@ def test_a_read_only_key_cannot_override_its_way_to_deleting(service: Service, t
     headers = {**TUS, "X-HTTP-Method-Override": "DELETE", "Authorization": f"Bearer {key}"}
 
     problem(tenant.http.get(url, headers=headers), 403, "forbidden")
-
-
-def test_a_client_that_falls_silent_is_told_and_keeps_what_came(
-    service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body, "IDLE_SECONDS", 0.2)
-    sent = content(2 * MIB)
-    url = create(http, len(sent))
-
-    connection = half_sent(service, http, url, sent[:MIB], len(sent))
-
-    assert connection.recv(1000).startswith(b"HTTP/1.1 408")
-    connection.close()
-    assert offset(http, url) == MIB
-
-
-def test_bytes_count_while_they_come(
-    service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
-    sent = content(3 * MIB)
-    url = create(http, len(sent))
-
-    connection = half_sent(service, http, url, sent[: 2 * MIB], len(sent))
-
-    assert in_time(lambda: offset(http, url) >= MIB)
-    connection.close()
 
 
 @pytest.mark.parametrize("sent", [b"x" * 11, [b"x" * 6, b"x" * 5]])
@@ -446,16 +226,3 @@ def test_each_change_of_state_is_an_event(service: Service, http: httpx.Client) 
     with service.database.reading() as db:
         mine = db.query(Event).filter(Event.subject_id == url.rpartition("/")[2]).order_by(Event.seq)
         assert [event.type for event in mine] == ["upload.created", "upload.ready", "upload.deleted"]
-
-
-def test_uploads_broken_at_random_bytes_all_end_right(service: Service, http: httpx.Client) -> None:
-    chosen = random.Random(4)  # noqa: S311 - the same bytes in each run
-    for _ in range(10):
-        sent = secrets.token_bytes(chosen.randrange(1, 2 * MIB))
-        url = create(http, len(sent))
-        broken(service, http, url, sent[: chosen.randrange(len(sent))], len(sent))
-        assert http.head(f"/v1/blobs/{hexdigest(sent)}").status_code == 404
-
-        start = offset(http, url)
-
-        assert patch(http, url, start, sent[start:]).headers["fewbits-sha256"] == hexdigest(sent)
