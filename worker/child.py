@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TextIO
 
 from app.domain.errors import DomainError, Problem
@@ -25,7 +26,7 @@ def main() -> int:
     answer_to = _take_stdout()
     request = json.loads(sys.stdin.buffer.readline())
     limits = Limits(**request["limits"])
-    confine(limits)
+    confine(limits, Path.cwd(), request["layers"])
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
         answer, code = _call(request["call"], request["arguments"]), DONE

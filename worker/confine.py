@@ -1,19 +1,30 @@
-"""What a sandboxed child takes away from itself before it opens anything.
+"""What a sandboxed child takes away from itself before it opens anything: one layer behind the other."""
 
-The one place for a layer of confinement: rlimits and no_new_privs now; Landlock, seccomp and network
-isolation belong here too, before the engine is imported.
-"""
-
-import ctypes
-import os
 import resource
 import signal
+import site
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import app
+import worker
+from worker import landlock, seccomp
+from worker.kernel import control
 
 MIB = 1024 * 1024
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
+# Of 1000: when memory is short, the kernel ends the child, not the worker or the database.
+FIRST_TO_GO = "800"
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+
+SYSTEM = (
+    *("/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime"),
+    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/sys/devices/system"),
+    *("/dev/urandom", "/dev/null"),
+)
 
 
 @dataclass(frozen=True)
@@ -26,17 +37,27 @@ class Limits:
     wall_s: float
 
 
-def confine(limits: Limits) -> None:
-    """Apply the limits to this process. The wall clock is the parent's to watch."""
+def confine(limits: Limits, folder: Path, layers: Sequence[str]) -> None:
+    """Apply these layers to this process, in order; the wall clock is the parent's to watch.
+
+    The process may read Python, the system's libraries and our code, and write below `folder`.
+
+    Raises:
+        OSError: A layer cannot be applied here.
+    """
+    if sys.platform == "linux":
+        control(PR_SET_PDEATHSIG, signal.SIGKILL)
+    for layer in layers:
+        LAYERS[layer](limits, folder)
+
+
+def _limit_resources(limits: Limits, _folder: Path) -> None:
     _limit(resource.RLIMIT_AS, limits.memory)
     # SIGXCPU at the limit tells what happened; a child that ignores it is killed 5 s later.
     _limit(resource.RLIMIT_CPU, limits.cpu_s, grace=5)
     _limit(resource.RLIMIT_FSIZE, limits.file)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 1024)
-    if sys.platform == "linux":
-        _control(PR_SET_NO_NEW_PRIVS, 1)
-        _control(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _limit(kind: int, value: int, grace: int = 0) -> None:
@@ -45,7 +66,33 @@ def _limit(kind: int, value: int, grace: int = 0) -> None:
     resource.setrlimit(kind, (min(value, ceiling), ceiling))
 
 
-def _control(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+def _go_first(_limits: Limits, _folder: Path) -> None:
+    OOM_SCORE.write_text(FIRST_TO_GO, encoding="ascii")
+
+
+def _keep_privileges_low(_limits: Limits, _folder: Path) -> None:
+    control(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _close_files(_limits: Limits, folder: Path) -> None:
+    landlock.restrict(read=_readable(), write=(folder,))
+
+
+def _refuse_calls(_limits: Limits, _folder: Path) -> None:
+    seccomp.restrict()
+
+
+def _readable() -> list[Path]:
+    """Python, its packages, the system's libraries, and our two packages; not the folder that they lie in."""
+    ours = [Path(str(package.__file__)).parent for package in (app, worker)]
+    python = [sys.prefix, sys.base_prefix, *site.getsitepackages()]
+    return [*ours, *map(Path, (*python, *SYSTEM))]
+
+
+LAYERS: dict[str, Callable[[Limits, Path], None]] = {
+    "rlimits": _limit_resources,
+    "oom_score_adj": _go_first,
+    "no_new_privs": _keep_privileges_low,
+    "landlock": _close_files,
+    "seccomp": _refuse_calls,
+}

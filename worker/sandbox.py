@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 import worker
 from app.domain.errors import DomainError, Problem
+from worker import probe
 from worker.child import DONE, REFUSED
 from worker.confine import Limits
 
@@ -69,7 +70,7 @@ def run(  # noqa: PLR0913 - the request, its limits, and who listens
     log = bytearray()
     with _spawn(folder) as child:
         try:
-            _send(child, {**call, "limits": asdict(limits)})
+            _send(child, {**call, "limits": asdict(limits), "layers": probe.layers()})
             output = _watch(child, log, limits, on_progress, interrupted)
         finally:
             _kill(child)

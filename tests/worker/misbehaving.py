@@ -1,9 +1,13 @@
 """A sandboxed child whose calls misbehave; all else is the real one: `python -m tests.worker.misbehaving`."""
 
+import ctypes
+import errno
 import os
 import resource
 import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +17,7 @@ from worker import child
 
 Arguments = Mapping[str, Any]
 FOREVER = 600
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def environment(_arguments: Arguments) -> dict[str, Any]:
@@ -101,6 +106,62 @@ def lie(_arguments: Arguments) -> dict[str, Any]:
     return {"values": [1, 2, 3]}
 
 
+ESCAPES: dict[str, Callable[[], object]] = {
+    "read a system file": lambda: Path("/etc/passwd").read_bytes(),
+    "list the root": lambda: list(Path("/").iterdir()),
+    "read the project's files": lambda: Path(__file__).parents[2].joinpath("pyproject.toml").read_bytes(),
+    "read the neighbour's folder": lambda: Path("../neighbour/upload").read_bytes(),
+    "read through a link": lambda: Path("link").read_bytes(),
+    "read the parent's environment": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+    "write beside the folder": lambda: Path("../written").write_bytes(b"x"),
+    "write into a package": lambda: Path(child.__file__).with_name("planted.py").write_bytes(b"x"),
+    "make a link": lambda: Path("made").symlink_to("/etc/passwd"),
+    "move a file out": lambda: Path("own").rename("../moved"),
+    "open a TCP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "open a UDP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+    "open a unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "run a program": lambda: os.execv(sys.executable, [sys.executable, "-V"]),  # noqa: S606
+    "fork": os.fork,
+    "signal the parent": lambda: os.kill(os.getppid(), signal.SIGCONT),
+    "signal everybody": lambda: os.kill(-1, signal.SIGCONT),
+    "leave for another namespace": lambda: checked(libc.unshare(0x10000000)),
+    "trace another process": lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)),
+}
+
+
+def checked(answer: int) -> None:
+    if answer:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def escape(arguments: Arguments) -> dict[str, Any]:
+    """Try to get out in one way."""
+    try:
+        ESCAPES[arguments["mark"]]()
+    except OSError as error:
+        return {"values": {"refused": errno.errorcode[error.errno or 0]}}
+    return {"values": {"refused": ""}}
+
+
+def work(_arguments: Arguments) -> dict[str, Any]:
+    """What an engine call may do: files in its folder, threads, random numbers, the clock."""
+    Path("folder").mkdir()
+    Path("folder/new").write_bytes(b"12")
+    Path("folder/new").rename("renamed")
+    os.truncate("renamed", 1)
+    done: list[int] = []
+    threads = [threading.Thread(target=done.append, args=(1,)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"values": {"size": str(Path("renamed").stat().st_size), "threads": str(sum(done))}}
+
+
+def standing(_arguments: Arguments) -> dict[str, Any]:
+    return {"values": {"oom_score_adj": Path("/proc/self/oom_score_adj").read_text("ascii").strip()}}
+
+
 def steps(_arguments: Arguments) -> dict[str, Any]:
     for share in (0.0, 0.25, 0.5, 1.0):
         child._progress(share, "working")
@@ -114,6 +175,7 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         chatter,
         die,
         environment,
+        escape,
         hoard,
         leave,
         lie,
@@ -122,8 +184,10 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         noise,
         sleep,
         spin,
+        standing,
         steps,
         stumble,
+        work,
         write,
     )
 }
