@@ -4,21 +4,7 @@ import pytest
 
 from app.domain.defaults import recipes
 from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
-from app.domain.report import Examination
-
-EXAMINATION = Examination(
-    family="dense",
-    inputs=(),
-    outputs=(),
-    ir=8,
-    opsets={"": 17},
-    producer="",
-    nodes=1,
-    op_types={"Gemm": 1},
-    parameters=1,
-    bytes=4,
-    quantizable=1.0,
-)
+from tests.factories import EXAMINATION
 
 
 def chosen(family: str, **fields: object) -> list[str]:

@@ -79,6 +79,25 @@ def residual() -> onnx.ModelProto:
     return build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 4, 16, 16]}, constants)
 
 
+def silu() -> onnx.ModelProto:
+    """Conv, SiLU, Concat, pooling, Conv: what modern detectors are made of."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "stem", pads=[1, 1, 1, 1]),
+        helper.make_node("Sigmoid", ["a"], ["s"], "sigmoid"),
+        helper.make_node("Mul", ["a", "s"], ["m"], "silu"),
+        helper.make_node("Conv", ["m", "w2"], ["c"], "side"),
+        helper.make_node("Concat", ["m", "c"], ["j"], "join", axis=1),
+        helper.make_node("MaxPool", ["j"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("Conv", ["p", "w3"], ["y"], "head"),
+    ]
+    constants = {
+        "w1": weights(16, 3, 3, 3),
+        "w2": weights(16, 16, 1, 1, seed=1),
+        "w3": weights(8, 32, 1, 1, seed=2),
+    }
+    return build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 8, 8, 8]}, constants)
+
+
 def dense(*, shared: bool = False, transposed: bool = True) -> onnx.ModelProto:
     """Gemm, Relu, Gemm; with `shared`, one weight for both."""
     second = "w1" if shared else "w2"

@@ -1,6 +1,6 @@
 """One model on its way through the engine, as the tests of recipes need it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,14 @@ from worker.engine.session import open_session
 Samples = list[dict[str, np.ndarray[Any, Any]]]
 
 
-class Case:
-    """One model on its way: uploaded, prepared, calibrated, quantized."""
+class Prepared:
+    """One model on its way: uploaded and prepared, with its inputs."""
 
     def __init__(self, folder: Path, model: onnx.ModelProto, samples: Samples) -> None:
         self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
         self.samples = samples
         save_model(model, self.source)
         prepare_model(self.source, self.prepared, samples[:2], {})
-        self.statistics: Statistics = collect(self.prepared, samples)
-
-    def quantize(self, recipe: Recipe, isa: str = "x86-vnni") -> Quantized:
-        return quantize(self.prepared, self.out, recipe, Setting(isa=isa, statistics=self.statistics))
 
     def likeness(self) -> float:
         """Decibels of the quantized outputs against those of the upload."""
@@ -45,3 +41,17 @@ class Case:
 
     def op_types(self) -> set[str]:
         return {node.op_type for node in onnx.load_model(self.out).graph.node}
+
+
+class Case(Prepared):
+    """One model on its way: uploaded, prepared, calibrated, quantized."""
+
+    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Samples) -> None:
+        super().__init__(folder, model, samples)
+        self.statistics: Statistics = collect(self.prepared, samples)
+
+    def quantize(self, recipe: Recipe, isa: str = "x86-vnni") -> Quantized:
+        return quantize(self.prepared, self.out, recipe, Setting(isa=isa, statistics=self.statistics))
+
+
+Start = Callable[[onnx.ModelProto, Samples], Case]

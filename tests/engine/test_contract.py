@@ -24,6 +24,16 @@ from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.requirements import RELEASES
 
+TAKEN_BY_BOTH = [
+    "weight_qType",
+    "activation_qType",
+    "tensors_range",
+    "nodes_to_quantize",
+    "nodes_to_exclude",
+    "op_types_to_quantize",
+    "extra_options",
+]
+
 
 def parameters(function: object) -> list[str]:
     return list(inspect.signature(function).parameters)[1:]  # type: ignore[arg-type]
@@ -41,13 +51,7 @@ def test_the_static_quantizer_takes_what_it_is_given() -> None:
         "model",
         "per_channel",
         "reduce_range",
-        "weight_qType",
-        "activation_qType",
-        "tensors_range",
-        "nodes_to_quantize",
-        "nodes_to_exclude",
-        "op_types_to_quantize",
-        "extra_options",
+        *TAKEN_BY_BOTH,
     ]
 
 
@@ -58,13 +62,7 @@ def test_the_dynamic_quantizer_takes_what_it_is_given() -> None:
         "reduce_range",
         "mode",
         "static",
-        "weight_qType",
-        "activation_qType",
-        "tensors_range",
-        "nodes_to_quantize",
-        "nodes_to_exclude",
-        "op_types_to_quantize",
-        "extra_options",
+        *TAKEN_BY_BOTH,
     ]
 
 

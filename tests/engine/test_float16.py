@@ -11,40 +11,23 @@ from onnx import helper
 from app.domain.errors import Refused
 from app.domain.recipe import BFloat16, Float16, Selection
 from tests.engine.graphs import Array, build, convolution, dense, feeds, weights
+from tests.engine.quantizing import Prepared, Samples
 from worker.engine.load import save_model
 from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.passes.likeness import likeness_db
-from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
 
-Feeds = list[dict[str, Array]]
 ROWS = feeds(shape=(2, 32))
 
 
-class Case:
-    """A model and its inputs, prepared."""
-
-    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
-        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
-        self.samples = samples
-        save_model(model, self.source)
-        prepare_model(self.source, self.prepared, samples[:2], {})
+class Case(Prepared):
+    """A model and its inputs, for halves of any kind."""
 
     def quantize(self, recipe: Float16 | BFloat16) -> Quantized:
         return quantize(self.prepared, self.out, recipe, Setting(isa="generic"))
 
-    def likeness(self) -> float:
-        before, after = open_session(self.source), open_session(self.out)
-        return likeness_db(
-            [before.run(None, feed) for feed in self.samples],
-            [after.run(None, feed) for feed in self.samples],
-        )
 
-    def constants(self) -> dict[str, int]:
-        return {t.name: t.data_type for t in onnx.load_model(self.out).graph.initializer}
-
-
-Start = Callable[[onnx.ModelProto, Feeds], Case]
+Start = Callable[[onnx.ModelProto, Samples], Case]
 
 
 @pytest.fixture
@@ -99,7 +82,7 @@ def test_values_beyond_float16_stay_float_and_bfloat16_takes_them(case: Start) -
         started.quantize(Float16())
     started.quantize(BFloat16())
 
-    assert started.constants() == {"w_bfloat16": onnx.TensorProto.BFLOAT16}
+    assert started.weight_types() == {"w_bfloat16": onnx.TensorProto.BFLOAT16}
 
 
 def test_values_too_small_for_float16_stay_float(case: Start) -> None:
@@ -112,7 +95,7 @@ def test_small_constants_stay_float(case: Start) -> None:
 
     started.quantize(Float16())
 
-    assert started.constants()["b"] == onnx.TensorProto.FLOAT
+    assert started.weight_types()["b"] == onnx.TensorProto.FLOAT
 
 
 def test_excluded_nodes_keep_their_weights(case: Start) -> None:
@@ -120,8 +103,8 @@ def test_excluded_nodes_keep_their_weights(case: Start) -> None:
 
     quantized = started.quantize(Float16(exclude=Selection(nodes=("second",))))
 
-    assert started.constants()["w2"] == onnx.TensorProto.FLOAT
-    assert "w1_float16" in started.constants()
+    assert started.weight_types()["w2"] == onnx.TensorProto.FLOAT
+    assert "w1_float16" in started.weight_types()
     assert "stays float, excluded: a node reads it: w2" in quantized.reasons
 
 

@@ -22,31 +22,28 @@ def saved_outside(folder: Path, location: str) -> Path:
     return path
 
 
-def test_a_model_over_the_limit_is_written_with_its_data_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(load, "INLINE_LIMIT", 100)
-    path = tmp_path / "big.onnx"
-
-    save_model(convolution(), path)
-
-    assert (tmp_path / "big.onnx.data").stat().st_size > path.stat().st_size / 2
-    assert model_bytes(path) == sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert load_model(path).graph.initializer[0].raw_data == convolution().graph.initializer[0].raw_data
-    assert open_session(path).run(None, feeds(1)[0])
-
-
-def test_writing_a_big_model_twice_leaves_no_old_data_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model over the limit, saved."""
     monkeypatch.setattr(load, "INLINE_LIMIT", 100)
     path = tmp_path / "big.onnx"
     save_model(convolution(), path)
-    once = model_bytes(path)
+    return path
 
-    save_model(convolution(), path)
 
-    assert model_bytes(path) == once
+def test_a_model_over_the_limit_is_written_with_its_data_beside_it(big: Path) -> None:
+    assert big.with_name("big.onnx.data").stat().st_size > big.stat().st_size / 2
+    assert model_bytes(big) == sum(file.stat().st_size for file in big.parent.iterdir())
+    assert load_model(big).graph.initializer[0].raw_data == convolution().graph.initializer[0].raw_data
+    assert open_session(big).run(None, feeds(1)[0])
+
+
+def test_writing_a_big_model_twice_leaves_no_old_data_behind(big: Path) -> None:
+    once = model_bytes(big)
+
+    save_model(convolution(), big)
+
+    assert model_bytes(big) == once
 
 
 @pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b", "..\\secret", "C:/secret", ""])

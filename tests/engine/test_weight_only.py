@@ -11,45 +11,31 @@ from onnx import helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import Selection, WeightOnly
-from tests.engine.graphs import Array, attention, branch_feeds, branches, build, dense, weights
+from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
+from tests.engine.quantizing import Prepared, Samples
 from worker.engine.load import save_model
 from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
 from worker.engine.methods.weight_only.gptq import Sums, gptq
 from worker.engine.passes.likeness import likeness_db
-from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
 
-Feeds = list[dict[str, Array]]
 Bits = Literal[2, 4, 8]
 CLOSE = {2: 5.0, 4: 15.0, 8: 30.0}
 
 
-class Case:
-    """A model and its inputs, prepared."""
-
-    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
-        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
-        self.samples = samples
-        save_model(model, self.source)
-        prepare_model(self.source, self.prepared, samples[:2], {})
+class Case(Prepared):
+    """A model and its inputs, for weights of few bits."""
 
     def quantize(self, recipe: WeightOnly, *, with_samples: bool = False) -> Quantized:
         samples = (lambda: self.samples) if with_samples else None
         return quantize(self.prepared, self.out, recipe, Setting(isa="x86-vnni", samples=samples))
 
-    def likeness(self) -> float:
-        before, after = open_session(self.source), open_session(self.out)
-        return likeness_db(
-            [before.run(None, feed) for feed in self.samples],
-            [after.run(None, feed) for feed in self.samples],
-        )
-
     def nodes(self, op_type: str) -> list[onnx.NodeProto]:
         return [node for node in onnx.load_model(self.out).graph.node if node.op_type == op_type]
 
 
-Start = Callable[[onnx.ModelProto, Feeds], Case]
+Start = Callable[[onnx.ModelProto, Samples], Case]
 
 
 @pytest.fixture
@@ -57,7 +43,7 @@ def case(tmp_path: Path) -> Start:
     return lambda model, samples: Case(tmp_path, model, samples)
 
 
-def rows(width: int, count: int = 16) -> Feeds:
+def rows(width: int, count: int = 16) -> Samples:
     """Rows whose values hang together, as those of real layers do."""
     rng = np.random.default_rng(7)
     mixing = rng.normal(size=(width // 4, width))
@@ -82,7 +68,7 @@ def lookup(width: int = 64) -> onnx.ModelProto:
     return model
 
 
-IDS: Feeds = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
+IDS: Samples = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
