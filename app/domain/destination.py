@@ -55,7 +55,7 @@ def _wrong(url: str) -> str | None:
     if len(url) > LONGEST_URL:
         return f"the URL has {len(url)} characters, the limit is {LONGEST_URL}"
     if not ASCII_WITHOUT_SPACE.fullmatch(url) or "\\" in url:
-        return "write the URL in ASCII without spaces and backslashes: percent-encode its path, punycode its host"
+        return "write the URL in ASCII, without spaces or backslashes: percent-encode its path, punycode its host"
     try:
         parts = urlsplit(url)
         port = parts.port
