@@ -8,17 +8,29 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
 from app import broker
 from app.db.session import Database
 from app.storage import LocalStorage
 from tests import servers
+from tests.waiting import SECONDS
 
 ROOT = Path(__file__).parent.parent
-settings.register_profile("busy host", deadline=None)
+settings.register_profile("busy host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy host")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """What a busy host answers late is not away, but for the tests that say so."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in broker.WRITE_OPTIONS:
+            patch.setitem(broker.WRITE_OPTIONS, name, SECONDS)
+        patch.setattr("app.api.rates.PATIENCE_S", SECONDS)
+        patch.setattr("app.db.session.STATEMENT_SECONDS", SECONDS)
+        yield
 
 
 @pytest.fixture(scope="session")

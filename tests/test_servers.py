@@ -52,7 +52,7 @@ def test_two_fresh_databases_share_nothing(fresh_postgres: Callable[[str], str])
 
 
 def test_redis_answers(redis_url: str) -> None:
-    assert redis_is_up(redis_url)
+    assert in_time(lambda: redis_is_up(redis_url))
 
 
 @pytest.mark.parametrize(("kind", "up"), [("postgres", "postgres_is_up"), ("redis", "redis_is_up")])
@@ -67,7 +67,7 @@ def test_a_server_ends_with_a_test_run_that_was_killed(
     ) as holder:
         assert holder.stdout
         url = holder.stdout.readline().strip()
-        was_up = is_up(url)
+        was_up = in_time(lambda: is_up(url))
         holder.send_signal(signal.SIGKILL)
     assert was_up
     assert in_time(lambda: not is_up(url))

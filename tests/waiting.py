@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-SECONDS = 120.0  # far more than is ever needed on a quiet machine
+SECONDS = 300  # far more than is ever needed, on a slow and busy machine too
 POLL_SECONDS = 0.02
 
 

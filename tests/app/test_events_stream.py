@@ -23,6 +23,7 @@ from app.storage import LocalStorage
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, serving
 from tests.app.problems import problem
+from tests.waiting import SECONDS, in_time
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def test_whoever_watches_a_running_job_sees_each_event_once_whenever_he_comes(
     key = {"Authorization": tenant.http.headers["Authorization"]}
 
     def watch() -> None:
-        with httpx.Client(base_url=service.url, headers=key, timeout=60) as http:
+        with httpx.Client(base_url=service.url, headers=key, timeout=SECONDS) as http:
             seen.append(follow(http, job))
 
     watchers = [threading.Thread(target=watch) for _ in range(12)]
@@ -146,7 +147,7 @@ def test_whoever_watches_a_running_job_sees_each_event_once_whenever_he_comes(
             watcher.start()  # some while the last events are being written
         factories.work_off(service.database, service.storage, job, until=until)
     for watcher in watchers:
-        watcher.join(60)
+        watcher.join()
 
     ids = [[one.id for one in stored(sent)] for sent in seen]
     assert len(ids) == 12
@@ -192,7 +193,7 @@ def test_a_stream_that_the_server_cut_goes_on_where_it_was(
     key = new_key(Service("", database, storage), project, ("read",))
     headers = {"Authorization": f"Bearer {key}"}
     seen: list[int | None] = []
-    with httpx.Client(headers=headers, timeout=60) as http:
+    with httpx.Client(headers=headers, timeout=SECONDS) as http:
         with serving(settings) as url:
             answer = http.send(http.build_request("GET", f"{url}/v1/jobs/{job}/events"), stream=True)
             sent = events(answer.iter_lines())
@@ -200,7 +201,7 @@ def test_a_stream_that_the_server_cut_goes_on_where_it_was(
         with pytest.raises(httpx.RemoteProtocolError):
             seen += [one.id for one in sent if one.id]
     factories.work_off(database, storage, job)
-    with serving(settings) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as http:
+    with serving(settings) as url, httpx.Client(base_url=url, headers=headers, timeout=SECONDS) as http:
         seen += [one.id for one in stored(follow(http, job, seen[-1]))]
 
     database.dispose()
@@ -232,7 +233,7 @@ async def test_who_does_not_read_is_let_go(
     job = factories.make_job(service.database, tenant.project)
     watch, deaf = Watch(service.database), Deaf()
 
-    await asyncio.wait_for(EventStream(watch, job, 0)({}, deaf.receive, deaf.send), 20)
+    await asyncio.wait_for(EventStream(watch, job, 0)({}, deaf.receive, deaf.send), SECONDS)
 
     assert [message["type"] for message in deaf.sent] == ["http.response.start", "http.response.body"]
     assert watch._logs == {}
@@ -241,16 +242,18 @@ async def test_who_does_not_read_is_let_go(
 @pytest.mark.anyio
 async def test_who_hangs_up_is_forgotten(service: Service, tenant: Tenant) -> None:
     job = factories.make_job(service.database, tenant.project)
-    watch, sent = Watch(service.database), []
+    watch, sent, served = Watch(service.database), [], anyio.Event()
 
     async def receive() -> Message:
-        await anyio.sleep(0.1)
+        await served.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body":
+            served.set()
 
-    await asyncio.wait_for(EventStream(watch, job, 0)({}, receive, send), 20)
+    await asyncio.wait_for(EventStream(watch, job, 0)({}, receive, send), SECONDS)
 
     assert sent[-1]["more_body"]
     assert watch._logs == {}
@@ -260,7 +263,7 @@ async def test_who_hangs_up_is_forgotten(service: Service, tenant: Tenant) -> No
 async def test_many_watchers_share_one_log_and_one_poll(
     service: Service, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 3600.0)
     job = factories.make_job(service.database, tenant.project)
     watch, looks = Watch(service.database), []
     look = watch._look
@@ -275,14 +278,14 @@ async def test_many_watchers_share_one_log_and_one_poll(
     async with anyio.create_task_group() as group:
         for one in deaf:
             group.start_soon(EventStream(watch, job, 0), {}, one.receive, one.send)
-        await anyio.sleep(0.3)
+        assert await anyio.to_thread.run_sync(in_time, lambda: looks and all(one.sent for one in deaf))
+        await anyio.sleep(0.1)  # for looks that should not be
         assert len(watch._logs) == 1
         assert watch._logs[job].followers == 500
         group.cancel_scope.cancel()
 
     assert watch._logs == {}
-    assert 1 <= len(looks) <= 16
-    assert all(list(seen) == [job] for _, seen in looks)
+    assert [list(seen) for _, seen in looks] == [[job]]
 
 
 @pytest.fixture

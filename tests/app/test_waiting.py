@@ -1,17 +1,17 @@
 """`Prefer: wait`: one poll for everybody, and it survives a database that is away for a moment."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from app.api import waiting
+from app.api import live, waiting
 from app.api.live import SharedLooks
 from app.api.waiting import News, Watch, seconds_preferred
 from app.db.session import Database
 from app.domain.errors import Unauthenticated
+from tests.waiting import SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +48,7 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_all_who_wait_share_one_poll_and_leave_when_theirs_has_settled() -> None:
     watch = Scripted((), ["job_1"], ["job_2"])
 
-    await asyncio.gather(*[watch.settled(job, 20) for job in ("job_1", "job_1", "job_2")])
+    await asyncio.gather(*[watch.settled(job, SECONDS) for job in ("job_1", "job_1", "job_2")])
 
     assert watch.asked == [["job_1", "job_2"], ["job_1", "job_2"], ["job_2"]]
 
@@ -56,11 +56,9 @@ async def test_all_who_wait_share_one_poll_and_leave_when_theirs_has_settled() -
 @pytest.mark.usefixtures("quick_polls")
 async def test_who_waits_outlives_an_outage_of_the_database() -> None:
     watch = Scripted(None, None, ["job_1"])
-    begun = time.monotonic()
 
-    await watch.settled("job_1", 20)
+    await asyncio.wait_for(watch.settled("job_1", 600), SECONDS)
 
-    assert time.monotonic() - begun < 10
     assert len(watch.asked) == 3
 
 
@@ -69,11 +67,10 @@ async def test_the_poll_ends_when_nobody_waits() -> None:
     watch = Scripted()
 
     await watch.settled("job_1", 0.05)
-    await asyncio.sleep(0.05)
-    asked = len(watch.asked)
-    await asyncio.sleep(0.05)
+    assert watch._poll is not None
+    await asyncio.wait_for(watch._poll, SECONDS)
 
-    assert len(watch.asked) == asked > 0
+    assert len(watch.asked) > 0
 
 
 async def test_who_does_not_want_to_wait_does_not() -> None:
@@ -107,7 +104,8 @@ async def test_how_long_a_client_prefers_to_wait(prefer: str | None, seconds: fl
     assert seconds_preferred(prefer) == seconds
 
 
-async def test_one_look_at_a_key_serves_all_of_its_open_requests() -> None:
+async def test_one_look_at_a_key_serves_all_of_its_open_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SHARED_S", 3600.0)
     looked: list[object] = []
 
     def look(key: object) -> None:
