@@ -21,7 +21,7 @@ from app.db.session import Database
 from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
-from tests.app.conftest import Service, Tenant, new_key, serving
+from tests.app.conftest import Service, Tenant, finished, new_key, serving
 from tests.app.problems import problem
 from tests.waiting import SECONDS, in_time
 
@@ -62,14 +62,8 @@ def stored(sent: list[Sent]) -> list[Sent]:
     return [one for one in sent if one.id is not None]
 
 
-def ended(service: Service, tenant: Tenant) -> str:
-    job = factories.make_job(service.database, tenant.project)
-    factories.work_off(service.database, service.storage, job)
-    return job
-
-
 def test_a_job_that_has_ended_is_told_from_its_beginning_to_its_end(service: Service, tenant: Tenant) -> None:
-    job = ended(service, tenant)
+    job = finished(service, tenant)
 
     sent = stored(follow(tenant.http, job))
 
@@ -83,7 +77,7 @@ def test_a_job_that_has_ended_is_told_from_its_beginning_to_its_end(service: Ser
 
 
 def test_who_comes_back_gets_what_is_missing_and_nothing_twice(service: Service, tenant: Tenant) -> None:
-    job = ended(service, tenant)
+    job = finished(service, tenant)
     whole = stored(follow(tenant.http, job))
 
     for last in (1, 3, len(whole) - 1):
@@ -95,7 +89,7 @@ def test_who_comes_back_gets_what_is_missing_and_nothing_twice(service: Service,
 
 
 def test_who_has_everything_of_an_ended_job_is_told_to_stay_away(service: Service, tenant: Tenant) -> None:
-    job = ended(service, tenant)
+    job = finished(service, tenant)
     last = stored(follow(tenant.http, job))[-1].id
 
     answer = tenant.http.get(f"/v1/jobs/{job}/events", headers={"Last-Event-ID": str(last)})
@@ -107,7 +101,7 @@ def test_who_has_everything_of_an_ended_job_is_told_to_stay_away(service: Servic
 def test_an_id_that_the_job_never_gave_replays_everything(
     service: Service, tenant: Tenant, nonsense: str
 ) -> None:
-    job = ended(service, tenant)
+    job = finished(service, tenant)
 
     sent = stored(follow(tenant.http, job, nonsense))
 
