@@ -162,6 +162,17 @@ def test_equalization_leaves_what_a_clip_bounds_or_two_nodes_read(tmp_path: Path
     assert "stem → branch" not in reasons[0]
 
 
+def test_equalization_leaves_channels_that_are_never_seen_as_small_as_they_are(tmp_path: Path) -> None:
+    """Grown until they equal the others, their biases would fit no 32-bit integer at any useful scale."""
+    model = depthwise(spread=1.0)
+    values = {t.name: onnx.numpy_helper.to_array(t).copy() for t in model.graph.initializer}
+    values["w1"][[2, 9]], values["b1"][[2, 9]] = 1e-20, -0.3
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name], tensor.name))
+    case = case_of(tmp_path, model)
+    assert gain(case, "equalization", per_channel=False) > 6
+
+
 def test_statistics_between_equalized_layers_are_observed_anew(tmp_path: Path) -> None:
     case = case_of(tmp_path, depthwise())
     model = parse(case.prepared)

@@ -18,6 +18,7 @@ _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "Global
 _BIAS = 2
 _MOST_ROUNDS = 20
 _CONVERGED = 1e-3
+_TINY = float(np.finfo(np.float32).tiny)
 _WORTH = 0.9  # of the estimated error may remain for scales per channel to be worth it
 
 
@@ -112,15 +113,28 @@ def _equalize(subject: Subject, pairs: Sequence[Pair]) -> int:
     free = [pair for pair in alike if pair.first.per_channel and pair.second.per_channel]
     changed = sum(_balance(subject, pair) for pair in free)
     rest = [pair for pair in alike if pair not in free]
-    found = {pair.between[-1]: subject.statistics.channel_maximum(pair.between[-1]) for pair in rest}
-    sizes = {
-        name: largest / max(largest.max(), 1e-30) for name, largest in found.items() if largest is not None
-    }
+    sizes = {pair.between[-1]: _sizes(subject, pair) for pair in rest}
     for _ in range(_MOST_ROUNDS):
         moved = max((_even_out(subject.model, pair, sizes) for pair in rest), default=0.0)
         if moved < _CONVERGED:
             break
     return changed + len(rest)
+
+
+def _sizes(subject: Subject, pair: Pair) -> Doubles:
+    """What channels reach as shares of what the largest does, in calibration or by its bias.
+
+    Almost empty weights would grow without end if calibration never saw what they lead to, and the bias with
+    them until no 32-bit integer holds it.
+    """
+    largest = subject.statistics.channel_maximum(pair.between[-1])
+    if largest is None:
+        return np.ones(pair.second.groups * pair.second.channels)
+    shares: Doubles = largest / max(largest.max(), _TINY)
+    if pair.bias:
+        biases = np.abs(array(initializers(subject.model.graph)[pair.bias]))
+        shares = np.maximum(shares, biases / max(biases.max(), _TINY))
+    return shares
 
 
 def _same_channels(model: onnx.ModelProto, pair: Pair) -> bool:
@@ -144,16 +158,14 @@ def _balance(subject: Subject, pair: Pair) -> bool:
 def _even_out(model: onnx.ModelProto, pair: Pair, sizes: dict[str, Doubles]) -> float:
     """Between single scales: make rows and columns equal; the largest logarithm of a scale.
 
-    No channel grows beyond the largest one that calibration saw: weights that are almost empty would make
-    their biases huge (the paper absorbs those). `sizes` are shares of that, and follow.
+    No channel grows beyond the largest (the paper absorbs its bias instead). `sizes` follow.
     """
     rows = np.abs(rows_of(model, pair.first)).max(axis=1)
     columns = np.abs(_split(pair.second, rows_of(model, pair.second))).max(axis=(1, 3)).reshape(-1)
     usable = (rows > 0) & (columns > 0)
     scales = np.sqrt(rows / np.where(usable, columns, 1.0), where=usable, out=np.ones_like(rows))
-    if len(sizes.get(pair.between[-1], [])) == len(scales):
-        scales = np.maximum(scales, sizes[pair.between[-1]])
-        sizes[pair.between[-1]] = sizes[pair.between[-1]] / scales
+    scales = np.maximum(scales, sizes[pair.between[-1]])
+    sizes[pair.between[-1]] = sizes[pair.between[-1]] / scales
     _apply(model, pair, scales)
     return float(np.abs(np.log(scales)).max())
 
