@@ -53,6 +53,7 @@ def serve(settings: Settings) -> None:
     with home.sole_owner(folder) as lock, home.private_folder(lock) as private:
         here = address.claim(settings.host, settings.port)
         os.environ |= _environment(folder, here, settings.redis_url or redis_server.url(private))
+        os.environ["FEWBITS_SECRET_KEY"] = settings.secret_key or home.secret_key(folder)
         os.chdir(ROOT)
         broker = [] if settings.redis_url else [lineup.broker(folder, private)]
         api, engine, soloists = lineup.api(folder, here), lineup.engine(folder), lineup.soloists(folder)

@@ -1,20 +1,26 @@
 """One frozen Settings, read from the environment (prefix FEWBITS_) when it is made, never at import."""
 
+import base64
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.quota import Quotas
 
 MIB = 1024 * 1024
+KEY_BYTES = 32
 
 
 class Settings(BaseSettings):
     """Where things are, and the limits on what is accepted and run. Sizes are bytes, times are seconds."""
 
-    model_config = SettingsConfigDict(env_prefix="FEWBITS_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FEWBITS_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     home: Path = Path("var")
     host: str = "127.0.0.1"
@@ -36,10 +42,37 @@ class Settings(BaseSettings):
     quota_unfinished_jobs: int | None = None
     quota_running_candidates: int | None = None
 
+    sandbox: Literal["auto", "require"] = "auto"  # require: no work on a host that lacks a layer
     sandbox_memory: int = 4 * 1024 * MIB
     sandbox_output: int = 4 * 1024 * MIB
     sandbox_seconds: int = 3600
     inspect_seconds: int = 300
+
+    public_url: str = ""  # where people and receivers find this service: links in webhooks begin with it
+    secret_key: str = Field(default="", repr=False)  # with commas: the first seals, all open
+    webhook_allow: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = ()
+
+    @field_validator("secret_key")
+    @classmethod
+    def _keys_have_32_bytes(cls, text: str) -> str:
+        """The key itself is not shown."""
+        for number, key in enumerate(_listed(text), 1):
+            if not _is_key(key):
+                raise ValueError(
+                    f"key {number} is not {KEY_BYTES} bytes in base64; make one: openssl rand -base64 32"
+                )
+        return text
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        """Networks from text such as `10.0.0.0/8, fd00::/8`; the error names the one that is none."""
+        return tuple(ip_network(word) for word in _listed(value)) if isinstance(value, str) else value
+
+    @cached_property
+    def secret_keys(self) -> tuple[str, ...]:
+        """The keys for `app.secrets.Sealer`; none when the operator set none."""
+        return _listed(self.secret_key)
 
     @cached_property
     def database(self) -> str:
@@ -70,3 +103,14 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """Where steps stage their files."""
         return (self.home / "work").absolute()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.urlsafe_b64decode(text)) == KEY_BYTES
+    except ValueError:
+        return False

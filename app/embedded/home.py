@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from app.secrets import new_key
+
 PREFIX = "fewbits-"
 OWNER_ONLY = 0o700
 
@@ -64,6 +66,18 @@ def tail(log: Path, lines: int) -> str:
 def admin_key(home: Path) -> Path:
     """Where the first start leaves the admin key."""
     return home / "admin.key"
+
+
+def secret_key(home: Path) -> str:
+    """The key that secrets are kept with: made at the first start, for its owner alone."""
+    path = home / "secret.key"
+    if not path.exists():
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(new_key() + "\n")
+        unfinished.replace(path)
+    return path.read_text().strip()
 
 
 def _remove_leftover(name: str) -> None:

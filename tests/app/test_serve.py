@@ -55,13 +55,27 @@ def test_the_first_start_makes_a_key_for_its_owner_alone(service: Running) -> No
     assert get(service, "/v1/me", key + "x")[0] == http.client.UNAUTHORIZED
 
 
+def test_the_first_start_makes_a_key_for_secrets_and_every_part_knows_it(service: Running) -> None:
+    path = service.home / "secret.key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text().strip() not in service.said
+    told = f"FEWBITS_SECRET_KEY={path.read_text().strip()}".encode()
+    assert in_time(lambda: running_as(service, "control@"))
+    for part in ("uvicorn", "engine@", "control@"):
+        [pid] = running_as(service, part)
+        assert told in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
 def test_it_says_where_it_is_and_where_its_docs_are(service: Running) -> None:
     assert f"http://127.0.0.1:{service.port}/docs" in service.said
     assert get(service, "/docs")[0] == http.client.OK
 
 
 def test_it_is_ready_with_a_broker_of_its_own(service: Running) -> None:
-    assert json.loads(get(service, "/readyz")[1]) == {"status": "ok", "database": True, "broker": True}
+    ready = json.loads(get(service, "/readyz")[1])
+    assert (ready["status"], ready["database"], ready["broker"]) == ("ok", True, True)
+    assert in_time(lambda: json.loads(get(service, "/readyz")[1])["workers"] >= 2)
+    assert json.loads(get(service, "/readyz")[1])["sandbox"]["rlimits"]
 
 
 @pytest.mark.parametrize("part", ["uvicorn", "engine@", "benchmark@", "control@", "redis.sock"])
