@@ -1,38 +1,55 @@
-"""Where webhooks may go: public addresses, and what the operator allows besides."""
+"""Where a webhook goes: the parts of its URL, and what can be seen to be wrong with it."""
 
 import re
 import socket
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from dataclasses import dataclass
+from ipaddress import IPv4Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
+from app.domain.address import Address, Network, refusal
 from app.domain.errors import FieldError, InvalidInput
-
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
 
 LONGEST_URL = 2000
 ASCII_WITHOUT_SPACE = re.compile(r"[!-~]+")
 HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f:.]+")
 LOOPBACK = IPv4Address("127.0.0.1")
-# IANA's special-purpose registries. The standard library's is_global takes several of these for public.
-NOT_PUBLIC_4 = tuple(
-    map(
-        IPv4Network,
-        (
-            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
-            *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
-            *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        ),
-    )
-)
-PUBLIC_6 = IPv6Network("2000::/3")
-NOT_PUBLIC_6 = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
+DEFAULT_PORTS = {True: 443, False: 80}  # with TLS and without
 
 
-def may_reach(address: Address, allow: Sequence[Network]) -> bool:
-    """Whether webhooks may be sent to this address: it is public, or in a network that is allowed."""
-    return _is_public(address) or any(address in network for network in allow)
+@dataclass(frozen=True)
+class Destination:
+    """A URL in the parts that a request needs: the host without brackets, the path with its query."""
+
+    tls: bool
+    host: str
+    port: int
+    path: str
+
+    @property
+    def address(self) -> Address | None:
+        """The address, where the host is one: nobody need be asked for it."""
+        return _literal(self.host)
+
+    @property
+    def authority(self) -> str:
+        """What the `Host` header says."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.tls] else f"{host}:{self.port}"
+
+
+def parse(url: str) -> Destination:
+    """Take a URL apart.
+
+    Raises:
+        InvalidInput: It is no http or https URL that names a host and nothing that is not sent.
+    """
+    if reason := _wrong(url):
+        raise _invalid(reason)
+    parts = urlsplit(url)
+    tls = parts.scheme == "https"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Destination(tls, _host(parts), parts.port or DEFAULT_PORTS[tls], path)
 
 
 def check_url(url: str, allow: Sequence[Network]) -> None:
@@ -41,21 +58,25 @@ def check_url(url: str, allow: Sequence[Network]) -> None:
     Raises:
         InvalidInput: It is no http or https URL, or names an address that webhooks may not reach.
     """
-    if reason := _wrong(url) or _unreachable(urlsplit(url).hostname or "", allow):
-        raise InvalidInput(f"/url: {reason}", errors=(FieldError("/url", reason),))
+    destination = parse(url)
+    if reason := _unreachable(destination, allow):
+        raise _invalid(reason)
 
 
-def _is_public(address: Address) -> bool:
-    if isinstance(address, IPv4Address):
-        return not any(address in network for network in NOT_PUBLIC_4)
-    return address in PUBLIC_6 and not any(address in network for network in NOT_PUBLIC_6)
+def _invalid(reason: str) -> InvalidInput:
+    return InvalidInput(f"/url: {reason}", errors=(FieldError("/url", reason),))
+
+
+def _host(parts: SplitResult) -> str:
+    """Without the dot that ends a full name: no certificate has it."""
+    return (parts.hostname or "").removesuffix(".")
 
 
 def _wrong(url: str) -> str | None:
     if len(url) > LONGEST_URL:
         return f"the URL has {len(url)} characters, the limit is {LONGEST_URL}"
     if not ASCII_WITHOUT_SPACE.fullmatch(url) or "\\" in url:
-        return "write the URL in ASCII, without spaces or backslashes: percent-encode its path, punycode its host"
+        return "write it in ASCII without spaces or backslashes: percent-encode the path, punycode the host"
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -67,7 +88,7 @@ def _wrong(url: str) -> str | None:
 def _missing(parts: SplitResult, port: int | None) -> str | None:
     if parts.scheme not in {"http", "https"}:
         return "the URL must begin with https:// or http://"
-    if not HOST.fullmatch(parts.hostname or "") or port == 0:
+    if not HOST.fullmatch(_host(parts)) or port == 0:
         return "the URL must name a host by name or address, and no port 0"
     return None
 
@@ -78,13 +99,14 @@ def _too_much(parts: SplitResult, url: str) -> str | None:
     return "the URL has a fragment (#…), which is never sent; leave it out" if "#" in url else None
 
 
-def _unreachable(host: str, allow: Sequence[Network]) -> str | None:
-    address = _literal(host.rstrip("."))
-    if address is None or may_reach(address, allow):
+def _unreachable(destination: Destination, allow: Sequence[Network]) -> str | None:
+    host, address = destination.host, destination.address
+    kind = refusal(address, allow) if address else None
+    if kind is None:
         return None
     named = host if host == str(address) else f"{host} ({address})"
-    how = f"an operator may allow its network: FEWBITS_WEBHOOK_ALLOW={ip_network(address)}"
-    return f"{named} is not a public address; {how}"
+    how = f"an operator may allow its network: FEWBITS_WEBHOOK_ALLOW={address}"
+    return f"{named} is not a public address but {kind}; {how}"
 
 
 def _literal(host: str) -> Address | None:
