@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
 from sqlalchemy import make_url
 
@@ -26,6 +27,8 @@ settings.load_profile("busy host")
 def patience() -> Iterator[None]:
     """What a busy host answers late is not away, but for the tests that say so."""
     with pytest.MonkeyPatch.context() as patch:
+        for phase in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, phase, SECONDS)
         for name in broker.WRITE_OPTIONS:
             patch.setitem(broker.WRITE_OPTIONS, name, SECONDS)
         patch.setattr("app.api.rates.PATIENCE_S", SECONDS)

@@ -5,11 +5,12 @@ import socket
 from typing import Any
 
 from tests.app.conftest import Service
+from tests.waiting import SECONDS
 
 
 def talk(service: Service, request: bytes) -> tuple[int, dict[str, Any]]:
     """Send these bytes, never the rest of the body, and read the answer."""
-    with socket.create_connection(service.address, timeout=20) as connection:
+    with socket.create_connection(service.address, timeout=SECONDS) as connection:
         connection.sendall(request)
         received = b""
         while b"\r\n\r\n" not in received or not received.rpartition(b"}")[1]:

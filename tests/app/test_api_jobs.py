@@ -66,15 +66,14 @@ def test_who_waits_gets_the_job_as_soon_as_it_ends(
 ) -> None:
     job = tenant.http.post("/v1/jobs", json=spec(version, dataset)).json()["id"]
     worker = threading.Thread(target=factories.work_off, args=[service.database, service.storage, job])
-    begun = time.monotonic()
     worker.start()
 
-    answer = tenant.http.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=50"})
+    # Longer than the client has patience: only an end of the job answers in time.
+    answer = tenant.http.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=600"})
 
     worker.join()
     assert (answer.status_code, answer.json()["state"]) == (200, "succeeded")
-    assert answer.headers["preference-applied"] == "wait=50"
-    assert time.monotonic() - begun < 40
+    assert answer.headers["preference-applied"] == "wait=600"
 
 
 def test_who_waits_in_vain_gets_the_job_as_it_is(http: httpx.Client, version: str) -> None:
@@ -88,12 +87,11 @@ def test_who_waits_in_vain_gets_the_job_as_it_is(http: httpx.Client, version: st
 
 def test_a_job_that_has_ended_is_not_waited_for(service: Service, tenant: Tenant) -> None:
     job = finished(service, tenant)
-    begun = time.monotonic()
 
-    answer = tenant.http.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=50"})
+    # Longer than the client has patience: waiting would break the request off.
+    answer = tenant.http.get(f"/v1/jobs/{job}", headers={"Prefer": "wait=600"})
 
     assert answer.json()["state"] == "succeeded"
-    assert time.monotonic() - begun < 10
 
 
 def test_a_failed_job_carries_its_problem(service: Service, tenant: Tenant) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.app.conftest import MIB, Service
 from tests.app.problems import pointers, problem
 from tests.app.uploading import Files, content
+from tests.waiting import SECONDS
 
 JSON = {"Content-Type": "application/json"}
 
@@ -102,7 +103,7 @@ def test_a_refusal_comes_before_the_body(
         f"Content-Type: multipart/form-data; boundary=B\r\nContent-Length: {length}\r\n\r\n"
     )
 
-    with socket.create_connection((host, port), timeout=10) as connection:
+    with socket.create_connection((host, port), timeout=SECONDS) as connection:
         connection.sendall(head.encode())
         answer = connection.recv(4000)
 

@@ -5,7 +5,7 @@ import io
 import random
 import re
 import socket
-import time
+import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 from sqlalchemy import update
+from starlette.types import Send
 
 from app.api import download
 from app.api.download import disposition
@@ -21,6 +22,7 @@ from tests import factories
 from tests.app.conftest import MIB, Service, Tenant, finished
 from tests.app.problems import problem
 from tests.app.uploading import content
+from tests.waiting import SECONDS
 
 SENT = random.Random(1).randbytes(1_000_000)  # noqa: S311 - the same in every process
 ETAG = f'"{hashlib.sha256(SENT).hexdigest()}"'
@@ -220,11 +222,18 @@ def test_a_reader_that_takes_nothing_is_cut_off(
     service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "IDLE_SECONDS", 0.2)
+    ended, stream = threading.Event(), download._Download.stream_response
+
+    async def told(response: download._Download, send: Send) -> None:
+        await stream(response, send)
+        ended.set()
+
+    monkeypatch.setattr(download._Download, "stream_response", told)
     sent = content(4 * MIB - 1000)
     url = http.post("/v1/models", files={"file": ("m.onnx", sent)}).json()["links"]["content"]
 
     with reader(service, http, url) as connection:
-        time.sleep(1)
+        assert ended.wait(SECONDS)
         received = sum(len(piece) for piece in iter(lambda: connection.recv(65536), b""))
 
     assert received < len(sent)

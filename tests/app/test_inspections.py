@@ -26,7 +26,7 @@ def test_who_waits_for_an_inspection_gets_a_rejection_as_the_answer(service: Ser
     files: Files = [("file", ("m.onnx", content()))]
     asking = threading.Thread(
         target=lambda: answers.append(
-            tenant.http.post("/v1/models", files=files, headers={"Prefer": "wait=50"})
+            tenant.http.post("/v1/models", files=files, headers={"Prefer": "wait=600"})
         )
     )
     asking.start()

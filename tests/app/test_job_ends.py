@@ -14,6 +14,7 @@ from app.domain.job import JOB_ENDED
 from app.services import jobs
 from app.storage import LocalStorage
 from tests import factories
+from tests.waiting import SECONDS
 
 
 def events_of(database: Database, subject_id: str) -> list[Event]:
@@ -160,7 +161,7 @@ def test_concurrent_ends_of_a_job_give_one_end(postgres_database: Database) -> N
     lost: list[BaseException] = []
 
     def end(how: Callable[[], None]) -> None:
-        start.wait(10)
+        start.wait(SECONDS)
         try:
             how()
         except JobFinished as error:

@@ -12,6 +12,7 @@ from app.domain.recipe import DynamicInt8, StaticInt8
 from app.services import blobs, candidates, datasets, outcomes, steps
 from app.storage import LocalStorage
 from tests import factories
+from tests.waiting import SECONDS
 
 
 def kinds(database: Database, job_id: str) -> list[tuple[str, str]]:
@@ -80,7 +81,7 @@ def end_together(database: Database, both: threading.Barrier, *uploads: str) -> 
         claim = factories.take(database, factories.step_of(database, upload, kind).id)
         try:
             with database.writing() as db:
-                both.wait(10)
+                both.wait(SECONDS)
                 outcomes.complete(db, claim, factories.accepted(upload))
         except BaseException as error:  # noqa: BLE001 - the test's thread shall see it
             wrong.append(error)
@@ -105,7 +106,7 @@ def test_builds_that_end_together_start_the_benchmark_once(
 
     def give_up(claim: steps.Claim) -> None:
         with database.writing() as db:
-            together.wait(10)
+            together.wait(SECONDS)
             outcomes.fail(
                 db, storage, claim, Problem("nothing_to_quantize", "There is no weight in this model.")
             )
@@ -113,7 +114,7 @@ def test_builds_that_end_together_start_the_benchmark_once(
     def build(claim: steps.Claim) -> None:
         model = factories.store(storage, claim.step_id.encode())
         with database.writing() as db:
-            together.wait(10)
+            together.wait(SECONDS)
             figures = factories.figures()
             outcomes.complete(
                 db,

@@ -29,6 +29,12 @@ from tests.app.uploading import content
 from tests.waiting import in_time
 
 
+@pytest.fixture(autouse=True)
+def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No writer's lease runs out by itself."""
+    monkeypatch.setattr(uploads, "LEASE_SECONDS", 3600)
+
+
 def test_a_broken_connection_keeps_what_came(service: Service, http: httpx.Client) -> None:
     sent = content(2 * MIB)
     url = create(http, len(sent))
@@ -164,15 +170,18 @@ def test_a_writer_whose_upload_was_terminated_leaves_nothing(service: Service, h
 def test_a_client_that_falls_silent_is_told_and_keeps_what_came(
     service: Service, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(resumable, "SYNC_BYTES", MIB)
     sent = content(2 * MIB)
     url = create(http, len(sent))
-
     connection = half_sent(service, http, url, sent[:MIB], len(sent))
+    assert in_time(lambda: offset(http, url) == MIB)
+
+    monkeypatch.setattr(body, "IDLE_SECONDS", 0.2)  # from the next byte on
+    connection.sendall(sent[MIB : MIB + 1])
 
     assert connection.recv(1000).startswith(b"HTTP/1.1 408")
     connection.close()
-    assert offset(http, url) == MIB
+    assert offset(http, url) == MIB + 1
 
 
 def test_bytes_count_while_they_come(

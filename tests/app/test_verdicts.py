@@ -59,7 +59,7 @@ def test_a_verdict_can_be_waited_for(service: Service, tenant: Tenant) -> None:
     worker = threading.Thread(target=factories.work_off, args=[service.database, service.storage, job])
     worker.start()
 
-    answer = tenant.http.get(f"/v1/jobs/{job}/verdict?status=http", headers={"Prefer": "wait=50"})
+    answer = tenant.http.get(f"/v1/jobs/{job}/verdict?status=http", headers={"Prefer": "wait=600"})
 
     worker.join()
     assert (answer.status_code, answer.json()["conclusion"]) == (200, "pass")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import in_time
+from tests.waiting import SECONDS, in_time
 from worker import hostlock
 from worker.sandbox import ROOT
 
@@ -81,20 +81,20 @@ def free(folder: Path, *, exclusive: bool) -> bool:
 def test_engine_work_shares_the_host(hold: Callable[[bool], Holder]) -> None:
     holders = [hold(False) for _ in range(3)]
 
-    assert all(holder.held.wait(20) for holder in holders)
+    assert all(holder.held.wait(SECONDS) for holder in holders)
 
 
 def test_a_benchmark_waits_for_engine_work_and_then_is_alone(
     hold: Callable[[bool], Holder], tmp_path: Path
 ) -> None:
     shared = hold(False)
-    assert shared.held.wait(20)
+    assert shared.held.wait(SECONDS)
     assert not free(tmp_path, exclusive=True)
 
     benchmark = hold(True)
     shared.end()
 
-    assert benchmark.held.wait(20)
+    assert benchmark.held.wait(SECONDS)
     assert not free(tmp_path, exclusive=False)
     assert not free(tmp_path, exclusive=True)
     benchmark.end()
@@ -105,17 +105,17 @@ def test_a_waiting_benchmark_goes_before_engine_work_that_comes_later(
     hold: Callable[[bool], Holder], tmp_path: Path
 ) -> None:
     first = hold(False)
-    assert first.held.wait(20)
+    assert first.held.wait(SECONDS)
     benchmark = hold(True)
     assert in_time(lambda: not free(tmp_path, exclusive=False))  # it stands in the turnstile
     latecomer = hold(False)
 
     first.end()
 
-    assert benchmark.held.wait(20)
+    assert benchmark.held.wait(SECONDS)
     assert not latecomer.held.is_set()
     benchmark.end()
-    assert latecomer.held.wait(20)
+    assert latecomer.held.wait(SECONDS)
 
 
 @pytest.mark.parametrize("kind", ["exclusive", "shared"])
@@ -131,7 +131,7 @@ def test_the_lock_is_free_when_its_holder_was_killed(tmp_path: Path, kind: str) 
 
 
 def test_who_stops_does_not_wait(hold: Callable[[bool], Holder], tmp_path: Path) -> None:
-    assert hold(True).held.wait(20)
+    assert hold(True).held.wait(SECONDS)
 
     with pytest.raises(hostlock.Stopped), hostlock.hold(tmp_path, exclusive=False, stopping=lambda: True):
         pytest.fail("the lock was held twice")
@@ -139,7 +139,7 @@ def test_who_stops_does_not_wait(hold: Callable[[bool], Holder], tmp_path: Path)
 
 def test_who_gave_up_does_not_block_others(hold: Callable[[bool], Holder], tmp_path: Path) -> None:
     shared = hold(False)
-    assert shared.held.wait(20)
+    assert shared.held.wait(SECONDS)
 
     assert not free(tmp_path, exclusive=True)
 

@@ -238,8 +238,9 @@ def test_what_a_killed_worker_left_goes_with_the_next_step_and_what_is_in_use_st
 
 @pytest.fixture
 def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that is lost only when something takes it."""
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(lease, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "SILENCE_SECONDS", 3600.0)
 
 
 @pytest.fixture
@@ -273,6 +274,7 @@ def test_a_lease_notices_that_its_step_was_taken_away(
 
 def test_a_lease_is_lost_when_the_database_stays_away(process: Process, held: Lease) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lease, "SILENCE_SECONDS", 0.5)
         patch.setattr(held, "_database", Database("postgresql+psycopg://nobody@127.0.0.1:1/none"))
         assert in_time(lambda: held.lost)
         held._database.dispose()

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from worker.confine import MIB, Limits
 from worker.engine.requests import Prepare, Prepared
 from worker.sandbox import ChildLost, Interrupted, Refusal
 
-GENEROUS = Limits(memory=8192 * MIB, cpu_s=120, file=256 * MIB, wall_s=120)
+GENEROUS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, wall_s=600)
 PARENT = """
 import sys
 from pathlib import Path
@@ -119,31 +118,37 @@ def test_an_upload_that_is_called_like_a_module_is_not_imported(tmp_path: Path, 
 
 
 def test_too_much_memory_is_a_refusal_with_a_reason(tmp_path: Path) -> None:
-    limits = Limits(memory=600 * MIB, cpu_s=60, file=MIB, wall_s=60)
+    limits = Limits(memory=600 * MIB, cpu_s=600, file=MIB, wall_s=600)
 
     detail = refused("memory_limit", lambda: misbehave("hoard", tmp_path, limits=limits))
 
     assert "600 MiB" in detail
 
 
-def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path) -> None:
-    mark = tmp_path / "pid"
-    limits = Limits(memory=2048 * MIB, cpu_s=60, file=MIB, wall_s=3)
+def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawned, spawn = [], sandbox._spawn
 
-    detail = refused("time_limit", lambda: misbehave("sleep", tmp_path, mark=str(mark), limits=limits))
+    def told(folder: Path) -> "subprocess.Popen[bytes]":
+        spawned.append(spawn(folder))
+        return spawned[-1]
+
+    monkeypatch.setattr(sandbox, "_spawn", told)
+    limits = Limits(memory=2048 * MIB, cpu_s=600, file=MIB, wall_s=3)
+
+    detail = refused("time_limit", lambda: misbehave("sleep", tmp_path, mark="pid", limits=limits))
 
     assert "3 s" in detail
-    assert not runs(written_pid(mark))
+    assert [runs(child.pid) for child in spawned] == [False]
 
 
 def test_too_much_cpu_time_is_a_refusal(tmp_path: Path) -> None:
-    limits = Limits(memory=2048 * MIB, cpu_s=1, file=MIB, wall_s=60)
+    limits = Limits(memory=2048 * MIB, cpu_s=1, file=MIB, wall_s=600)
 
     assert "CPU" in refused("time_limit", lambda: misbehave("spin", tmp_path, limits=limits))
 
 
 def test_too_large_a_file_is_a_refusal(tmp_path: Path) -> None:
-    limits = Limits(memory=2048 * MIB, cpu_s=60, file=3 * MIB, wall_s=60)
+    limits = Limits(memory=2048 * MIB, cpu_s=600, file=3 * MIB, wall_s=600)
     target = tmp_path / "large"
 
     refused("output_limit", lambda: misbehave("write", tmp_path, mark=str(target), limits=limits))
@@ -189,19 +194,18 @@ def test_a_bug_in_the_engine_is_a_crash_with_its_last_line(tmp_path: Path) -> No
     assert "LookupError: a bug" in refused("engine_crashed", lambda: misbehave("stumble", tmp_path))
 
 
-def test_an_interrupted_child_is_dead_within_a_second(tmp_path: Path) -> None:
+def test_an_interrupted_child_is_dead_after_the_first_yes(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
-    asked: list[float] = []
+    answers: list[bool] = []
 
     def interrupted() -> bool:
-        if mark.exists() and mark.read_text():
-            asked.append(time.monotonic())
-        return bool(asked)
+        answers.append(mark.exists() and mark.read_text() != "")
+        return answers[-1]
 
     with pytest.raises(Interrupted):
         misbehave("sleep", tmp_path, mark=str(mark), interrupted=interrupted)
 
-    assert time.monotonic() - asked[0] < 1
+    assert answers.count(True) == 1
     assert not runs(int(mark.read_text()))
 
 
@@ -280,12 +284,12 @@ def prepare(tmp_path: Path, text: str, limits: Limits) -> Prepared:
 
 
 def test_a_model_that_asks_for_all_memory_is_refused_by_the_real_child(tmp_path: Path) -> None:
-    limits = Limits(memory=3072 * MIB, cpu_s=60, file=MIB, wall_s=60)
+    limits = Limits(memory=3072 * MIB, cpu_s=600, file=MIB, wall_s=600)
 
     refused("memory_limit", lambda: prepare(tmp_path, GIANT, limits))
 
 
 def test_a_model_that_never_ends_is_refused_by_the_real_child(tmp_path: Path) -> None:
-    limits = Limits(memory=4096 * MIB, cpu_s=60, file=MIB, wall_s=8)
+    limits = Limits(memory=4096 * MIB, cpu_s=600, file=MIB, wall_s=8)
 
     refused("time_limit", lambda: prepare(tmp_path, ENDLESS, limits))
