@@ -10,7 +10,12 @@ from sqlalchemy import inspect
 
 from app.db import models
 from app.db.base import Base
+from app.db.queries.job_lists import JobFilter, jobs_where
 from app.db.session import Database
+from app.domain.job import JobSpec
+from app.domain.recipe import DynamicInt8
+from app.services import jobs
+from app.storage import LocalStorage
 from tests import factories, servers
 
 ROOT = Path(__file__).parent.parent
@@ -68,4 +73,30 @@ def test_migrating_twice_changes_nothing_and_keeps_rows(empty_url: str, config: 
 
     with database.reading() as db:
         assert db.get(models.Project, project) is not None
+    database.dispose()
+
+
+def test_jobs_that_are_here_already_are_found_by_model_conclusion_and_label(
+    empty_url: str, config: Config, tmp_path: Path
+) -> None:
+    command.upgrade(config, "head")
+    database, storage = Database(empty_url), LocalStorage(tmp_path / "blobs")
+    project = factories.make_project(database)
+    version = factories.make_version(database, project)
+    labels = {"branch": "main", 'a."b"': "ü"}
+    with database.writing() as db:
+        spec = JobSpec(version=version, recipes=(DynamicInt8(),), labels=labels)
+        job = jobs.create(db, project, spec).id
+        waiting = jobs.create(db, project, spec).id
+    factories.work_off(database, storage, job)
+
+    command.downgrade(config, "0050")
+    command.upgrade(config, "head")
+
+    with database.reading() as db:
+        model = db.get_one(models.Version, version).model_id
+        for wanted in (JobFilter(model=model), JobFilter(labels=labels)):
+            assert {found.id for found in db.scalars(jobs_where(project, wanted))} == {job, waiting}
+        (concluded,) = db.scalars(jobs_where(project, JobFilter(conclusion="none")))
+        assert (concluded.id, db.get_one(models.Job, waiting).conclusion) == (job, None)
     database.dispose()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -92,12 +93,20 @@ def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
         detail = "must be a JSON object"
         raise InvalidInput(f"/spec: {detail}", errors=(FieldError("/spec", detail),))
     parsed = parse(SpecWithoutIds, found, "/spec")
-    given = {name: form[name] for name in GATE_FIELDS & form.keys()}
+    given = {name: _number_or_text(form[name]) for name in GATE_FIELDS & form.keys()}
     if not given:
         return parsed
     limits = parse(Gate, given, "")
     named = {name: getattr(limits, name) for name in given}
     return dataclasses.replace(parsed, gate=dataclasses.replace(parsed.gate or Gate(), **named))
+
+
+def _number_or_text(text: str) -> float | str:
+    """A form has only texts, where JSON tells numbers from them."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def loaded(text: str, pointer: str) -> Any:  # noqa: ANN401 - any JSON

@@ -95,17 +95,22 @@ class Workload(Collector):
 def _families(found: workload.Workload) -> Iterator[Metric]:
     steps = GaugeMetricFamily("fewbits_steps", "Steps that wait or run", labels=["kind", "state"])
     oldest = GaugeMetricFamily("fewbits_queue_age_seconds", "Age of the oldest that waits", labels=["kind"])
-    jobs = GaugeMetricFamily("fewbits_jobs", "Jobs by state", labels=["state"])
+    jobs = GaugeMetricFamily("fewbits_jobs", "Jobs that wait or run", labels=["state"])
+    recent = GaugeMetricFamily(
+        "fewbits_jobs_of_last_hour", "Jobs made in the last hour, by the state they are in", labels=["state"]
+    )
     for kind, state, count in found.steps:
         steps.add_metric([kind, state], count)
     for kind, age in found.ages:
         oldest.add_metric([kind], age / MICROSECONDS)
     for state, count in found.jobs:
         jobs.add_metric([state], count)
+    for state, count in found.recent:
+        recent.add_metric([state], count)
     lost = GaugeMetricFamily(
         "fewbits_step_losses", "How often a step's worker was lost, in all", found.losses
     )
-    yield from (steps, oldest, jobs, lost)
+    yield from (steps, oldest, jobs, recent, lost)
 
 
 def _route(scope: Scope) -> str:

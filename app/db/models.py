@@ -150,9 +150,12 @@ class Model(Base):
     """A name under which versions are uploaded."""
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("project_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        Index("ix_models_project_id_id", "project_id", "id"),
+    )
     id: Mapped[str] = _id("mdl")
-    project_id: Mapped[str] = _project()
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
@@ -162,9 +165,10 @@ class Version(Base):
     """One uploaded state of a model: its files, and what the inspection found."""
 
     __tablename__ = "versions"
+    __table_args__ = (Index("ix_versions_model_id_id", "model_id", "id"),)
     id: Mapped[str] = _id("ver")
     project_id: Mapped[str] = _project()
-    model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id"), index=True)
+    model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id"))
     state: Mapped[str] = mapped_column(String(20), default="inspecting")
     labels: Mapped[dict[str, str]] = mapped_column(Json, default=dict)
     content_key: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -194,8 +198,9 @@ class Dataset(Base):
     """One uploaded file of samples."""
 
     __tablename__ = "datasets"
+    __table_args__ = (Index("ix_datasets_project_id_id", "project_id", "id"),)
     id: Mapped[str] = _id("dst")
-    project_id: Mapped[str] = _project()
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(20), default="inspecting")
     sha256: Mapped[str | None] = mapped_column(String(64), ForeignKey("blobs.sha256"), index=True)
@@ -212,16 +217,20 @@ class Dataset(Base):
 
 
 class Job(Base):
-    """One quantization job. The version and the datasets of its spec stand here too, as foreign keys."""
+    """One quantization job. What lists and deletions ask of its spec and verdict stands in columns too."""
 
     __tablename__ = "jobs"
     __table_args__ = (
         Index("ix_jobs_project_id_id", "project_id", "id"),
         Index("ix_jobs_project_id_state_id", "project_id", "state", "id"),
+        Index("ix_jobs_project_id_conclusion_id", "project_id", "conclusion", "id"),
+        Index("ix_jobs_version_id_id", "version_id", "id"),
+        Index("ix_jobs_model_id_id", "model_id", "id"),
     )
     id: Mapped[str] = _id("job")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
-    version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"), index=True)
+    version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"))
+    model_id: Mapped[str | None] = mapped_column(Id)
     calibration_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     evaluation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     retry_of: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
@@ -235,6 +244,7 @@ class Job(Base):
     notes: Mapped[list[str]] = mapped_column(Json, default=list)
     best_id: Mapped[str | None] = mapped_column(Id)
     verdict: Mapped[Verdict | None] = mapped_column(Stored(Verdict))
+    conclusion: Mapped[str | None] = mapped_column(String(20))
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
     created_at: Mapped[int] = _created()
     started_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -243,6 +253,20 @@ class Job(Base):
     version: Mapped[Version] = relationship()
     candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")
     steps: Mapped[list["Step"]] = relationship(order_by="Step.id", viewonly=True)
+    labels: Mapped[list["JobLabel"]] = relationship()
+
+
+class JobLabel(Base):
+    """One label of a job, as lists look for it: by project, name and value, newest first."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (
+        Index("ix_job_labels_project_id_name_value_job_id", "project_id", "name", "value", "job_id"),
+    )
+    job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    value: Mapped[str] = mapped_column(String(200))
+    project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
 
 
 class Host(Base):
@@ -340,6 +364,7 @@ class Event(Base):
     __table_args__ = (
         UniqueConstraint("subject_id", "seq"),
         Index("ix_events_project_id_id", "project_id", "id"),
+        Index("ix_events_project_id_type_id", "project_id", "type", "id"),
     )
     id: Mapped[str] = _id("evt")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))

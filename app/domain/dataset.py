@@ -16,7 +16,7 @@ class Text:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    max_length: int | None = field(default=None, metadata={"ge": 2, "le": 32_768})
+    max_length: int | None = field(default=None, metadata={"strict": True, "ge": 2, "le": 32_768})
     padding: Literal["longest", "max_length"] = "longest"
 
 
@@ -31,8 +31,8 @@ class Preprocess:
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    resize: int | None = field(default=None, metadata={"ge": 1, "le": 8192})
-    crop: int | None = field(default=None, metadata={"ge": 1, "le": 8192})
+    resize: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": 8192})
+    crop: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": 8192})
     fit: Literal["short_side", "stretch", "letterbox"] = "short_side"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     layout: Literal["NCHW", "NHWC"] = "NCHW"

@@ -42,28 +42,41 @@ class Gate:
         },
     )
     max_accuracy_drop: float | None = field(
-        default=None, metadata={"description": "in the metric's units; 0.01 is one point of accuracy"}
+        default=None,
+        metadata={"strict": True, "description": "in the metric's units; 0.01 is one point of accuracy"},
     )
     max_relative_drop: float | None = field(
-        default=None, metadata={"description": "the drop divided by the value that it is compared with"}
+        default=None,
+        metadata={"strict": True, "description": "the drop divided by the value that it is compared with"},
     )
-    min_speedup: float | None = field(default=None, metadata={"gt": 0, "description": "1.2 is 20 % faster"})
+    min_speedup: float | None = field(
+        default=None, metadata={"strict": True, "gt": 0, "description": "1.2 is 20 % faster"}
+    )
     max_latency_ms: float | None = field(
-        default=None, metadata={"gt": 0, "description": "p50 of one run; holds for the measuring host only"}
+        default=None,
+        metadata={
+            "strict": True,
+            "gt": 0,
+            "description": "p50 of one run; holds for the measuring host only",
+        },
     )
     max_size_ratio: float | None = field(
-        default=None, metadata={"gt": 0, "description": "bytes on disk; 0.3 is 30 % of the upload"}
+        default=None,
+        metadata={"strict": True, "gt": 0, "description": "bytes on disk; 0.3 is 30 % of the upload"},
     )
     max_size_bytes: int | None = field(
-        default=None, metadata={"ge": 1, "le": 2**60, "description": "bytes on disk"}
+        default=None, metadata={"strict": True, "ge": 1, "le": 2**60, "description": "bytes on disk"}
     )
     max_memory_ratio: float | None = field(
-        default=None, metadata={"gt": 0, "description": "resident bytes of the loaded model"}
+        default=None, metadata={"strict": True, "gt": 0, "description": "resident bytes of the loaded model"}
     )
     max_memory_bytes: int | None = field(
-        default=None, metadata={"ge": 1, "le": 2**60, "description": "resident bytes of the loaded model"}
+        default=None,
+        metadata={"strict": True, "ge": 1, "le": 2**60, "description": "resident bytes of the loaded model"},
     )
-    min_sqnr_db: float | None = field(default=None, metadata={"description": "signal to noise ratio in dB"})
+    min_sqnr_db: float | None = field(
+        default=None, metadata={"strict": True, "description": "signal to noise ratio in dB"}
+    )
     on_inconclusive: Literal["pass", "fail"] = field(
         default="fail", metadata={"description": "whether an undecided gate stops a pipeline"}
     )

@@ -15,7 +15,7 @@ class Calibration:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     dataset: str | None = None
-    samples: int | None = field(default=None, metadata={"ge": 1})
+    samples: int | None = field(default=None, metadata={"strict": True, "ge": 1})
 
 
 MetricName = Literal["auto", "top1", "top5", "f1", "mse", "mae", "psnr", "pearson", "spearman", "cosine"]
@@ -38,13 +38,13 @@ class Evaluation:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     dataset: str | None = None
     metric: MetricName = "auto"
-    samples: int | None = field(default=None, metadata={"ge": 1})
+    samples: int | None = field(default=None, metadata={"strict": True, "ge": 1})
     output: str | None = None
     logits: bool = False
     label_map: dict[str, int] = field(default_factory=dict)
     ignore_label: int | None = None
     average: Literal["macro", "micro", "binary"] = "macro"
-    data_range: float = field(default=1.0, metadata={"gt": 0})
+    data_range: float = field(default=1.0, metadata={"strict": True, "gt": 0})
     pool: Literal["none", "mean", "cls"] | None = None
 
 
@@ -53,9 +53,9 @@ class Benchmark:
     """How latency is measured; `max_seconds` is the budget for each candidate."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    batch: int = field(default=1, metadata={"ge": 1, "le": 1024})
-    threads: int = field(default=1, metadata={"ge": 1, "le": 256})
-    max_seconds: float = field(default=60, metadata={"gt": 0, "le": 3600})
+    batch: int = field(default=1, metadata={"strict": True, "ge": 1, "le": 1024})
+    threads: int = field(default=1, metadata={"strict": True, "ge": 1, "le": 256})
+    max_seconds: float = field(default=60, metadata={"strict": True, "gt": 0, "le": 3600})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class JobSpec:
     state: dict[str, str] = field(default_factory=dict)
     benchmark: Benchmark = field(default_factory=Benchmark)
     gate: Gate | None = None
-    deadline_s: int = field(default=3600, metadata={"ge": 1, "le": 7 * 86400})
+    deadline_s: int = field(default=3600, metadata={"strict": True, "ge": 1, "le": 7 * 86400})
     reuse: Literal["allow", "never"] = "allow"
     labels: dict[str, str] = field(default_factory=dict)
 
@@ -88,6 +88,7 @@ class IllegalTransition(DomainError):
     code = "illegal_transition"
 
 
+JOB_OPEN = frozenset({"queued", "running"})
 JOB_ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
 CANDIDATE_ENDED = frozenset({"measured", "failed", "pruned", "canceled"})
 STEP_ENDED = frozenset({"done", "failed", "canceled"})

@@ -32,8 +32,8 @@ class Ranges:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     method: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
-    percentile: float = field(default=99.99, metadata={"gt": 50, "le": 100})
-    clipping: float = field(default=1.0, metadata={"gt": 0, "le": 1000})
+    percentile: float = field(default=99.99, metadata={"strict": True, "gt": 50, "le": 100})
+    clipping: float = field(default=1.0, metadata={"strict": True, "gt": 0, "le": 1000})
 
 
 @dataclass(frozen=True, kw_only=True)

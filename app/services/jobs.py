@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.base import MICROSECONDS
-from app.db.models import Candidate, Job, Version
+from app.db.models import Candidate, Job, JobLabel, Version
 from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
@@ -27,10 +27,12 @@ def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = N
     job = Job(
         project_id=project_id,
         version_id=spec.version,
+        model_id=db.get_one(Version, spec.version).model_id,
         calibration_id=calibration,
         evaluation_id=spec.evaluation.dataset or spec.calibration.dataset,
         retry_of=retry_of,
         spec=spec,
+        labels=[JobLabel(project_id=project_id, name=k, value=v) for k, v in spec.labels.items()],
         deadline_at=queries.now(db) + spec.deadline_s * MICROSECONDS,
     )
     db.add(job)
@@ -116,9 +118,10 @@ def end(db: Session, job: Job, state: str, problem: Problem | None = None) -> No
             candidates.canceled(db, candidate)
     queries.cancel_steps(db, job.id)
     job.state, job.phase, job.problem, job.finished_at = state, None, problem, queries.now(db)
+    job.conclusion = job.verdict.conclusion if job.verdict else None
     data = {"state": state, "code": problem.code if problem else None}
     events.record(db, job.project_id, job.id, f"job.{state}", **data)
-    if state == "succeeded" and job.verdict and job.verdict.conclusion == "fail":
+    if state == "succeeded" and job.conclusion == "fail":
         events.record(db, job.project_id, job.id, "gate.failed", conclusion="fail")
 
 

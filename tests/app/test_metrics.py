@@ -3,13 +3,15 @@
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import update
+from sqlalchemy import inspect, update
 
 from app import broker
-from app.db.models import Step
+from app.db.base import first_id
+from app.db.models import Job, Step
+from app.db.queries.workload import HOUR
 from app.settings import Settings
 from tests import factories
-from tests.app.conftest import Service, Tenant, serving
+from tests.app.conftest import Service, Tenant, finished, serving
 
 
 def scrape(url: str) -> dict[tuple[str, ...], float]:
@@ -60,11 +62,25 @@ def test_the_queue_is_counted_by_kind(service: Service, tenant: Tenant) -> None:
     for sample, more in {
         ("fewbits_steps", "build", "queued"): 2,
         ("fewbits_jobs", "running"): 1,
+        ("fewbits_jobs_of_last_hour", "running"): 1,
         ("fewbits_step_losses",): 2,
     }.items():
         assert after[sample] - before.get(sample, 0) == more
     assert after["fewbits_queue_age_seconds", "build"] >= 0
     assert after["fewbits_database_up",] == 1
+
+
+def test_jobs_that_ended_long_ago_are_not_counted(service: Service, tenant: Tenant) -> None:
+    job = factories.job_row(service.database, finished(service, tenant))
+    before = scrape(service.url)
+    long_ago = {"id": first_id("job", job.created_at - 2 * HOUR)}
+    with service.database.writing() as db:
+        db.add(Job(**{c.key: getattr(job, c.key) for c in inspect(Job).column_attrs} | long_ago))
+    after = scrape(service.url)
+
+    sample = ("fewbits_jobs_of_last_hour", "succeeded")
+    assert after[sample] == before[sample] >= 1
+    assert ("fewbits_jobs", "succeeded") not in after
 
 
 def test_without_a_database_the_metrics_say_so(tmp_path_factory: pytest.TempPathFactory) -> None:

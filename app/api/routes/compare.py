@@ -121,7 +121,7 @@ def _point(version: Version, job: Job, best: Candidate | None) -> TrendPoint:
         finished_at=moment(job.finished_at or job.created_at),
         candidate=job.best_id,
         name=best.name if best else None,
-        conclusion=job.verdict.conclusion if job.verdict else None,
+        conclusion=job.conclusion,
         speedup=latency.speedup if latency else None,
         speedup_ci=latency.ci if latency else None,
         metric=accuracy.metric if accuracy else None,

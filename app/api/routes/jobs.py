@@ -77,7 +77,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
 ) -> Page[JobRead]:
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
-    chosen = jobs_where(db.get_bind().dialect, caller.project_id, wanted)
+    chosen = jobs_where(caller.project_id, wanted)
     rows = queries.newest_first(db, chosen.options(selectinload(Job.steps)), Job, paging.cursor, paging.limit)
     baselines = queries.measured_baselines(db, [row.id for row in rows])
     return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
@@ -110,7 +110,7 @@ def list_versions(
 ) -> Page[VersionRead]:
     """A model's versions, newest first."""
     model = queries.get_owned(db, Model, caller.project_id, model_id)
-    chosen = select(Version).where(Version.model_id == model.id)
+    chosen = select(Version).where(Version.model_id == model.id).options(selectinload(Version.files))
     rows = queries.newest_first(db, chosen, Version, paging.cursor, paging.limit)
     return paging.show(rows, VersionRead.of)
 

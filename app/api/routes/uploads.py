@@ -20,6 +20,7 @@ from app.services.uploads import Announced, Claim
 
 OFFSET = {"Upload-Offset": {"description": "Bytes that are durable", "schema": {"type": "integer"}}}
 DIGEST = {"Fewbits-Sha256": {"description": "Of all bytes, once they are here", "schema": {"type": "string"}}}
+COUNT = r"^[0-9]{1,18}$"  # a header is text
 CHUNK = {tus.CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 router = APIRouter(prefix="/uploads", route_class=OncePerKey)
@@ -45,7 +46,9 @@ def _version(request: Request) -> None:
 
 
 def _declared(
-    upload_length: Annotated[int, Header(ge=0, description="Bytes of the whole file", examples=[1048576])],
+    upload_length: Annotated[
+        str, Header(pattern=COUNT, description="Bytes of the whole file", examples=["1048576"])
+    ],
     upload_metadata: Annotated[
         str,
         Header(
@@ -55,14 +58,15 @@ def _declared(
         ),
     ] = "",
 ) -> Announced:
-    if upload_length == 0:
+    length = int(upload_length)
+    if length == 0:
         raise EmptyFile
     known = tus.metadata(upload_metadata)
     sha256 = known.get("sha256")
     if sha256 is not None and (len(sha256) != tus.SHA256_HEX or set(sha256) - set("0123456789abcdef")):
         detail = f"sha256 is {sha256[:100]!r}, not 64 hexadecimal digits"
         raise InvalidInput(f"/upload-metadata: {detail}", errors=(FieldError("/upload-metadata", detail),))
-    return Announced(upload_length, known.get("filename", "")[:500] or None, sha256, upload_metadata)
+    return Announced(length, known.get("filename", "")[:500] or None, sha256, upload_metadata)
 
 
 Versioned = Depends(_version)
@@ -155,7 +159,9 @@ async def append_to_upload(
     request: Request,
     caller: Who,
     service: Service,
-    upload_offset: Annotated[int, Header(ge=0, description="Where the body begins: what HEAD says")],
+    upload_offset: Annotated[
+        str, Header(pattern=COUNT, description="Where the body begins: what HEAD says", examples=["0"])
+    ],
     upload_checksum: Checksum = None,
 ) -> Response:
     """Send more bytes, from Upload-Offset on; the last ones make it a blob.
@@ -164,7 +170,9 @@ async def append_to_upload(
     """
     tus.require_chunk(request.headers.get("content-type"))
     checksum = tus.checksum(upload_checksum)
-    claim = await service.write(lambda db: _claim(db, service, caller, request, upload_id, upload_offset))
+    claim = await service.write(
+        lambda db: _claim(db, service, caller, request, upload_id, int(upload_offset))
+    )
     upload = await take_in(request, service, claim, checksum)
     uploads.refuse_failed(upload)
     return Response(status_code=204, headers=tus.state_of(upload))

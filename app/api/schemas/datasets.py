@@ -31,7 +31,9 @@ class DatasetCheck(BaseModel):
     gate: Annotated[Gate | None, Field(description="the gate whose limits it should decide")] = None
     metric: MetricName = "auto"
     input: Annotated[str | None, Field(description="the input that images bind to")] = None
-    candidates: Annotated[int, Field(ge=1, le=100, description="how many share the error of 5 %")] = 1
+    candidates: Annotated[
+        int, Field(strict=True, ge=1, le=100, description="how many share the error of 5 %")
+    ] = 1
 
 
 DATASET_LINKS = {"self": "", "preview": "/preview", "check": "/check"}

@@ -43,7 +43,7 @@ class JobRead(BaseModel):
             state=row.state,
             phase=row.phase,
             progress=_progress(row),
-            conclusion=row.verdict.conclusion if row.verdict and row.finished_at else None,
+            conclusion=row.conclusion,
             error=Problem.of(row.problem),
             spec=JobCreate(**{f.name: getattr(row.spec, f.name) for f in fields(row.spec)}),
             baseline=CandidateRead.of(baseline, None) if baseline else None,

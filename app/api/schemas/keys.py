@@ -47,7 +47,9 @@ class KeyRotation(BaseModel):
     """How long the old key goes on."""
 
     model_config = ConfigDict(extra="forbid")
-    overlap_s: Annotated[int, Field(ge=3600, le=30 * 24 * 3600, description="seconds that both work")] = 86400
+    overlap_s: Annotated[
+        int, Field(strict=True, ge=3600, le=30 * 24 * 3600, description="seconds that both work")
+    ] = 86400
 
 
 class KeyRead(BaseModel):

@@ -11,7 +11,7 @@ from app.db.models import Project
 from app.domain.quota import Quotas
 from app.services.quotas import Usage
 
-Amount = Annotated[int | None, Field(ge=0, le=2**62)]
+Amount = Annotated[int | None, Field(strict=True, ge=0, le=2**62)]
 
 
 class QuotasModel(BaseModel):
@@ -22,7 +22,8 @@ class QuotasModel(BaseModel):
     jobs_per_day: Annotated[Amount, Field(description="from midnight UTC", examples=[1000])] = None
     unfinished_jobs: Annotated[Amount, Field(description="queued or running", examples=[50])] = None
     running_candidates: Annotated[
-        int | None, Field(ge=1, le=2**31, description="builds at once; the others wait", examples=[4])
+        int | None,
+        Field(strict=True, ge=1, le=2**31, description="builds at once; the others wait", examples=[4]),
     ] = None
 
     @classmethod

@@ -25,7 +25,8 @@ Sha256 = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-Labels = Annotated[dict[str, Annotated[str, Field(max_length=200)]], Field(max_length=50)]
+LabelText = Annotated[str, Field(max_length=200)]
+Labels = Annotated[dict[LabelText, LabelText], Field(max_length=50)]
 
 
 class Problem(BaseModel):

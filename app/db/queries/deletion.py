@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.db.base import now_us
 from app.db.models import Artifact, Job, Step, Version
 from app.db.queries.statements import changed, locked
-from app.domain.job import JOB_ENDED
+from app.domain.job import JOB_OPEN
 
 INTERMEDIATE = ("model", "statistics", "calibration_order", "reference", "feeds")
 
@@ -27,7 +27,7 @@ def open_jobs_naming(db: Session, project_id: str, upload_ids: Sequence[str]) ->
     """Unfinished jobs in whose spec one of these ids stands, in whatever place."""
     spec = cast(Job.spec, String)
     named = or_(*(spec.contains(upload_id) for upload_id in upload_ids))
-    mine = (Job.project_id == project_id, Job.state.not_in(JOB_ENDED))
+    mine = (Job.project_id == project_id, Job.state.in_(JOB_OPEN))
     return db.scalars(select(Job.id).where(*mine, named).order_by(Job.id)).all()
 
 

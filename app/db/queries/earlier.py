@@ -3,29 +3,31 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Select, select, type_coerce
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.base import Json
-from app.db.models import Artifact, Job, Version
+from app.db.models import Artifact, Job
+from app.db.queries.job_lists import labelled
 from app.domain.against import Against
-
-PAGE = 200
 
 
 def succeeded_job(db: Session, job: Job, named: Against) -> Job | None:
     """The newest job before this one that succeeded and is what `named` says."""
-    chosen = _before(db, job).order_by(Job.id.desc())
-    if named.kind == "latest":
-        return _labelled(db, chosen, dict(named.labels))
-    mine = Job.version_id == named.id if named.kind == "version" else Job.id == named.id
-    found: Job | None = db.scalars(chosen.where(mine).limit(1)).first()
+    chosen = _before(job)
+    match named.kind:
+        case "latest":
+            chosen = labelled(chosen, named.labels)
+        case "version":
+            chosen = chosen.where(Job.version_id == named.id)
+        case _:
+            chosen = chosen.where(Job.id == named.id)
+    found: Job | None = db.scalars(chosen.order_by(Job.id.desc()).limit(1)).first()
     return found
 
 
 def any_job(db: Session, job: Job) -> bool:
     """Whether any job of this model succeeded before this one."""
-    return db.scalars(_before(db, job).with_only_columns(Job.id).limit(1)).first() is not None
+    return db.scalars(_before(job).with_only_columns(Job.id).limit(1)).first() is not None
 
 
 def outcomes(db: Session, candidates: Iterable[str]) -> dict[str, str]:
@@ -34,19 +36,6 @@ def outcomes(db: Session, candidates: Iterable[str]) -> dict[str, str]:
     return {artifact.subject_id: artifact.sha256 for artifact in db.scalars(kept)}
 
 
-def _before(db: Session, job: Job) -> Select[Any]:
-    model = select(Version.id).where(Version.model_id == db.get_one(Version, job.version_id).model_id)
-    same = (Job.project_id == job.project_id, Job.version_id.in_(model))
+def _before(job: Job) -> Select[Any]:
+    same = (Job.project_id == job.project_id, Job.model_id == job.model_id)
     return select(Job).where(*same, Job.state == "succeeded", Job.id < job.id)
-
-
-def _labelled(db: Session, chosen: Select[Any], labels: dict[str, str]) -> Job | None:
-    """Labels are read page by page, newest first: keys may hold what a JSON path cannot."""
-    rows = chosen.with_only_columns(Job.id, type_coerce(Job.spec, Json)["labels"]).limit(PAGE)
-    page = db.execute(rows).all()
-    while page:
-        for job_id, found in page:
-            if labels.items() <= (found or {}).items():
-                return db.get_one(Job, job_id)
-        page = db.execute(rows.where(Job.id < page[-1][0])).all()
-    return None

@@ -1,14 +1,13 @@
-"""Which of a project's jobs a list shows."""
+"""Which of a project's jobs a list shows. Each filter has an index that ends in the id, as lists do."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Select, and_, func, literal, select, type_coerce
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Select, select
+from sqlalchemy.orm import aliased
 
-from app.db.base import Json
-from app.db.models import Job, Version
+from app.db.models import Job, JobLabel
 
 
 @dataclass(frozen=True)
@@ -22,28 +21,22 @@ class JobFilter:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def jobs_where(dialect: Dialect, project_id: str, wanted: JobFilter) -> Select[Any]:
+def jobs_where(project_id: str, wanted: JobFilter) -> Select[Any]:
     """The project's jobs that the filter lets through, in no order."""
-    chosen = select(Job).where(Job.project_id == project_id)
-    if wanted.state:
-        chosen = chosen.where(Job.state == wanted.state)
-    if wanted.version:
-        chosen = chosen.where(Job.version_id == wanted.version)
-    if wanted.model:
-        chosen = chosen.where(Job.version_id.in_(select(Version.id).where(Version.model_id == wanted.model)))
-    if wanted.conclusion:
-        concluded = type_coerce(Job.verdict, Json)["conclusion"].as_string() == wanted.conclusion
-        chosen = chosen.where(Job.finished_at.is_not(None), concluded)
-    return chosen.where(labelled(dialect, wanted.labels)) if wanted.labels else chosen
+    asked = {
+        Job.state: wanted.state,
+        Job.version_id: wanted.version,
+        Job.model_id: wanted.model,
+        Job.conclusion: wanted.conclusion,
+    }
+    given = [column == value for column, value in asked.items() if value is not None]
+    return labelled(select(Job).where(Job.project_id == project_id, *given), wanted.labels)
 
 
-def labelled(dialect: Dialect, labels: Mapping[str, str]) -> ColumnElement[bool]:
-    """Whether a job has all of these labels; their names may hold what a JSON path cannot."""
-    if dialect.name == "postgresql":
-        return type_coerce(Job.spec, JSONB).contains({"labels": dict(labels)})
-    return and_(*[_has_label(name, value) for name, value in labels.items()])
-
-
-def _has_label(name: str, value: str) -> ColumnElement[bool]:
-    each = func.json_each(type_coerce(Job.spec, Json), "$.labels").table_valued("key", "value")
-    return select(literal(1)).select_from(each).where(each.c.key == name, each.c.value == value).exists()
+def labelled(chosen: Select[Any], labels: Mapping[str, str]) -> Select[Any]:
+    """Those of the jobs that have all of these labels."""
+    for name, value in labels.items():
+        label = aliased(JobLabel)
+        same = (label.job_id == Job.id) & (label.project_id == Job.project_id)
+        chosen = chosen.join(label, same & (label.name == name) & (label.value == value))
+    return chosen

@@ -19,7 +19,7 @@ from app.db.models import (
     Version,
 )
 from app.db.queries.statements import locked
-from app.domain.job import JOB_ENDED
+from app.domain.job import JOB_ENDED, JOB_OPEN
 
 
 def lock_job(db: Session, job_id: str) -> Job:
@@ -70,18 +70,18 @@ def candidate_artifacts(db: Session, job_id: str) -> dict[str, Artifact]:
 def open_jobs_using(db: Session, subject_id: str) -> Sequence[str]:
     """Jobs that have not ended and use this version or dataset."""
     uses = cast(Job.spec, String).contains(subject_id)  # it may stand among the candidates
-    return db.scalars(select(Job.id).where(uses, Job.state.not_in(JOB_ENDED)).order_by(Job.id)).all()
+    return db.scalars(select(Job.id).where(uses, Job.state.in_(JOB_OPEN)).order_by(Job.id)).all()
 
 
 def open_jobs(db: Session, project_id: str) -> Sequence[str]:
     """A project's jobs that have not ended."""
-    mine = select(Job.id).where(Job.project_id == project_id, Job.state.not_in(JOB_ENDED))
+    mine = select(Job.id).where(Job.project_id == project_id, Job.state.in_(JOB_OPEN))
     return db.scalars(mine.order_by(Job.id)).all()
 
 
 def jobs_past_deadline(db: Session) -> Sequence[str]:
     """Jobs that have not ended and should have."""
-    late = select(Job.id).where(Job.state.not_in(JOB_ENDED), Job.deadline_at <= now_us())
+    late = select(Job.id).where(Job.state.in_(JOB_OPEN), Job.deadline_at <= now_us())
     return db.scalars(late.limit(100)).all()
 
 

@@ -14,9 +14,7 @@ def versions_page(
 ) -> Sequence[Version]:
     """The model's versions that have a succeeded job (with these labels), newest first, and one more."""
     jobs = select(Job.version_id).where(Job.version_id == Version.id, Job.state == "succeeded")
-    if labels:
-        jobs = jobs.where(labelled(db.get_bind().dialect, labels))
-    chosen = select(Version).where(Version.model_id == model_id, jobs.exists())
+    chosen = select(Version).where(Version.model_id == model_id, labelled(jobs, labels).exists())
     if cursor:
         chosen = chosen.where(Version.id < cursor)
     return db.scalars(chosen.order_by(Version.id.desc()).limit(limit + 1)).all()
@@ -25,9 +23,8 @@ def versions_page(
 def latest_jobs(db: Session, version_ids: Sequence[str], labels: Mapping[str, str]) -> Mapping[str, Job]:
     """The newest succeeded job of each version (with these labels)."""
     newest = select(func.max(Job.id)).where(Job.version_id.in_(version_ids), Job.state == "succeeded")
-    if labels:
-        newest = newest.where(labelled(db.get_bind().dialect, labels))
-    found = db.scalars(select(Job).where(Job.id.in_(newest.group_by(Job.version_id))))
+    newest = labelled(newest, labels).group_by(Job.version_id)
+    found = db.scalars(select(Job).where(Job.id.in_(newest)))
     return {job.version_id: job for job in found}
 
 

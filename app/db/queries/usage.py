@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from app.db.base import MICROSECONDS, first_id
 from app.db.models import Artifact, Blob, Dataset, Job, ProjectBlob, Step, Version, VersionFile
 from app.db.queries.statements import now
-from app.domain.job import JOB_ENDED
+from app.domain.job import JOB_OPEN
 
 DAY = 24 * 3600 * MICROSECONDS
 
@@ -45,9 +45,7 @@ def seconds_to_midnight(db: Session) -> int:
 
 def unfinished_jobs(db: Session, project_id: str) -> int:
     """Jobs that are queued or running."""
-    return db.scalars(
-        select(func.count()).where(Job.project_id == project_id, Job.state.not_in(JOB_ENDED))
-    ).one()
+    return db.scalars(select(func.count()).where(Job.project_id == project_id, Job.state.in_(JOB_OPEN))).one()
 
 
 def running_candidates(db: Session, project_id: str) -> int:
