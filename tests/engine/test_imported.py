@@ -58,6 +58,9 @@ def test_external_data_is_written_into_the_one_file(original: Path) -> None:
     notes = bring_in(imported, original, out)
 
     assert notes[1] == "imported: its external data was written into the model's file"
+    first = out.read_bytes()
+    bring_in(imported, original, out)
+    assert out.read_bytes() == first
     weight = onnx.load_model(out, load_external_data=False).graph.initializer[0]
     assert np.array_equal(
         onnx.numpy_helper.to_array(weight), onnx.numpy_helper.to_array(dense().graph.initializer[0])

@@ -32,6 +32,10 @@ RECIPES = [
 ] + [
     {"method": "dynamic_int8", "include": {"op_types": ["Conv"]}},
     {"method": "dynamic_int8", "include": {"op_types": ["Conv"]}, "reduce_range": True},
+    {"method": "static_int8", "corrections": ["equalization", "rounding", "bias_correction"]},
+    {"method": "float16", "compute": "storage"},
+    {"method": "float16", "compute": "full"},
+    {"method": "bfloat16"},
 ]
 PROGRAM = """
 import hashlib, json, sys
@@ -39,6 +43,7 @@ from pathlib import Path
 from typing import Annotated
 from pydantic import Discriminator, TypeAdapter
 from app.domain.recipe import Recipe
+from tests.engine.graphs import feeds
 from worker.engine.calibrate import load_statistics
 from worker.engine.methods import Setting, quantize
 folder, recipes = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -46,7 +51,9 @@ adapter = TypeAdapter(Annotated[Recipe, Discriminator("method")])
 for isa in ("x86-vnni", "x86-avx2", "arm64"):
     for index, recipe in enumerate(recipes):
         out = folder / f"{sys.argv[3]}-{isa}-{index}.onnx"
-        setting = Setting(isa=isa, statistics=load_statistics(folder / "statistics"))
+        statistics = load_statistics(folder / "statistics")
+        samples = feeds if "corrections" in recipe else None
+        setting = Setting(isa=isa, statistics=statistics, samples=samples)
         found = quantize(folder / "prepared.onnx", out, adapter.validate_python(recipe), setting)
         print(hashlib.sha256(out.read_bytes()).hexdigest(), *found.reasons, sep=" | ")
 """
