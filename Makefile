@@ -81,6 +81,7 @@ clean: ## remove what was installed and cached; var, where services keep their s
 	@$(INSTALL) -r requirements.lock
 	@touch $@
 
-.venv/dev: requirements-dev.lock requirements.lock | .venv/python
+.venv/dev: requirements-dev.lock requirements.lock client/pyproject.toml | .venv/python
 	@$(INSTALL) -r requirements-dev.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable client
 	@touch .venv/run $@

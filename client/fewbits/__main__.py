@@ -1,0 +1,5 @@
+"""`python -m fewbits` is the command `fewbits`."""
+
+from fewbits.cli.main import main
+
+main()

@@ -1,0 +1,92 @@
+"""Files come down whole or not at all: into a file beside, resumed after a break, checked by SHA-256."""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from fewbits.effects import Answer, Broken, Request, Send, Steps, Write
+from fewbits.errors import InvalidInput, ServiceError
+from fewbits.progress import Progress, Tell
+from fewbits.sending import ATTEMPTS, is_good, pause_or_raise
+
+PARTIAL = 206
+OVERLONG = 416
+
+
+@dataclass
+class Incoming:
+    """What has arrived of a file so far."""
+
+    name: str
+    file: BinaryIO
+    tell: Tell
+    size: int = 0
+    total: int = 0
+    etag: str = ""
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+    def take(self, head: Answer) -> Write:
+        """Where the bytes of this answer go: behind what is here, or instead of it."""
+        if head.status != PARTIAL:
+            self.file.seek(0)
+            self.file.truncate()
+            self.size, self.digest = 0, hashlib.sha256()
+        self.etag = head.headers.get("etag", "")
+        self.total = self.size + int(head.headers.get("content-length", 0))
+        return self._add
+
+    def headers(self) -> dict[str, str]:
+        """What asks for the rest, if it is the rest of the same file."""
+        return {"range": f"bytes={self.size}-", "if-range": self.etag} if self.size else {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are the bytes that the service holds: its ETag is their SHA-256."""
+        return self.etag == f'"{self.digest.hexdigest()}"'
+
+    def _add(self, piece: bytes) -> None:
+        self.file.write(piece)
+        self.digest.update(piece)
+        self.size += len(piece)
+        self.tell(Progress("downloading", self.name, self.size, self.total))
+
+
+def fetch_file(source: str, target: Path, tell: Tell) -> Steps[Path]:
+    """Bring the file at an API path to `target`.
+
+    Raises:
+        InvalidInput: The target cannot be written.
+        ServiceError: The bytes that came are not those that the service holds.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        with part.open("w+b") as file:
+            yield from _fill(source, Incoming(target.name, file, tell))
+        part.replace(target)
+    except OSError as error:
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _fill(source: str, incoming: Incoming) -> Steps[None]:
+    fruitless = 0
+    while True:
+        before = incoming.size
+        request = Request("GET", source, headers=incoming.headers(), into=incoming.take)
+        outcome = yield Send(request)
+        if is_good(outcome) and incoming.whole:
+            return
+        if is_good(outcome):
+            raise ServiceError(f"{source} arrived damaged: it does not have the SHA-256 {incoming.etag}.")
+        fruitless = 0 if incoming.size > before else fruitless + 1
+        yield from pause_or_raise(request, _again(outcome), min(fruitless, ATTEMPTS))
+
+
+def _again(outcome: Answer | Broken) -> Answer | Broken:
+    """A range beyond the end is asked for when the connection broke behind the last byte."""
+    if isinstance(outcome, Answer) and outcome.status == OVERLONG:
+        return Broken("the connection broke at the end of the file")
+    return outcome

@@ -1,0 +1,57 @@
+"""How requests and answers look to httpx; the same for both clients."""
+
+import platform
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from fewbits import __version__
+from fewbits.effects import Answer, Broken, Request
+
+CONNECT_S = 10.0
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def options(url: str, key: str) -> dict[str, Any]:
+    """What an httpx client is made with; a proxy that the environment names is not for this computer."""
+    agent = f"fewbits/{__version__} python/{platform.python_version()}"
+    return {
+        "base_url": url.rstrip("/"),
+        "headers": {"authorization": f"Bearer {key}", "user-agent": agent},
+        "trust_env": urlsplit(url).hostname not in LOOPBACK,
+        "follow_redirects": False,
+    }
+
+
+def words(request: Request) -> dict[str, Any]:
+    """What a request is made of, but for a body."""
+    return {
+        "method": request.method,
+        "url": request.path,
+        "params": dict(request.params),
+        "headers": dict(request.headers),
+        "timeout": httpx.Timeout(request.patience_s, connect=CONNECT_S),
+        **({} if request.json is None else {"json": request.json}),
+    }
+
+
+def head_of(status: int, headers: Mapping[str, str]) -> Answer:
+    """An answer before its body was read."""
+    return Answer(status, {name.lower(): value for name, value in headers.items()})
+
+
+def broken(error: httpx.HTTPError) -> Broken:
+    """What became of the connection, in words."""
+    if isinstance(error, httpx.ConnectError):
+        return Broken(f"no connection to {error.request.url.host}:{error.request.url.port or ''} ({error})")
+    if isinstance(error, httpx.TimeoutException):
+        return Broken("the service did not answer in time")
+    return Broken(f"the connection broke ({error or type(error).__name__})")
+
+
+def is_stream(answer: Answer) -> bool:
+    """Whether a stream of events was opened."""
+    kind = answer.headers.get("content-type", "")
+    return answer.status == httpx.codes.OK and kind.startswith("text/event-stream")
