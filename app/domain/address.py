@@ -38,16 +38,17 @@ SPECIAL_4 = {
     "255.255.255.255/32": "the broadcast address",
     "240.0.0.0/4": RESERVED,
 }
-MAPPED, COMPATIBLE, TRANSLATED = "::ffff:0:0/96", "::/96", "::ffff:0:0:0/96"
-NAT64, LOCAL_NAT64 = "64:ff9b::/96", "64:ff9b:1::/48"
+MAPPED, COMPATIBLE = "an IPv4-mapped address", "an IPv4-compatible address"
+TRANSLATED, NAT64 = "an IPv4-translated address", "a NAT64 address"
+END_IN_IPV4 = (MAPPED, COMPATIBLE, TRANSLATED, NAT64)
 SPECIAL_6 = {
     "::/128": "an unspecified address",
     "::1/128": "a loopback address",
-    MAPPED: "an IPv4-mapped address",
-    COMPATIBLE: "an IPv4-compatible address",
-    TRANSLATED: "an IPv4-translated address",
-    NAT64: "a NAT64 address",
-    LOCAL_NAT64: "a NAT64 address",
+    "::ffff:0:0/96": MAPPED,
+    "::/96": COMPATIBLE,
+    "::ffff:0:0:0/96": TRANSLATED,
+    "64:ff9b::/96": NAT64,
+    "64:ff9b:1::/48": NAT64,
     "100::/64": "an address that discards",
     "2001::/32": "a Teredo address",
     "2001:2::/48": BENCHMARKING,
@@ -66,7 +67,6 @@ SPECIAL_6 = {
 }
 NETWORKS_4 = {IPv4Network(text): kind for text, kind in SPECIAL_4.items()}
 NETWORKS_6 = {IPv6Network(text): kind for text, kind in SPECIAL_6.items()}
-ENDS_IN_IPV4 = tuple(map(IPv6Network, (MAPPED, COMPATIBLE, TRANSLATED, NAT64, LOCAL_NAT64)))
 
 
 def refusal(address: Address, allow: Sequence[Network]) -> str | None:
@@ -93,6 +93,6 @@ def _inside(address: Address) -> Sequence[IPv4Address]:
     """The IPv4 addresses that packets to this address may reach."""
     if isinstance(address, IPv4Address):
         return ()
-    if any(address in network for network in ENDS_IN_IPV4):
+    if _kind(address) in END_IN_IPV4:
         return (IPv4Address(int(address) & 0xFFFFFFFF),)
     return address.teredo or ((address.sixtofour,) if address.sixtofour else ())
