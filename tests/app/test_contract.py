@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from tests.app.conftest import Service, new_tenant
+from tests.waiting import SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = (
-    *("--phases", "examples,fuzzing,stateful", "--max-examples", "2", "--max-time", "35"),
+    *(
+        "--phases",
+        "examples,fuzzing,stateful",
+        "--max-examples",
+        "2",
+        "--max-time",
+        "35",
+        "--request-timeout",
+        str(SECONDS),
+    ),
     *("--seed", "1", "--generation-deterministic", "--no-color"),
 )
 

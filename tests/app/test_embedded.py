@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from app.embedded import address, children, home, redis_server
 from app.embedded.children import Child
 from app.embedded.tether import tether
-from tests.waiting import in_time
+from tests.waiting import SECONDS, in_time
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 30.0
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -70,15 +70,18 @@ def test_a_tethered_command_reads_nothing() -> None:
         assert command.stdout.read() == "''\n"
 
 
-def test_a_child_that_dies_is_started_again_after_growing_pauses(tmp_path: Path) -> None:
+def test_a_child_that_dies_is_started_again_after_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(children, "time", SimpleNamespace(monotonic=lambda: now))
     child = Child("short", [sys.executable, "-c", "print('again')"], tmp_path / "log")
     pauses = []
-    for _ in range(3):
+    for _ in range(8):
         assert in_time(lambda: children.revive(child) == "exit code 0")
         pauses.append(children.due([child]) or 0)
-    children.end([child], 0)
-    assert pauses == sorted(pauses)
-    assert pauses[-1] > pauses[0]
+        now += pauses[-1]
+    assert pauses == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5])
     assert (tmp_path / "log").read_text().count("again") >= len(pauses)
 
 

@@ -33,7 +33,7 @@ def project(operator: httpx.Client) -> dict[str, Any]:
 @pytest.fixture
 def team(service: Service, project: dict[str, Any]) -> Iterator[Tenant]:
     headers = {"Authorization": f"Bearer {project['key']['key']}"}
-    with httpx.Client(base_url=service.url, headers=headers, timeout=60) as client:
+    with httpx.Client(base_url=service.url, headers=headers) as client:
         yield Tenant(project["id"], client)
 
 

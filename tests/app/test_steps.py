@@ -53,13 +53,15 @@ def state_of(database: Database, step_id: str) -> tuple[str, int, int]:
 
 
 def test_a_claim_sets_the_attempt_the_worker_and_a_lease_of_30_s(database: Database, step: str) -> None:
+    with database.reading() as db:
+        before = queries.now(db)
     claim = factories.take(database, step, "me")
 
     with database.reading() as db:
-        found, now = db.get_one(Step, step), queries.now(db)
+        found, after = db.get_one(Step, step), queries.now(db)
     assert (claim.attempt, found.state, found.worker) == (1, "running", "me")
     assert found.lease_until is not None
-    assert 25e6 < found.lease_until - now <= 30e6
+    assert before <= found.lease_until - 30_000_000 <= after
     assert found.started_at is not None
 
 

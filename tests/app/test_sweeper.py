@@ -167,8 +167,8 @@ def test_one_pass_rings_at_most_200_times_for_each_queue(
 def test_a_job_past_its_deadline_expires_with_everything_it_has_open(
     database: Database, storage: LocalStorage, project: str
 ) -> None:
-    late = factories.make_job(database, project, deadline_s=10)
-    in_time = factories.make_job(database, project, deadline_s=10)
+    late = factories.make_job(database, project, deadline_s=3600)
+    in_time = factories.make_job(database, project, deadline_s=3600)
     factories.work_off(database, storage, late, until="build")
     factories.take(database, factories.steps_of(database, late, "build")[0].id)
     with database.writing() as db:

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from examples.digits import data as digits
+from tests.waiting import SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,13 +35,13 @@ class Service:
 def service() -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="fewbits-e2e-") as folder, _serving(Path(folder)) as url:
         key = (Path(folder) / "admin.key").read_text().strip()
-        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=300) as client:
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=900) as client:
             yield Service(Path(folder), client)
 
 
 @contextmanager
 def _serving(home: Path) -> Iterator[str]:
-    settings = {"FEWBITS_HOME": str(home), "FEWBITS_PORT": "0", "FEWBITS_SANDBOX_SECONDS": "120"}
+    settings = {"FEWBITS_HOME": str(home), "FEWBITS_PORT": "0", "FEWBITS_SANDBOX_SECONDS": "1200"}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEWBITS_")}
     command = [sys.executable, "-m", "app.serve"]
     with subprocess.Popen(
@@ -51,7 +52,7 @@ def _serving(home: Path) -> Iterator[str]:
             yield next(line for line in supervisor.stdout if "ready at" in line).split()[-1]
         finally:
             supervisor.send_signal(signal.SIGTERM)
-            supervisor.communicate(timeout=60)
+            supervisor.communicate(timeout=SECONDS)
 
 
 @pytest.fixture

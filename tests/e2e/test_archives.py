@@ -6,7 +6,7 @@ import zipfile
 import httpx
 import pytest
 
-WAIT = {"Prefer": "wait=60"}
+WAIT = {"Prefer": "wait=600"}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

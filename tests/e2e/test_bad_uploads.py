@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Service
 
 LFS = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n".encode()
-WAIT = {"Prefer": "wait=120"}
+WAIT = {"Prefer": "wait=600"}
 
 
 def parsed(text: str) -> onnx.ModelProto:
@@ -142,7 +142,7 @@ def quantize(http: httpx.Client, model: bytes, data: bytes, **spec: object) -> d
         "/v1/quantize",
         files={"model": ("digits.onnx", model), "data": ("data.npz", data)},
         data={"spec": json.dumps(spec), "preprocess": "unit"},
-        headers={"Prefer": "wait=200"},
+        headers={"Prefer": "wait=600"},
     )
     job: dict[str, Any] = answer.json()
     assert job["state"] == "failed", job
@@ -196,7 +196,7 @@ def test_a_model_without_anything_to_quantize_gives_no_candidate(http: httpx.Cli
     answer = http.post(
         "/v1/quantize",
         files={"model": ("plain.onnx", serialized(parsed(text)))},
-        headers={"Prefer": "wait=120"},
+        headers={"Prefer": "wait=600"},
     )
 
     job = answer.json()

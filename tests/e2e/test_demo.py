@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 ROOT = Path(__file__).parent.parent.parent
-SECONDS = 300.0
+SECONDS = 900.0
 
 
 def test_the_demo_does_the_whole_job_beside_a_service_that_has_its_port(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def job(service: Service, digits_model: bytes, digits_data: bytes) -> dict[str, 
         "/v1/quantize",
         files={"model": ("digits.onnx", digits_model), "data": ("digits.npz", digits_data)},
         data={"spec": json.dumps(SPEC), "preprocess": "unit"},
-        headers={"Prefer": "wait=280"},
+        headers={"Prefer": "wait=600"},
     )
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
@@ -103,7 +103,7 @@ def test_a_gate_that_nothing_can_pass_stops_the_pipeline(http: httpx.Client, dig
         "/v1/quantize?status=http",
         files={"model": ("digits.onnx", digits_model)},
         data={"max_size_ratio": "0.01", "spec": json.dumps({"benchmark": {"max_seconds": 1}})},
-        headers={"Prefer": "wait=280"},
+        headers={"Prefer": "wait=600"},
     )
 
     assert (answer.status_code, answer.json()["conclusion"]) == (422, "fail")
@@ -141,7 +141,7 @@ def test_a_job_ends_once_though_its_workers_are_killed(
 
     kill_worker_at(http, sent["id"], "build")
     kill_worker_at(http, sent["id"], "benchmark")
-    ended = http.get(sent["links"]["self"], headers={"Prefer": "wait=200"}).json()
+    ended = http.get(sent["links"]["self"], headers={"Prefer": "wait=600"}).json()
 
     assert (ended["state"], ended["conclusion"], ended["error"]) == ("succeeded", "pass", None)
     steps = {s["kind"]: s for s in http.get(ended["links"]["steps"]).json()["items"]}
@@ -168,6 +168,6 @@ def test_a_canceled_job_frees_its_worker(http: httpx.Client, digits_model: bytes
     assert canceled["state"] == "canceled"
     assert {c["state"] for c in http.get(sent["links"]["candidates"]).json()["items"]} == {"canceled"}
     after = http.post(
-        "/v1/models", files={"file": ("digits.onnx", digits_model)}, headers={"Prefer": "wait=60"}
+        "/v1/models", files={"file": ("digits.onnx", digits_model)}, headers={"Prefer": "wait=600"}
     )
     assert after.json()["state"] == "ready"  # the benchmark held the host alone

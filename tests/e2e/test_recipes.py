@@ -37,7 +37,7 @@ def candidates(service: Service, digits_model: bytes, digits_data: bytes) -> lis
     def ended() -> bool:
         return http.get(f"/v1/jobs/{job['id']}").json()["state"] in {"succeeded", "failed"}
 
-    in_time(ended, seconds=200)
+    in_time(ended, seconds=600)
     found: list[dict[str, Any]] = http.get(f"/v1/jobs/{job['id']}/candidates").json()["items"]
     return [{**candidate, "imported": imported} for candidate in found]
 

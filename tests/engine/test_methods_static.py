@@ -148,7 +148,11 @@ def test_a_half_precision_model_is_quantized(case: Start) -> None:
 
 
 @given(seed=st.integers(0, 2**16), channels=st.integers(1, 24), spread=st.floats(0.01, 100))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_any_convolution_stays_recognisable(tmp_path: Path, seed: int, channels: int, spread: float) -> None:
     model = convolution(channels=channels)
     values = weights(channels, 3, 3, 3, seed=seed) * np.float32(spread)
