@@ -11,16 +11,8 @@ from tests.waiting import SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = (
-    *(
-        "--phases",
-        "examples,fuzzing,stateful",
-        "--max-examples",
-        "2",
-        "--max-time",
-        "35",
-        "--request-timeout",
-        str(SECONDS),
-    ),
+    *("--phases", "examples,fuzzing,stateful", "--max-examples", "2"),
+    *("--max-time", "35", "--request-timeout", str(SECONDS)),
     *("--seed", "1", "--generation-deterministic", "--no-color"),
 )
 
