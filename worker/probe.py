@@ -76,6 +76,11 @@ def main() -> None:
     sys.stdout.write(json.dumps(held))
 
 
+def found() -> dict[str, bool]:
+    """Of every layer, whether it holds for children of this process."""
+    return {layer: layer in layers() for layer in LAYERS}
+
+
 @cache
 def layers() -> tuple[str, ...]:
     """The layers that hold for children of this process."""

@@ -18,7 +18,7 @@ from app.services import outcomes, quotas, steps
 from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
-from worker import hostlock
+from worker import hostlock, probe
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -55,7 +55,7 @@ def _host(process: Process, kind: str) -> Iterator[None]:
 
 def _claim_and_work(process: Process, step_id: str) -> None:
     with process.database.writing() as db:
-        claim = outcomes.begin(db, step_id, process.name, process.settings.quotas)
+        claim = outcomes.begin(db, step_id, process.name, process.settings.quotas, probe.layers())
     if claim is None:
         return
     log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)

@@ -8,18 +8,23 @@ import threading
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from app.broker import celery, doorbell
+from app.db.queries import workers
 from app.services import hosts, sweeper
 from app.settings import Settings
-from worker import host, run
+from worker import host, probe, run
 from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
 SHOW_UP_SECONDS = 60.0
 CONTROL, BENCHMARK = "control", "benchmark"
+UNSAFE = (
+    "FEWBITS_SANDBOX=require, but on this host these layers do not hold: {missing}. "
+    "Use Linux 5.13 or newer with Landlock and seccomp, or set FEWBITS_SANDBOX=auto to work without them."
+)
 log = logging.getLogger(__name__)
 starting = threading.RLock()
 __all__ = ["celery"]
@@ -55,14 +60,22 @@ def stop(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
     process().stopping.set()
 
 
+@worker_init.connect  # type: ignore[untyped-decorator]
+def check_sandbox(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
+    """A worker that has to have every layer does not start without one."""
+    settings = Settings()
+    missing = [layer for layer, holds in probe.found().items() if not holds]
+    if settings.sandbox == "require" and missing:
+        raise SystemExit(UNSAFE.format(missing=", ".join(missing)))
+
+
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def tick(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
-    """The control worker calls for sweeps; a benchmark worker says that its host is there."""
-    queues = sender.app.amqp.queues.consume_from
+    """The control worker calls for sweeps; every worker says that it is there."""
+    queues = list(sender.app.amqp.queues.consume_from)
+    threading.Thread(target=_show_up, args=(queues,), name="worker clock", daemon=True).start()
     if CONTROL in queues:
         threading.Thread(target=_ring_for_sweeps, name="sweep clock", daemon=True).start()
-    if BENCHMARK in queues:
-        threading.Thread(target=_show_up, name="host clock", daemon=True).start()
 
 
 def _ring_for_sweeps() -> None:
@@ -70,12 +83,14 @@ def _ring_for_sweeps() -> None:
         doorbell.send("sweep", CONTROL, expires=SWEEP_SECONDS * 2)
 
 
-def _show_up() -> None:
+def _show_up(queues: list[str]) -> None:
     while True:
         try:
             with process().database.writing() as db:
-                hosts.seen(db, host.describe())
+                workers.see_worker(db, process().name, queues, probe.found())
+                if BENCHMARK in queues:
+                    hosts.seen(db, host.describe())
         except DBAPIError:
-            log.warning("this host could not be noted; trying again", exc_info=True)
+            log.warning("this worker could not be noted; trying again", exc_info=True)
         if process().stopping.wait(SHOW_UP_SECONDS):
             return

@@ -278,6 +278,16 @@ class Host(Base):
     seen_at: Mapped[int] = mapped_column(BigInteger)
 
 
+class Worker(Base):
+    """A worker process: which queues it hears, and which layers of the sandbox hold its engine calls."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    queues: Mapped[list[str]] = mapped_column(Json)
+    sandbox: Mapped[dict[str, bool]] = mapped_column(Json)
+    seen_at: Mapped[int] = mapped_column(BigInteger)
+
+
 class Step(Base):
     """The unit of work, of retry, and of the timeline that a user sees."""
 
@@ -301,6 +311,7 @@ class Step(Base):
     rung_at: Mapped[int] = mapped_column(BigInteger, default=now_us())
     lease_until: Mapped[int | None] = mapped_column(BigInteger)
     worker: Mapped[str | None] = mapped_column(String(200))
+    sandbox: Mapped[list[str] | None] = mapped_column(Json)
     progress: Mapped[float] = mapped_column(default=0.0)
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
     created_at: Mapped[int] = _created()

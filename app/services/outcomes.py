@@ -3,7 +3,7 @@
 Locks are taken in the order project, job, candidates, steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -20,15 +20,24 @@ Record = Callable[[Session], None]
 NO_QUOTAS = Quotas()
 
 
-def begin(db: Session, step_id: str, worker: str, defaults: Quotas = NO_QUOTAS) -> Claim | None:
-    """Claim a step; the first one of a job sets the job running. What a quota forbids now stays queued."""
+def begin(
+    db: Session,
+    step_id: str,
+    worker: str,
+    defaults: Quotas = NO_QUOTAS,
+    sandbox: Sequence[str] = (),
+) -> Claim | None:
+    """Claim a step; the first one of a job sets the job running. What a quota forbids now stays queued.
+
+    `sandbox` names the layers that hold the engine calls of this worker.
+    """
     step = db.get(Step, step_id)
     if step is None or step.state != "queued":
         return None
     if step.kind == "build" and not quotas.may_build(db, step.project_id, defaults):
         return None
     job = queries.lock_job(db, step.job_id) if step.job_id else None
-    claim = steps.claim(db, step_id, worker)
+    claim = steps.claim(db, step_id, worker, sandbox)
     if claim and job:
         jobs.begin(db, job)
         if claim.kind == "build":

@@ -1,5 +1,6 @@
 """Steps: queued, claimed under a lease, closed behind a fence. The row is the truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -52,9 +53,9 @@ def skip(db: Session, project_id: str, kind: str, subject_id: str, job_id: str) 
     db.flush()
 
 
-def claim(db: Session, step_id: str, worker: str) -> Claim | None:
+def claim(db: Session, step_id: str, worker: str, sandbox: Sequence[str] = ()) -> Claim | None:
     """Take a queued step, or None when it is not free: a doorbell rung twice is harmless."""
-    attempt = queries.claim_step(db, step_id, worker)
+    attempt = queries.claim_step(db, step_id, worker, sandbox)
     if attempt is None:
         return None
     step = db.get_one(Step, step_id, populate_existing=True)

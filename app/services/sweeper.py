@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from app.db import queries
-from app.db.queries import idempotency, keys
+from app.db.queries import idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
 from app.db.session import Database
@@ -32,6 +32,7 @@ def sweep(database: Database, storage: Storage) -> None:
         steps.ring_again(db)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
+        workers.forget_silent_workers(db)
     storage.tidy()
 
 

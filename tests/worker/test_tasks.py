@@ -7,7 +7,8 @@ import pytest
 
 from app.broker import QUEUES
 from app.settings import Settings
-from worker import tasks
+from worker import probe, tasks
+from worker.confine import LAYERS
 from worker.process import Process, start
 from worker.steps import STEPS
 
@@ -39,6 +40,24 @@ def test_a_worker_that_is_told_to_stop_hands_its_steps_back() -> None:
 
     assert tasks.process().stopping.is_set()
     tasks._process.cache_clear()
+
+
+def test_a_worker_that_must_have_every_layer_does_not_start_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "layers", lambda: ("rlimits", "seccomp"))
+    tasks.check_sandbox()
+    monkeypatch.setenv("FEWBITS_SANDBOX", "require")
+
+    with pytest.raises(SystemExit, match="oom_score_adj, no_new_privs, landlock"):
+        tasks.check_sandbox()
+
+
+def test_a_worker_with_every_layer_starts_where_all_are_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "layers", lambda: tuple(LAYERS))
+    monkeypatch.setenv("FEWBITS_SANDBOX", "require")
+
+    tasks.check_sandbox()
 
 
 def test_every_kind_of_step_has_a_queue_and_a_function() -> None:

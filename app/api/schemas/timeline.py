@@ -21,6 +21,7 @@ class StepRead(BaseModel):
     attempt: int
     losses: int
     worker: str | None
+    sandbox: Annotated[list[str] | None, Field(description="the layers that held its engine calls")]
     progress: float
     error: Problem | None
     created_at: datetime
@@ -40,6 +41,7 @@ class StepRead(BaseModel):
             attempt=row.attempt,
             losses=row.losses,
             worker=row.worker,
+            sandbox=row.sandbox,
             progress=row.progress,
             error=Problem.of(row.problem),
             created_at=moment(row.created_at),

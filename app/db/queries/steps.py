@@ -30,7 +30,7 @@ def job_steps(db: Session, job_id: str) -> Sequence[Step]:
     return db.scalars(found.execution_options(populate_existing=True)).all()
 
 
-def claim_step(db: Session, step_id: str, worker: str) -> int | None:
+def claim_step(db: Session, step_id: str, worker: str, sandbox: Sequence[str] = ()) -> int | None:
     """Take a queued step by one compare-and-set: the attempt is its fencing token; None if it was taken."""
     statement = (
         update(Step)
@@ -39,6 +39,7 @@ def claim_step(db: Session, step_id: str, worker: str) -> int | None:
             state="running",
             attempt=Step.attempt + 1,
             worker=worker,
+            sandbox=list(sandbox) or None,
             lease_until=now_us() + LEASE,
             started_at=func.coalesce(Step.started_at, now_us()),
             progress=0.0,
