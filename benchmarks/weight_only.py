@@ -35,12 +35,12 @@ Session = Any  # ONNX Runtime ships no types
 Feed = dict[str, npt.NDArray[np.int64]]
 Rows = npt.NDArray[np.float32]
 RECIPES = {
-    "4 bits, auto": WeightOnly(bits=4),
-    "4 bits, hqq": WeightOnly(bits=4, algorithm="hqq"),
     "2 bits, rtn": WeightOnly(bits=2, algorithm="rtn"),
     "2 bits, rtn with zero points": WeightOnly(bits=2, algorithm="rtn", symmetric=False),
-    "2 bits, hqq": WeightOnly(bits=2, algorithm="hqq"),
     "2 bits, gptq": WeightOnly(bits=2, algorithm="gptq"),
+    "4 bits, auto": WeightOnly(bits=4),
+    "2 bits, hqq": WeightOnly(bits=2, algorithm="hqq"),
+    "4 bits, hqq": WeightOnly(bits=4, algorithm="hqq"),
 }
 
 
@@ -70,7 +70,7 @@ def _feed(tokenizer: Tokenizer, text: str) -> Feed:
 
 def outputs(model: Path, feeds: Sequence[Feed]) -> Iterator[Rows]:
     """The model's rows of each sentence."""
-    session = open_session(model, threads=2)
+    session = open_session(model)
     return (session.run(None, feed)[0][0] for feed in feeds)
 
 

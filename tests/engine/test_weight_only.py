@@ -11,31 +11,46 @@ from onnx import helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import Selection, WeightOnly
-from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
-from tests.engine.quantizing import Prepared, Samples
+from tests.engine.graphs import Array, attention, branch_feeds, branches, build, dense, weights
 from worker.engine.load import save_model
 from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
+from worker.engine.methods.weight_only.columns import Columns, descended
 from worker.engine.methods.weight_only.gptq import Sums, gptq
 from worker.engine.passes.likeness import likeness_db
+from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
 
+Feeds = list[dict[str, Array]]
 Bits = Literal[2, 4, 8]
 CLOSE = {2: 5.0, 4: 15.0, 8: 30.0}
 
 
-class Case(Prepared):
-    """A model and its inputs, for weights of few bits."""
+class Case:
+    """A model and its inputs, prepared."""
+
+    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
+        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
+        self.samples = samples
+        save_model(model, self.source)
+        prepare_model(self.source, self.prepared, samples[:2], {})
 
     def quantize(self, recipe: WeightOnly, *, with_samples: bool = False) -> Quantized:
         samples = (lambda: self.samples) if with_samples else None
         return quantize(self.prepared, self.out, recipe, Setting(isa="x86-vnni", samples=samples))
 
+    def likeness(self) -> float:
+        before, after = open_session(self.source), open_session(self.out)
+        return likeness_db(
+            [before.run(None, feed) for feed in self.samples],
+            [after.run(None, feed) for feed in self.samples],
+        )
+
     def nodes(self, op_type: str) -> list[onnx.NodeProto]:
         return [node for node in onnx.load_model(self.out).graph.node if node.op_type == op_type]
 
 
-Start = Callable[[onnx.ModelProto, Samples], Case]
+Start = Callable[[onnx.ModelProto, Feeds], Case]
 
 
 @pytest.fixture
@@ -43,7 +58,7 @@ def case(tmp_path: Path) -> Start:
     return lambda model, samples: Case(tmp_path, model, samples)
 
 
-def rows(width: int, count: int = 16) -> Samples:
+def rows(width: int, count: int = 16) -> Feeds:
     """Rows whose values hang together, as those of real layers do."""
     rng = np.random.default_rng(7)
     mixing = rng.normal(size=(width // 4, width))
@@ -68,7 +83,7 @@ def lookup(width: int = 64) -> onnx.ModelProto:
     return model
 
 
-IDS: Samples = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
+IDS: Feeds = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -136,6 +151,19 @@ def test_gptq_makes_up_for_errors_of_the_layers_before() -> None:
     ]
 
     assert lost[1] < lost[0] / 10
+
+
+def test_coordinate_descent_finds_codes_whose_products_are_closer() -> None:
+    inputs = np.concatenate([feed["x"] for feed in rows(64)]).astype(np.float64)
+    hessian, layer = inputs.T @ inputs + np.eye(64), weights(64, 48).astype(np.float64)
+    columns = Columns(np.full((64, 48), 0.1), np.full((64, 48), 2.0), 3)
+    codes = np.clip(np.rint(layer / 0.1 + 2), 0, 3)
+    better = descended(codes, layer, columns, hessian)
+
+    errors = [layer - 0.1 * (found - 2) for found in (codes, better)]
+    before, after = (np.sum(error * (hessian @ error)) for error in errors)
+    assert after < before / 2
+    assert set(np.unique(better)) <= {0.0, 1.0, 2.0, 3.0}
 
 
 def test_gptq_is_chosen_with_samples_and_hqq_without(case: Start) -> None:

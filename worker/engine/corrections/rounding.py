@@ -20,7 +20,8 @@ from worker.engine.corrections.weights import (
 )
 from worker.engine.methods.islands import has_weights
 from worker.engine.methods.selection import listed
-from worker.engine.methods.weight_only.gptq import Columns, damped, inverse_root, round_columns
+from worker.engine.methods.weight_only.columns import Columns, round_columns
+from worker.engine.methods.weight_only.gptq import damped, inverse_root
 from worker.engine.passes.scopes import initializers
 
 Indices = npt.NDArray[np.intp]
@@ -85,11 +86,11 @@ def _round_group(rows: Doubles, grid: Grid, hessian: Doubles) -> Doubles:
     columns = Columns(
         np.broadcast_to(grid.scales[:, 0], shape),
         np.broadcast_to(grid.zeros[:, 0] - lowest, shape),
-        inverse_root(regular[np.ix_(order, order)]),
         highest - lowest,
     )
     codes = np.empty(shape)
-    codes[order] = round_columns(rows.T[order], columns)
+    spread = inverse_root(regular[np.ix_(order, order)])
+    codes[order] = round_columns(rows.T[order], columns, spread)
     return (codes.T + lowest - grid.zeros) * grid.scales
 
 

@@ -77,10 +77,10 @@ def extremes(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
     """
     if grid.symmetric:
         largest = np.take_along_axis(blocks, abs(blocks).argmax(-1)[..., None], -1)[..., 0]
-        scales = _usable(-largest / np.float32(grid.middle))
+        scales = usable(-largest / np.float32(grid.middle))
         return scales, np.full_like(scales, grid.middle)
     low, high = np.minimum(blocks.min(-1), 0), np.maximum(blocks.max(-1), 0)
-    scales = _usable((high - low) / np.float32(grid.highest))
+    scales = usable((high - low) / np.float32(grid.highest))
     return scales, np.clip(np.rint(-low / scales), 0, grid.highest)
 
 
@@ -94,7 +94,7 @@ def refit(blocks: Floats, codes: Floats, zeros: Floats, importance: Floats) -> F
     """The scales that bring codes closest to blocks in weighted least squares, in closed form."""
     centred = codes - zeros[..., None]
     product, square = (importance * centred * blocks).sum(-1), (importance * centred * centred).sum(-1)
-    return _usable(np.divide(product, square, out=np.zeros_like(product), where=square > 0))
+    return usable(np.divide(product, square, out=np.zeros_like(product), where=square > 0))
 
 
 def closest(blocks: Floats, grid: Grid, importance: Floats) -> tuple[Floats, Floats]:
@@ -148,7 +148,7 @@ def recentred(blocks: Floats, codes: Floats, scales: Floats, grid: Grid, importa
     if grid.symmetric:
         return np.full_like(scales, grid.middle)
     weights = np.broadcast_to(importance, blocks.shape)
-    offsets = (weights * (codes - blocks / scales[..., None])).sum(-1) / _usable(weights.sum(-1))
+    offsets = (weights * (codes - blocks / scales[..., None])).sum(-1) / usable(weights.sum(-1))
     zeros: Floats = np.clip(np.rint(offsets), 0, grid.highest)
     return zeros
 
@@ -188,6 +188,6 @@ def pack(codes: npt.NDArray[Any], bits: int) -> Codes:
     return packed
 
 
-def _usable(scales: Floats) -> Floats:
+def usable(scales: npt.NDArray[Any]) -> Floats:
     """Blocks of zeros alone have a scale of 1, since kernels divide by it."""
     return np.where(abs(scales) > np.finfo(np.float32).tiny, scales, np.float32(1)).astype(np.float32)

@@ -20,14 +20,14 @@ from worker.engine.session import open_session
 Tensors = tuple[str, ...]
 Pair = tuple[dict[str, npt.NDArray[Any]], ...]  # the tensors of one sample: quantized, float
 BUDGET = 1_000_000_000  # bytes of sums that one pass collects
-_GROUPS = 8
+_GROUPS = 24
 _BYTES = 2 * 8  # two sums of doubles
 _VALUES_AT_ONCE = 1 << 22
 _THREADS = 2
 
 
 def grouped(widths: Mapping[Tensors, int], budget: int = BUDGET) -> list[dict[Tensors, int]]:
-    """Cut products, in their order, into at most 8 groups whose sums fit the budget (more if need be).
+    """Cut products, in their order, into at most 24 groups whose sums fit the budget (more if need be).
 
     Each group costs a pass over the samples.
     """
