@@ -165,6 +165,13 @@ class NoSpaceLeft(DomainError):
     retryable = True
 
 
+class TooManyEndpoints(DomainError):
+    """The project may not have another webhook endpoint."""
+
+    code = "quota_exceeded"
+    retryable = True
+
+
 class TooManyJobs(DomainError):
     """The project may not have another job now."""
 

@@ -24,6 +24,7 @@ from app.db.models import (
     Upload,
     Version,
 )
+from app.db.webhooks import Delivery, WebhookEndpoint
 from app.domain.errors import NotFound
 
 NOUNS = {
@@ -35,10 +36,17 @@ NOUNS = {
     Artifact: "artifact",
     ApiKey: "key",
     Upload: "upload",
+    WebhookEndpoint: "webhook endpoint",
+    Delivery: "delivery",
 }
 Query = TypeVar("Query", bound=Select[Any])
-Owned = TypeVar("Owned", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey)
-Paged = TypeVar("Paged", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, Project, Event)
+Owned = TypeVar(
+    "Owned", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, WebhookEndpoint, Delivery
+)
+Paged = TypeVar(
+    "Paged", Model, Version, Dataset, Job, Candidate, Artifact, Upload, ApiKey, Project, Event,
+    WebhookEndpoint, Delivery,
+)  # fmt: skip
 
 
 def now(db: Session) -> int:
