@@ -22,6 +22,7 @@ QUEUES = {
     "build": "default",
     "benchmark": "benchmark",
     "report": "control",  # needs no engine, so it must not wait behind those that wait for the host
+    "deliver": "webhooks",
 }
 
 

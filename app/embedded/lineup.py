@@ -11,6 +11,7 @@ from app.embedded.children import Child
 CONNECTIONS = 512
 IDLE_SECONDS = 15
 DRAIN_SECONDS = 5
+CONTROL_THREADS = 2  # a sweep must not wait for a report; webhooks are sent by threads of their own
 
 
 def broker(folder: Path, private: Path) -> Child:
@@ -39,8 +40,9 @@ def engine(folder: Path) -> Child:
 
 
 def soloists(folder: Path) -> list[Child]:
-    """Measuring and sweeping, neither of which waits for engine work."""
-    return [worker(folder, "benchmark", "benchmark", 1), worker(folder, "control", "control", 1)]
+    """Measuring, and sweeping and sending webhooks, none of which waits for engine work."""
+    control = worker(folder, "control", "control,webhooks", CONTROL_THREADS)
+    return [worker(folder, "benchmark", "benchmark", 1), control]
 
 
 def worker(folder: Path, name: str, queues: str, concurrency: int) -> Child:

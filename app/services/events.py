@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Event
+from app.services import deliveries
 
 # Who acts is known where work begins (a request, a step, a sweep) and needed where it is written down.
 _actor: ContextVar[str] = ContextVar("actor", default="system")
@@ -23,10 +24,12 @@ def acting_as(actor: str) -> Iterator[None]:
         _actor.reset(token)
 
 
-def record(db: Session, project_id: str, subject_id: str, kind: str, **data: object) -> None:
-    """Write one event in this transaction; the caller holds the subject's lock."""
+def record(db: Session, project_id: str, subject_id: str, kind: str, **data: object) -> Event:
+    """Write one event, and what is to be delivered of it; the caller holds the subject's lock."""
     seq = queries.next_seq(db, subject_id)
     event = Event(project_id=project_id, subject_id=subject_id, seq=seq, type=kind, data=data)
     event.actor = _actor.get()
     db.add(event)
     db.flush()
+    deliveries.announce(db, event)
+    return event

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Step
+from app.db.queries import webhooks
 from app.domain.errors import Problem
 from app.domain.job import JOB_ENDED
 from app.domain.quota import Quotas
@@ -78,9 +79,12 @@ def fail(db: Session, storage: Storage, claim: Claim, problem: Problem) -> None:
 
 
 def lose(db: Session, storage: Storage, claim: Claim, detail: str, wait_s: float = 0) -> None:
-    """A worker or its child was killed and nobody here ordered it: try again, three times at most."""
+    """A worker or its child was killed and nobody here ordered it: try again, three times at most.
+
+    A delivery is tried again until it was attempted: no loss is its receiver's fault, and it is promised.
+    """
     _lock(db, claim)
-    if claim.losses + 1 < steps.LOSSES_ALLOWED:
+    if claim.kind == "deliver" or claim.losses + 1 < steps.LOSSES_ALLOWED:
         steps.hand_back(db, claim, lost=True, wait_s=wait_s)
         return
     text = f"{claim.kind} was lost {steps.LOSSES_ALLOWED} times; the last time: {detail}"
@@ -100,6 +104,8 @@ def recover(db: Session, storage: Storage, step_id: str) -> None:
 
 
 def _lock(db: Session, claim: Claim) -> None:
+    if claim.kind == "deliver":
+        webhooks.lock_endpoint_of(db, claim.subject_id)
     if claim.job_id and queries.lock_job(db, claim.job_id).state in JOB_ENDED:
         raise Stale
 

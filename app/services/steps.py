@@ -8,8 +8,10 @@ from sqlalchemy.orm import Session
 from app import broker
 from app.db import queries
 from app.db.models import Step
+from app.db.queries import webhooks
 from app.db.session import after_commit
 from app.domain.errors import DomainError
+from app.domain.patience import IN_FLIGHT
 
 LOSSES_ALLOWED = 3
 RINGS_PER_QUEUE = 200
@@ -34,9 +36,11 @@ class Claim:
     losses: int
 
 
-def enqueue(db: Session, project_id: str, kind: str, subject_id: str, job_id: str | None = None) -> Step:
+def enqueue(
+    db: Session, project_id: str, kind: str, subject_id: str, job_id: str | None = None, *, round_: int = 0
+) -> Step:
     """Insert a queued step and ring for it once the transaction is committed."""
-    step = Step(project_id=project_id, kind=kind, subject_id=subject_id, job_id=job_id)
+    step = Step(project_id=project_id, kind=kind, subject_id=subject_id, job_id=job_id, round=round_)
     db.add(step)
     db.flush()
     after_commit(db, broker.ring, step.id, kind)
@@ -76,8 +80,8 @@ def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> No
 
 def ring_again(db: Session) -> int:
     """Ring for queued steps that nobody seems to have heard of, at most 200 per queue."""
-    found: list[Step] = []
-    for queue in set(broker.QUEUES.values()):
+    found = list(webhooks.unheard(db, IN_FLIGHT, RINGS_PER_QUEUE))
+    for queue in set(broker.QUEUES.values()) - {broker.QUEUES["deliver"]}:
         kinds = [kind for kind, its in broker.QUEUES.items() if its == queue]
         found += queries.unheard_steps(db, kinds, RINGS_PER_QUEUE)
     queries.mark_rung(db, [step.id for step in found])

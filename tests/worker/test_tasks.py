@@ -61,5 +61,5 @@ def test_a_worker_with_every_layer_starts_where_all_are_required(monkeypatch: py
 
 
 def test_every_kind_of_step_has_a_queue_and_a_function() -> None:
-    assert set(QUEUES) == set(STEPS)
+    assert set(QUEUES) == {*STEPS, "deliver"}
     assert {"run_step", "sweep"} <= set(tasks.celery.tasks)

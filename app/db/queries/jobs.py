@@ -19,6 +19,7 @@ from app.db.models import (
     Version,
 )
 from app.db.queries.statements import locked
+from app.db.webhooks import Delivery
 from app.domain.job import JOB_ENDED, JOB_OPEN
 
 
@@ -86,8 +87,9 @@ def jobs_past_deadline(db: Session) -> Sequence[str]:
 
 
 def settled(db: Session, subject_ids: Sequence[str]) -> Sequence[str]:
-    """Which of these jobs have ended, and which of these uploads were inspected."""
+    """Which of these jobs have ended, of these uploads were inspected, of these deliveries have ended."""
     jobs = select(Job.id).where(Job.id.in_(subject_ids), Job.state.in_(JOB_ENDED))
     versions = select(Version.id).where(Version.id.in_(subject_ids), Version.state != "inspecting")
     datasets = select(Dataset.id).where(Dataset.id.in_(subject_ids), Dataset.state != "inspecting")
-    return db.scalars(union_all(jobs, versions, datasets)).all()
+    deliveries = select(Delivery.id).where(Delivery.id.in_(subject_ids), Delivery.state != "pending")
+    return db.scalars(union_all(jobs, versions, datasets, deliveries)).all()

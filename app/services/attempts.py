@@ -1,0 +1,186 @@
+"""One attempt to deliver: who may make it now, and what comes of it.
+
+Locks are taken in the order endpoint, deliveries, steps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from sqlalchemy.orm import Session
+
+from app.db import queries
+from app.db.base import MICROSECONDS
+from app.db.models import Step
+from app.db.queries import webhooks as stored
+from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
+from app.domain import patience, webhook
+from app.domain.errors import Problem
+from app.services import endpoints, steps
+from app.services.steps import Claim, Stale
+
+
+class Attempt(Protocol):
+    """What came of one request: a status, or the code of an error, and the start of the answer, escaped."""
+
+    @property
+    def status(self) -> int | None: ...
+    @property
+    def milliseconds(self) -> int: ...
+    @property
+    def body(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def detail(self) -> str | None: ...
+    @property
+    def retry_after(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is to be sent by whoever made this claim; the secrets are sealed."""
+
+    claim: Claim
+    endpoint_id: str
+    url: str
+    secrets: tuple[bytes, ...]
+    message_id: str
+    payload: dict[str, Any]
+
+
+def look(db: Session, step_id: str) -> WebhookEndpoint | None:
+    """The endpoint that this delivery could be sent to now, as far as one can see without its lock."""
+    step = db.get(Step, step_id)
+    if step is None or step.state != "queued" or step.not_before > queries.now(db):
+        return None
+    delivery = db.get_one(Delivery, step.subject_id)
+    endpoint = db.get_one(WebhookEndpoint, delivery.endpoint_id)
+    return endpoint if _may_send(db, endpoint, delivery) else None
+
+
+def is_proven(endpoint: WebhookEndpoint) -> bool:
+    """Whether the last attempt at this endpoint delivered."""
+    return endpoint.delivered_at is not None and endpoint.failures == 0
+
+
+def begin(db: Session, step_id: str, worker: str) -> Message | None:
+    """Claim a delivery, unless its endpoint has enough in flight or rests; a closed endpoint cancels it."""
+    step = db.get(Step, step_id)
+    if step is None or step.state != "queued":
+        return None
+    endpoint = stored.lock_endpoint_of(db, step.subject_id)
+    delivery = stored.fresh_delivery(db, step.subject_id)
+    if _is_closed(endpoint, delivery):
+        stored.cancel_pending(db, endpoint.id)
+        return None
+    claim = steps.claim(db, step_id, worker) if _may_send(db, endpoint, delivery) else None
+    if claim is None:
+        return None
+    secrets = _secrets(endpoint, queries.now(db))
+    return Message(claim, endpoint.id, endpoint.url, secrets, delivery.message_id, delivery.payload)
+
+
+def next_in_turn(db: Session, endpoint_id: str) -> Sequence[str]:
+    """The steps to ring for when an attempt at this endpoint has ended: as many as it takes now."""
+    endpoint = db.get_one(WebhookEndpoint, endpoint_id)
+    return stored.waiting(db, endpoint_id, _free(db, endpoint))
+
+
+def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> None:
+    """Write down what came of an attempt, and when the next one is, if any.
+
+    Raises:
+        Stale: The delivery is not ours any more; nothing may be written.
+    """
+    endpoint = stored.lock_endpoint_of(db, claim.subject_id)
+    delivery = stored.fresh_delivery(db, claim.subject_id)
+    now = queries.now(db)
+    delivery.tries += 1
+    _log(db, delivery, attempt)
+    if attempt.status is not None and webhook.succeeded(attempt.status):
+        _delivered(db, claim, endpoint, delivery, now)
+    else:
+        _not_delivered(db, claim, delivery, attempt, jitter)
+        if delivery.type != webhook.PING:
+            _blame(db, endpoint, attempt, now)
+
+
+def _delivered(db: Session, claim: Claim, endpoint: WebhookEndpoint, delivery: Delivery, now: int) -> None:
+    _close(db, claim, delivery, "delivered", None)
+    endpoint.delivered_at, endpoint.failures, endpoint.failing_since, endpoint.rest_until = now, 0, None, 0
+
+
+def _not_delivered(db: Session, claim: Claim, delivery: Delivery, attempt: Attempt, jitter: float) -> None:
+    wait_s = _wait_s(delivery, attempt, jitter)
+    if wait_s is None:
+        outcome = attempt.error or f"status {attempt.status}"
+        detail = f"{delivery.tries} attempts failed, the last with {outcome}; see the delivery {delivery.id}."
+        _close(db, claim, delivery, "failed", Problem("not_delivered", detail))
+        return
+    delivery.next_attempt_at = queries.now(db) + int(wait_s * MICROSECONDS)
+    db.flush()
+    if not stored.requeue_delivery(db, claim.step_id, claim.attempt, wait_s):
+        raise Stale
+
+
+def _wait_s(delivery: Delivery, attempt: Attempt, jitter: float) -> float | None:
+    if delivery.type == webhook.PING or (attempt.status is not None and webhook.gone(attempt.status)):
+        return None
+    wait_s = webhook.delay_s(delivery.tries, jitter)
+    asked_s = webhook.retry_after_s(attempt.retry_after, datetime.now(UTC))
+    return None if wait_s is None else max(wait_s, asked_s or 0.0)
+
+
+def _blame(db: Session, endpoint: WebhookEndpoint, attempt: Attempt, now: int) -> None:
+    """Count a failure against the endpoint: it rests, or it is disabled."""
+    endpoint.failures += 1
+    since = endpoint.failing_since = now if endpoint.failing_since is None else endpoint.failing_since
+    endpoint.rest_until = now + patience.rest_s(endpoint.failures) * MICROSECONDS
+    db.flush()
+    if attempt.status is not None and webhook.gone(attempt.status):
+        endpoints.disable(db, endpoint, "gone")
+    elif patience.is_hopeless((now - since) / MICROSECONDS):
+        endpoints.disable(db, endpoint, "failing")
+
+
+def _close(db: Session, claim: Claim, delivery: Delivery, state: str, problem: Problem | None) -> None:
+    ended = "failed" if problem else "done"
+    if not queries.close_step(db, claim.step_id, claim.attempt, ended, problem):
+        raise Stale
+    delivery.state, delivery.finished_at, delivery.next_attempt_at = state, queries.now(db), None
+    db.flush()
+
+
+def _log(db: Session, delivery: Delivery, attempt: Attempt) -> None:
+    row = DeliveryAttempt(delivery_id=delivery.id, number=stored.next_number(db, delivery.id))
+    row.status, row.error, row.milliseconds = attempt.status, attempt.error, attempt.milliseconds
+    row.detail, row.body = attempt.detail, attempt.body
+    db.add(row)
+
+
+def _may_send(db: Session, endpoint: WebhookEndpoint, delivery: Delivery) -> bool:
+    """A test is sent at once; others wait for their turn at this endpoint."""
+    if delivery.type == webhook.PING:
+        return True
+    return _free(db, endpoint) > 0
+
+
+def _free(db: Session, endpoint: WebhookEndpoint) -> int:
+    """How many more deliveries this endpoint takes now."""
+    if endpoint.rest_until > queries.now(db):
+        return 0
+    return max(patience.in_flight_limit(endpoint.failures) - stored.in_flight(db, endpoint.id), 0)
+
+
+def _is_closed(endpoint: WebhookEndpoint, delivery: Delivery) -> bool:
+    disabled = endpoint.state != "enabled" and delivery.type != webhook.PING
+    return disabled or endpoint.deleted_at is not None
+
+
+def _secrets(endpoint: WebhookEndpoint, now: int) -> tuple[bytes, ...]:
+    """The secrets that sign now, newest first, sealed."""
+    if endpoint.previous_secret is None or (endpoint.previous_until or 0) <= now:
+        return (endpoint.secret,)
+    return (endpoint.secret, endpoint.previous_secret)

@@ -1,0 +1,113 @@
+"""Sends webhooks: a step is a delivery, a run of it is one attempt.
+
+Nothing holds a session while it sends, and no heartbeat is needed: an attempt ends before its lease does.
+"""
+
+import json
+import logging
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+from app import broker
+from app.domain import notice, webhook
+from app.secrets import Sealer
+from app.services import attempts, outcomes
+from app.services.attempts import Message
+from app.services.events import acting_as
+from app.services.steps import Stale
+from app.settings import Settings
+from worker.process import Process
+from worker.webhooks import dial
+from worker.webhooks.dial import Attempt
+
+log = logging.getLogger(__name__)
+SENDERS = 32
+TROUBLE_S = 30.0
+
+
+def hand_over(process: Process, step_id: str) -> None:
+    """Let a thread send this delivery; what its endpoint has no turn for now stays queued.
+
+    Endpoints that failed last, or never succeeded, share threads of their own: however many of them hang,
+    the others do not wait for them.
+    """
+    with process.database.reading() as db:
+        endpoint = attempts.look(db, step_id)
+        proven = endpoint is not None and attempts.is_proven(endpoint)
+    if endpoint is not None:
+        _senders(proven).submit(run, process, step_id)
+
+
+def run(process: Process, step_id: str) -> None:
+    """Make one attempt, if it is still to be made; every way it can end is written down."""
+    if process.stopping.is_set():
+        return
+    try:
+        with acting_as("worker"):
+            _claim_and_send(process, step_id)
+    except Exception:  # nobody waits for this thread's result
+        log.exception("%s could not be written; the sweeper sees to it", step_id)
+
+
+@cache
+def _senders(proven: bool) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(SENDERS, "sender" if proven else "prober")
+
+
+def _claim_and_send(process: Process, step_id: str) -> None:
+    with process.database.writing() as db:
+        message = attempts.begin(db, step_id, process.name)
+    if message is None:
+        return
+    try:
+        _send(process, message)
+    except Stale:
+        log.info("%s was taken away; its result is dropped", step_id)
+    finally:
+        _give_way(process, message)
+
+
+def _send(process: Process, message: Message) -> None:
+    """Send the message and write down what came of it.
+
+    Raises:
+        Stale: The step is not ours any more.
+    """
+    claim = message.claim
+    try:
+        attempt = _post(process.settings, message)
+    except Exception as error:
+        # A key that opens no secret, or a bug: no attempt was made, and the receiver is not to blame.
+        log.exception("%s could not be sent", claim.subject_id)
+        with process.database.writing() as db:
+            detail = f"{type(error).__name__}: {error}"
+            outcomes.lose(db, process.storage, claim, detail, TROUBLE_S * (claim.losses + 1))
+        return
+    log.info("%s: status %s, error %s", claim.subject_id, attempt.status, attempt.error)
+    with process.database.writing() as db:
+        attempts.record(db, claim, attempt, random.random())  # noqa: S311 - spreads load, hides nothing
+
+
+def _post(settings: Settings, message: Message) -> Attempt:
+    """Sign a message with every secret that is valid now, and send it."""
+    sealer, timestamp = Sealer(settings.secret_keys), int(time.time())
+    body = json.dumps(notice.absolute(message.payload, settings.public_url), separators=(",", ":")).encode()
+    secrets = [sealer.open(sealed) for sealed in message.secrets]
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "Fewbits-Webhooks/1",
+        "webhook-id": message.message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": webhook.signatures(secrets, message.message_id, timestamp, body),
+    }
+    return dial.post(message.url, headers, body, settings.webhook_allow)
+
+
+def _give_way(process: Process, message: Message) -> None:
+    """An attempt has ended: others may have waited for their turn at this endpoint."""
+    with process.database.reading() as db:
+        waiting = attempts.next_in_turn(db, message.endpoint_id)
+    for step_id in waiting:
+        broker.ring(step_id, message.claim.kind)
