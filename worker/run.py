@@ -18,7 +18,7 @@ from app.services import outcomes, quotas, steps
 from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
-from worker import hostlock, probe
+from worker import deliver, hostlock, probe
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -35,6 +35,9 @@ def run(process: Process, step_id: str) -> None:
     with process.database.reading() as db:
         step = db.get(Step, step_id)
     if step is None or step.state != "queued":
+        return
+    if step.kind == "deliver":
+        deliver.hand_over(process, step_id)
         return
     try:
         with acting_as("worker"), _host(process, step.kind):
