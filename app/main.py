@@ -34,6 +34,7 @@ from app.api.routes import (
     results,
     timeline,
     uploads,
+    webhooks,
 )
 from app.api.tus import Tus
 from app.db.session import Database
@@ -93,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _add_routes(app: FastAPI) -> None:
     v1 = APIRouter(prefix="/v1")
-    access = (me, keys, projects, limits, events)
+    access = (webhooks, me, keys, projects, limits, events)
     running = (quantize, jobs, timeline, results, candidates, compare, artifacts)
     for resource in (*running, models, datasets, uploads, blobs, catalog, *access):
         v1.include_router(resource.router)

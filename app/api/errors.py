@@ -31,6 +31,7 @@ STATUS = {
     "idempotency_key_reused": 422,
     "in_progress": 409,
     "invalid_input": 422,
+    "no_secret_key": 503,
     "job_finished": 409,
     "job_not_finished": 409,
     "job_not_succeeded": 409,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
-from app.api import refusals, story
+from app.api import notices, refusals, story
 
 PROBLEM = {
     "type": "object",
@@ -79,11 +79,14 @@ SESSION = {
     "name": "fewbits_session",
     "description": "The cookie that `POST /v1/session` sets; good for GET and HEAD.",
 }
+CHANGES = ("KeyChange", "ProjectChange", "EndpointChange")
 UNAUTHENTICATED = ("/healthz", "/readyz", "/metrics")
 IDS = {
     "artifact_id": "art",
     "candidate_id": "cnd",
     "dataset_id": "dst",
+    "delivery_id": "dlv",
+    "endpoint_id": "whe",
     "job_id": "job",
     "key_id": "key",
     "model_id": "mdl",
@@ -148,7 +151,7 @@ def complete(document: dict[str, Any]) -> None:
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     schemas["ProblemDetails"] = PROBLEM
-    for name in ("KeyChange", "ProjectChange"):  # what is not named stays: there are no defaults
+    for name in CHANGES:  # what is not named stays: there are no defaults
         for field in schemas[name]["properties"].values():
             field.pop("default", None)
     _close_tuples(schemas)
@@ -157,6 +160,7 @@ def complete(document: dict[str, Any]) -> None:
     document["security"] = [{"key": []}]
     document["tags"] = story.tags()
     document["paths"] = story.in_order(document["paths"])
+    document["webhooks"] = notices.described(schemas)
     for method, path, operation in _operations(document):
         _complete(operation, method, path)
 

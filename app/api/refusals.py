@@ -7,6 +7,7 @@ from app.api.errors import MEDIA_TYPE, PHRASES, problem_body, status_of
 from app.api.forms import InvalidMultipart
 from app.domain import errors as domain
 from app.domain.errors import DomainError, FieldError, Problem
+from app.secrets import NO_KEY, NoSecretKey
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA = {"$ref": "#/components/schemas/ProblemDetails"}
@@ -21,6 +22,10 @@ _ERRORS: dict[str, DomainError] = {
     "conflict": domain.Conflict("There is a project named 'speech team' already; choose another name."),
     "digest_mismatch": domain.DigestMismatch(),
     "empty_file": domain.EmptyFile(),
+    "endpoint_disabled": domain.Conflict(
+        "The endpoint whe_01k9000000000000000e7amp1e is disabled; "
+        'PATCH /v1/webhook-endpoints/whe_01k9000000000000000e7amp1e with {"state": "enabled"} first.'
+    ),
     "forbidden": domain.Forbidden("This key has no scope 'write'; POST /v1/jobs needs it."),
     "idempotency_key_reused": domain.IdempotencyKeyReused(),
     "in_progress": domain.InProgress(),
@@ -33,6 +38,7 @@ _ERRORS: dict[str, DomainError] = {
     "job_not_finished": domain.JobNotFinished(),
     "job_not_succeeded": domain.JobNotSucceeded(),
     "no_layers": domain.NoLayers(),
+    "no_secret_key": NoSecretKey(NO_KEY),
     "not_found": domain.NotFound("This project has no job with the id 'job_0'."),
     "not_inspected": domain.NotInspected(),
     "not_onnx": domain.Refused(
@@ -44,6 +50,9 @@ _ERRORS: dict[str, DomainError] = {
     "offset_mismatch": domain.OffsetMismatch(),
     "quota_exceeded": domain.NoSpaceLeft(),
     "too_large": domain.TooLarge("The request has more than 2048 MiB, the limit for this path."),
+    "too_many_endpoints": domain.TooManyEndpoints(
+        "A project may have 20 webhook endpoints and this one has; delete one first."
+    ),
     "too_many_jobs": domain.TooManyJobs("This project has 50 unfinished jobs, its quota.", 60),
     "unauthenticated": domain.Unauthenticated(),
     "upload_gone": domain.UploadGone(),

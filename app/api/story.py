@@ -32,6 +32,14 @@ STORY: dict[str, tuple[str, tuple[str, ...]]] = {
         "Two candidates side by side, and one model over time.",
         ("compare", "read_trend"),
     ),
+    "webhooks": (
+        "Be told when a job ends, a gate fails or an upload is rejected: signed by Standard Webhooks.",
+        (
+            *("create_endpoint", "test_endpoint", "list_endpoints", "read_endpoint", "change_endpoint"),
+            *("rotate_secret", "delete_endpoint", "list_deliveries", "read_delivery", "redeliver"),
+            "replay_deliveries",
+        ),
+    ),
     "projects and keys": (
         "Who may do what. A key belongs to one project; what another project has is 404.",
         (
@@ -82,6 +90,17 @@ LINKS: tuple[tuple[tuple[str, ...], str, str, tuple[str, ...]], ...] = (
         ("find_offset", "append_to_upload", "read_upload", "terminate_upload"),
     ),
     (("put_blob",), "sha256", "$response.body#/sha256", ("has_blob",)),
+    (
+        ("create_endpoint",),
+        "endpoint_id",
+        _ID,
+        (
+            *("read_endpoint", "test_endpoint", "change_endpoint", "rotate_secret", "replay_deliveries"),
+            "delete_endpoint",
+        ),
+    ),
+    (("list_deliveries",), "delivery_id", _FIRST, ("read_delivery", "redeliver")),
+    (("test_endpoint",), "delivery_id", _ID, ("read_delivery", "redeliver")),
     (("create_key",), "key_id", _ID, ("read_key", "change_key", "rotate_key", "revoke_key")),
     (
         ("create_project",),

@@ -4,7 +4,8 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from app.db.session import Database
 from app.domain.gate import Gate
 from app.domain.report import Figures
 from app.main import create_app
+from app.secrets import new_key as new_secret_key
 from app.services import keys
 from app.settings import Settings
 from app.storage import LocalStorage
@@ -35,6 +37,7 @@ class Service:
     url: str
     database: Database
     storage: LocalStorage
+    settings: Settings = field(default_factory=Settings)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -81,11 +84,16 @@ def service(
     assert quiet_broker is None
     home = tmp_path_factory.mktemp("service")
     settings = Settings(
-        home=home, database_url=_database_of(request, home), max_upload_bytes=UPLOAD_LIMIT, max_json_bytes=MIB
+        home=home,
+        database_url=_database_of(request, home),
+        max_upload_bytes=UPLOAD_LIMIT,
+        max_json_bytes=MIB,
+        secret_key=new_secret_key(),
+        webhook_allow=(ip_network("127.0.0.0/8"),),
     )
     database = Database(settings.database)
     with serving(settings) as url:
-        yield Service(url, database, LocalStorage(home / "blobs"))
+        yield Service(url, database, LocalStorage(home / "blobs"), settings)
     database.dispose()
 
 

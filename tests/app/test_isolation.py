@@ -24,7 +24,7 @@ from tests.app.problems import problem
 from tests.app.uploading import content
 
 METHODS = ("get", "head", "post", "put", "patch", "delete")
-ID_QUERIES = {"a", "b", "cursor", "model", "subject", "version"}
+ID_QUERIES = {"a", "b", "cursor", "endpoint", "model", "subject", "version"}
 PLAIN_QUERIES = {
     "after", "conclusion", "format", "index", "kind", "label.branch", "limit", "path", "since", "state",
     "status", "type",
@@ -35,7 +35,10 @@ ID_FIELDS = {
     "/v1/datasets": ("/sha256",),
     "/v1/datasets/{dataset_id}/check": ("/version", "/gate/against"),
 }
-PLAIN_FIELDS = {"input", "labels", "name", "onnxruntime", "output", "preprocess", "recipes", "state"}
+PLAIN_FIELDS = {
+    "description", "input", "labels", "name", "onnxruntime", "output", "preprocess", "recipes", "state",
+    "url",
+}  # fmt: skip
 HEADERS = {
     ("patch", "/v1/uploads/{upload_id}"): {
         "Content-Type": "application/offset+octet-stream",
@@ -68,9 +71,11 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def victim(service: Service, stranger: Tenant) -> Victim:
     version = factories.make_version(service.database, stranger.project)
     dataset = factories.make_dataset(service.database, stranger.project)
+    endpoint = stranger.http.post("/v1/webhook-endpoints", json={"url": "https://example.com"}).json()["id"]
     job = factories.make_job(service.database, stranger.project, version=version, dataset=dataset)
     factories.work_off(service.database, service.storage, job)
     upload = stranger.http.post("/v1/uploads", headers=OWN_UPLOAD).headers["location"].rpartition("/")[2]
+    (delivery,) = (row["id"] for row in stranger.http.get("/v1/webhook-deliveries").json()["items"])
     with service.database.reading() as db:
         found = db.get_one(Version, version)
         ids = {
@@ -82,10 +87,9 @@ def victim(service: Service, stranger: Tenant) -> Victim:
             "artifact_id": db.scalars(select(Artifact.id).where(Artifact.job_id == job)).first() or "",
             "sha256": found.files[0].sha256,
         }
+    ids |= {"endpoint_id": endpoint, "delivery_id": delivery, "upload_id": upload}
     key = stranger.http.get("/v1/me").json()["key"]
-    return Victim(
-        stranger.project, ids | {"upload_id": upload, "key_id": key, "project_id": stranger.project}
-    )
+    return Victim(stranger.project, ids | {"key_id": key, "project_id": stranger.project})
 
 
 @pytest.fixture
@@ -126,6 +130,8 @@ def body_of(path: str, method: str, ids: dict[str, str]) -> dict[str, Any]:
         "/v1/datasets/{dataset_id}/check": {"version": ids["version_id"]},
         "/v1/api-keys/{key_id}": {"name": "stolen"},
         "/v1/projects/{project_id}": {"name": "stolen"},
+        "/v1/webhook-endpoints/{endpoint_id}": {"url": "https://thief.example.com"},
+        "/v1/webhook-endpoints/{endpoint_id}/replay": {"since": "2026-01-01T00:00:00Z"},
     }
     return own.get(path, {}) if method in {"post", "patch", "put"} else {}
 
@@ -158,6 +164,7 @@ def test_every_query_with_an_id_of_another_project_finds_nothing(
     ids = victim.ids
     foreign = {"a": ids["candidate_id"], "b": ids["candidate_id"], "model": ids["model_id"]}
     foreign |= {"version": ids["version_id"], "subject": ids["job_id"], "cursor": ids["job_id"]}
+    foreign |= {"endpoint": ids["endpoint_id"]}
     for method, path, operation in operations(document):
         asked = parameters(operation, "query")
         assert set(asked) <= ID_QUERIES | PLAIN_QUERIES, (method, path)

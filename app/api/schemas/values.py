@@ -57,6 +57,11 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None
 
 
+def microseconds(time: datetime) -> int:
+    """A time as it is stored."""
+    return int(time.timestamp() * MICROSECONDS)
+
+
 def moment(microseconds: int) -> datetime:
     """A stored time as UTC."""
     return datetime.fromtimestamp(microseconds / MICROSECONDS, UTC)

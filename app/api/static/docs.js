@@ -2,7 +2,7 @@
 "use strict";
 
 const EXAMPLE_ID = /\b([a-z]{3})_[0-9a-z]*e7amp([12])e\b/g;
-const ANY_ID = /"((?:mdl|ver|dst|job|cnd|art|key|prj|upl)_[0-9a-hjkmnp-tv-z]{26})"/g;
+const ANY_ID = /"((?:mdl|ver|dst|job|cnd|art|key|prj|upl|whe|dlv)_[0-9a-hjkmnp-tv-z]{26})"/g;
 const shown = JSON.parse(sessionStorage.getItem("shown") || "{}");
 let authorization = null;
 
