@@ -5,6 +5,7 @@ Content goes in by its hash, never by its id: sending the same bytes again finds
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from importlib.metadata import version
@@ -18,19 +19,27 @@ from app.db.models import Candidate, Dataset, Job, Version
 from app.domain.job import JobSpec
 from app.domain.recipe import Imported, Recipe, uses_calibration
 
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow")
-ENGINE = Path(app.__file__).parent.parent / "worker" / "engine"
+# What the engine imports, and sympy, which ONNX Runtime's shape inference does.
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "protobuf", "pydantic", "sympy", "tokenizers")
+HOUSE = Path(app.__file__).parent.parent
+SOURCES = (HOUSE / "app" / "domain", HOUSE / "worker" / "engine")
 # What a job asks for beyond its preparation: recipes have keys of their own, the rest changes no bytes.
 NOT_PREPARED = ("version", "recipes", "candidates", "target", "gate", "deadline_s", "reuse", "labels")
 
 
 @cache
 def tools() -> str:
-    """The libraries' versions and the engine's own source: another release may give other results."""
-    digest = hashlib.sha256(repr([version(name) for name in LIBRARIES]).encode())
-    for path in sorted(ENGINE.rglob("*.py")):
-        digest.update(path.relative_to(ENGINE).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    """This release, in one digest: another one may give other results."""
+    return digest(SOURCES)
+
+
+def digest(sources: Sequence[Path]) -> str:
+    """The libraries' versions, and the source in these folders: the rules, and what applies them.
+
+    Raises:
+        FileNotFoundError: A folder holds no source, so all releases would look alike.
+    """
+    return _digest([version(name) for name in LIBRARIES], [_hashes(source) for source in sources])
 
 
 def version_key(row: Version) -> str:
@@ -62,6 +71,16 @@ def build_key(db: Session, job: Job, recipe: Recipe) -> str:
 def asked_recipes(candidates: list[Candidate]) -> list[Recipe]:
     """The recipes of candidates; the baseline has none."""
     return [candidate.recipe for candidate in candidates if candidate.recipe]
+
+
+def _hashes(source: Path) -> list[tuple[str, str]]:
+    found = [
+        (path.relative_to(source).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+        for path in sorted(source.rglob("*.py"))
+    ]
+    if not found:
+        raise FileNotFoundError(f"There is no source in {source}; install app and worker side by side.")
+    return found
 
 
 def _without_ids(spec: JobSpec) -> dict[str, Any]:
