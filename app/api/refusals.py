@@ -16,7 +16,7 @@ _JOB = "job_01k9000000000000000e7amp1e"
 _ERRORS: dict[str, DomainError] = {
     "already_created": domain.AlreadyCreated(
         "The first request with this key made key_01k9000000000000000e7amp1e; its answer held a secret "
-        "and is not kept; revoke key_01k9000000000000000e7amp1e and make another one."
+        "and is not kept; rotate it, which answers a new one."
     ),
     "checksum_mismatch": domain.ChecksumMismatch(),
     "conflict": domain.Conflict("There is a project named 'speech team' already; choose another name."),

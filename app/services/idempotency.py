@@ -54,7 +54,7 @@ def claim(db: Session, project_id: str, key: str, fingerprint: str) -> Claim | D
         message = (
             f"The first request with this Idempotency-Key made {row.subject_id}. Its answer held a secret"
         )
-        raise AlreadyCreated(f"{message} and is not kept; revoke {row.subject_id} and make another one.")
+        raise AlreadyCreated(f"{message} and is not kept; rotate it, which answers a new one.")
     if row.subject_id is None and row.answer is None:
         raise InProgress
     return Done(row.subject_id, row.answer)

@@ -8,6 +8,7 @@ from app.api.schemas.limits import LimitsRead, RateRead, SandboxRead
 from app.api.schemas.projects import QuotasModel, UsageRead
 from app.api.waiting import WAIT_SECONDS
 from app.services import quotas
+from app.services.endpoints import MOST_ENDPOINTS
 
 router = APIRouter()
 
@@ -21,6 +22,7 @@ def read_limits(caller: Who, db: ReadDb, service: Service) -> LimitsRead:
         max_upload_bytes=settings.max_upload_bytes,
         max_json_bytes=settings.max_json_bytes,
         max_wait_s=WAIT_SECONDS,
+        max_webhook_endpoints=MOST_ENDPOINTS,
         rates={name: RateRead(quota=quota, window_s=WINDOW_S) for name, quota in rates.items()},
         quotas=QuotasModel.of(quotas.of(db, caller.project_id, settings.quotas)),
         sandbox=SandboxRead.of(settings),

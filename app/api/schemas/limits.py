@@ -38,6 +38,7 @@ class LimitsRead(BaseModel):
     max_upload_bytes: int
     max_json_bytes: int
     max_wait_s: int
+    max_webhook_endpoints: int
     rates: dict[str, RateRead]
     quotas: QuotasModel
     sandbox: SandboxRead
