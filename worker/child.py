@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,6 +19,8 @@ from app.domain.errors import DomainError, Problem
 from worker.confine import MIB, Limits, confine
 
 DONE, CRASHED, REFUSED = 0, 1, 2
+NO_SPACE = Problem("no_space", "The worker's disk is full; free some space and retry.", retryable=True)
+Progress = Callable[[float, str], None]
 OUT_OF_MEMORY = ("bad allocation", "std::bad_alloc", "failed to allocate memory", "bad_alloc")
 
 
@@ -29,7 +32,8 @@ def main() -> int:
     confine(limits, Path.cwd(), request["layers"])
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:
-        answer, code = _call(request["call"], request["arguments"]), DONE
+        report = partial(_report, request["progress_to"])
+        answer, code = _call(request["call"], request["arguments"], report), DONE
     except Exception as error:
         problem = _problem(error, limits)
         if problem is None:
@@ -40,16 +44,15 @@ def main() -> int:
     return code
 
 
-def _call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _call(name: str, arguments: Mapping[str, Any], report: Progress) -> dict[str, Any]:
     # Imported only now: everything that opens a model runs behind the limits.
     from worker.engine.calls import run_call  # noqa: PLC0415
 
-    return run_call(name, arguments, _progress)
+    return run_call(name, arguments, report)
 
 
-def _progress(share: float, _doing: str) -> None:
-    sys.stderr.write(json.dumps({"progress": round(share, 4)}) + "\n")
-    sys.stderr.flush()
+def _report(descriptor: int, share: float, _doing: str) -> None:
+    os.write(descriptor, f"{share:.4f}\n".encode())
 
 
 def _problem(error: Exception, limits: Limits) -> Problem | None:
@@ -64,7 +67,7 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
         detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."
         return Problem("output_limit", detail)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Problem("no_space", "The worker's disk is full; free some space and retry.", retryable=True)
+        return NO_SPACE
     return None
 
 

@@ -1,5 +1,6 @@
 """One doorbell: wait for the host, claim the step, do it, write how it ended."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -19,6 +20,7 @@ from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
 from worker import deliver, hostlock, probe
+from worker.child import NO_SPACE
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -28,6 +30,8 @@ from worker.work import Work
 log = logging.getLogger(__name__)
 WITHOUT_ENGINE = ("report",)
 RETRY_SECONDS = 5.0
+LONGEST_WAIT_SECONDS = 300.0
+PATIENCE = 6
 
 
 def run(process: Process, step_id: str) -> None:
@@ -89,16 +93,18 @@ def _work(process: Process, claim: Claim) -> None:
     try:
         record = _do(process, claim)
     except Refusal as refusal:
-        _fail(process, claim, refusal.problem)
+        _refuse(process, claim, refusal.problem)
     except Interrupted:
         _hand_back(process, claim)
     except ChildLost as loss:
         _lose(process, claim, loss.detail)
     except DomainError as error:
         _fail(process, claim, Problem.of(error))
+    except (OSError, SQLAlchemyError) as error:
+        log.exception("%s of %s: the store, the disk or the database failed", claim.kind, claim.subject_id)
+        _wait(process, claim, _trouble(error))
     except Exception as error:
-        # The store, the disk or the database is in trouble, or this is a bug: others may do better, later.
-        log.exception("%s of %s failed", claim.kind, claim.subject_id)
+        log.exception("%s of %s failed: this is a bug", claim.kind, claim.subject_id)
         _lose(process, claim, f"{type(error).__name__}: {error}", RETRY_SECONDS * (claim.losses + 1))
     else:
         with process.database.writing() as db:
@@ -152,6 +158,30 @@ def _locked(folder: Path, how: int = 0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _trouble(error: Exception) -> Problem:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return NO_SPACE
+    return Problem("worker_trouble", f"{type(error).__name__}: {error}", retryable=True)
+
+
+def _refuse(process: Process, claim: Claim, problem: Problem) -> None:
+    """A refusal that says to try again is this host's trouble, not the upload's."""
+    if problem.retryable:
+        _wait(process, claim, problem)
+    else:
+        _fail(process, claim, problem)
+
+
+def _wait(process: Process, claim: Claim, problem: Problem) -> None:
+    """Try again, later each time: a job's step six times, an inspection for ever: a rejection deletes."""
+    if not claim.kind.startswith("inspect") and claim.attempt >= PATIENCE:
+        _fail(process, claim, problem)
+        return
+    wait_s = min(RETRY_SECONDS * 2**claim.attempt, LONGEST_WAIT_SECONDS)
+    with process.database.writing() as db:
+        steps.hand_back(db, claim, lost=False, wait_s=wait_s)
 
 
 def _fail(process: Process, claim: Claim, problem: Problem) -> None:

@@ -26,6 +26,7 @@ CHILD = "worker.child"
 POLL_SECONDS = 0.2
 ANSWER_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 64 * 1024
+REPORT_BYTES = 64
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 Answer = TypeVar("Answer")
 
@@ -68,17 +69,24 @@ def run(  # noqa: PLR0913 - the request, its limits, and who listens
     """
     call = {"call": name, "arguments": TypeAdapter(type(request)).dump_python(request, mode="json")}
     log = bytearray()
-    with _spawn(folder) as child:
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading, "rb", 0) as reports,
+        os.fdopen(writing, "wb", 0) as theirs,
+        _spawn(folder, writing) as child,
+    ):
+        theirs.close()
         try:
-            _send(child, {**call, "limits": asdict(limits), "layers": probe.layers()})
-            output = _watch(child, log, limits, on_progress, interrupted)
+            confinement = {"limits": asdict(limits), "layers": probe.layers(), "progress_to": writing}
+            _send(child, {**call, **confinement})
+            output = _watch(child, reports, log, limits, on_progress, interrupted)
         finally:
             _kill(child)
             on_log(bytes(log))
     return _answer(child.returncode, output, bytes(log), answer, limits)
 
 
-def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+def _spawn(folder: Path, progress_to: int) -> subprocess.Popen[bytes]:
     # -P keeps the working folder, which holds uploads, out of the module path.
     return subprocess.Popen(  # noqa: S603 - the command is ours
         [sys.executable, "-P", "-m", CHILD],
@@ -87,6 +95,7 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
         stderr=subprocess.PIPE,
         cwd=folder,
         env=environment(folder),
+        pass_fds=(progress_to,),
         start_new_session=True,
     )
 
@@ -115,24 +124,27 @@ def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
 
 def _watch(
     child: subprocess.Popen[bytes],
+    reports: IO[bytes],
     log: bytearray,
     limits: Limits,
     on_progress: Callable[[float], None],
     interrupted: Callable[[], bool],
 ) -> bytes:
-    """Collect both streams until they end: the answer, and in `log` the end of what was printed."""
-    output = bytearray()
+    """Collect all streams until they end: the answer, progress, and in `log` the end of what was printed."""
+    output, progress = bytearray(), bytearray()
     deadline = time.monotonic() + limits.wall_s
     with selectors.DefaultSelector() as selector:
         selector.register(_pipe(child.stdout), selectors.EVENT_READ, output)
         selector.register(_pipe(child.stderr), selectors.EVENT_READ, log)
+        selector.register(reports, selectors.EVENT_READ, progress)
         while selector.get_map():
             for key, _ in selector.select(POLL_SECONDS):
                 chunk = os.read(key.fd, 65536)
                 if not chunk:
                     selector.unregister(key.fileobj)
                 key.data.extend(chunk)
-            _report_progress(log, on_progress)
+            del log[:-LOG_BYTES]
+            _pass_on(progress, on_progress)
             _check(output, deadline, limits, interrupted)
     while not _has_ended(child):
         _check(output, deadline, limits, interrupted)
@@ -150,23 +162,20 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
-def _report_progress(log: bytearray, on_progress: Callable[[float], None]) -> None:
-    """Take the progress lines out of the log, and keep only its tail."""
-    *lines, rest = bytes(log).split(b"\n")
-    kept = []
+def _pass_on(progress: bytearray, on_progress: Callable[[float], None]) -> None:
+    """Report every whole line, and keep what came behind the last."""
+    *lines, rest = bytes(progress).split(b"\n")
+    progress[:] = rest[-REPORT_BYTES:]
     for line in lines:
-        if line.startswith(b'{"progress":'):
-            on_progress(_share(line))
-        else:
-            kept.append(line)
-    log[:] = b"\n".join([*kept, rest])[-LOG_BYTES:]
+        on_progress(_share(line))
 
 
 def _share(line: bytes) -> float:
     try:
-        return min(max(float(json.loads(line)["progress"]), 0.0), 1.0)
-    except (ValueError, TypeError):
+        share = float(line)
+    except ValueError:
         return 0.0
+    return share if 0 <= share <= 1 else 0.0
 
 
 def _check(output: bytearray, deadline: float, limits: Limits, interrupted: Callable[[], bool]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from worker import child
 
 Arguments = Mapping[str, Any]
 FOREVER = 600
+told: list[int] = []
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,7 +84,7 @@ def noise(_arguments: Arguments) -> dict[str, Any]:
     """What libraries print must not end up in the answer, nor fill a pipe that nobody reads."""
     print("printed", flush=True)  # noqa: T201 - this is the misbehaviour
     os.write(1, b"written\n" * 100_000)
-    os.write(2, b'{"progress": "a lot"}\n{"progress": 7}\n{"progress":\n')
+    os.write(2, b'{"progress": 0.5}\n0.5\n')
     return {"values": {"answer": "clean"}}
 
 
@@ -164,13 +166,22 @@ def standing(_arguments: Arguments) -> dict[str, Any]:
 
 def steps(_arguments: Arguments) -> dict[str, Any]:
     for share in (0.0, 0.25, 0.5, 1.0):
-        child._progress(share, "working")
+        tell(share, "working")
+    return {"values": {}}
+
+
+def boast(_arguments: Arguments) -> dict[str, Any]:
+    """Progress that no engine call makes."""
+    for text in ("nan", "inf", "-1", "7", "1e400", "[" * 10_000, "0.5"):
+        os.write(told[0], f"{text}\n".encode())
+    os.write(told[0], b"x" * 100_000)
     return {"values": {}}
 
 
 CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
     function.__name__: function
     for function in (
+        boast,
         breed,
         chatter,
         die,
@@ -193,8 +204,14 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
 }
 
 
-def call(name: str, arguments: Arguments) -> dict[str, Any]:
+def call(name: str, arguments: Arguments, report: child.Progress) -> dict[str, Any]:
+    assert isinstance(report, partial)
+    told[:] = report.args
     return CALLS[name](arguments)
+
+
+def tell(share: float, doing: str) -> None:
+    child._report(told[0], share, doing)
 
 
 if __name__ == "__main__":

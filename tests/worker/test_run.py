@@ -1,13 +1,15 @@
 """One doorbell, and every way a step can end: written down, handed back, or left to the sweeper."""
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
-from app.db.models import Step
+from app.db.models import Step, Version
 from app.db.session import Database
 from app.domain.errors import NotFound, Problem
 from app.services import blobs
@@ -17,6 +19,7 @@ from app.storage import LocalStorage
 from tests import factories
 from tests.waiting import in_time
 from worker import hostlock, lease, run
+from worker.child import NO_SPACE
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -150,29 +153,65 @@ def test_a_killed_child_costs_a_loss_and_the_step_is_free_at_once(
     factories.take(process.database, step)
 
 
-def test_trouble_that_may_pass_costs_a_loss_and_waits(process: Process, step: str, do: Do) -> None:
-    do(raising(OSError("the disk is full")))
+FULL = OSError(errno.ENOSPC, "No space left on device")
+AWAY = OperationalError("", {}, Exception("gone"))
+TROUBLES = [FULL, OSError("the store is away"), Refusal(NO_SPACE), AWAY]
+
+
+def run_often(process: Process, step: str, times: int) -> None:
+    for _ in range(times):
+        with process.database.writing() as db:
+            db.execute(update(Step).values(not_before=0))
+        run.run(process, step)
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_host_in_trouble_costs_nothing_and_tries_again_later(
+    process: Process, step: str, do: Do, trouble: Exception
+) -> None:
+    do(raising(trouble))
 
     run.run(process, step)
 
     found = one(process.database, step)
-    assert (found.state, found.losses) == ("queued", 1)
+    assert (found.state, found.losses) == ("queued", 0)
     assert found.not_before > found.rung_at
 
 
-def test_trouble_that_stays_fails_with_what_it_was(process: Process, step: str, do: Do) -> None:
-    do(raising(OSError("the disk is full")))
+def test_no_trouble_of_a_host_deletes_an_upload(process: Process, version: str, step: str, do: Do) -> None:
+    do(raising(FULL))
 
-    for _ in range(3):
-        with process.database.writing() as db:
-            db.execute(update(Step).values(not_before=0))
-        run.run(process, step)
+    run_often(process, step, 10)
+
+    assert one(process.database, step).state == "queued"
+    with process.database.reading() as db:
+        found = db.get_one(Version, version)
+        assert (found.state, len(found.files)) == ("inspecting", 1)
+
+
+def test_trouble_that_stays_fails_a_jobs_step_with_what_it_was(
+    process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = factories.make_job(process.database, factories.make_project(process.database))
+    (prepare,) = factories.steps_of(process.database, job, "prepare")
+    monkeypatch.setitem(STEPS, "prepare", raising(FULL))
+
+    run_often(process, prepare.id, run.PATIENCE)
+
+    found = one(process.database, prepare.id)
+    assert (found.state, found.losses, found.problem) == ("failed", 0, NO_SPACE)
+
+
+def test_a_bug_costs_losses_and_fails_with_what_it_was(process: Process, step: str, do: Do) -> None:
+    do(raising(LookupError("a bug")))
+
+    run_often(process, step, 3)
 
     found = one(process.database, step)
     assert found.state == "failed"
     assert found.problem is not None
     assert found.problem.code == "worker_lost"
-    assert "the disk is full" in found.problem.detail
+    assert "a bug" in found.problem.detail
 
 
 def test_the_result_of_a_step_that_was_taken_away_is_dropped(

@@ -128,8 +128,8 @@ def test_too_much_memory_is_a_refusal_with_a_reason(tmp_path: Path) -> None:
 def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spawned, spawn = [], sandbox._spawn
 
-    def told(folder: Path) -> "subprocess.Popen[bytes]":
-        spawned.append(spawn(folder))
+    def told(folder: Path, progress_to: int) -> "subprocess.Popen[bytes]":
+        spawned.append(spawn(folder, progress_to))
         return spawned[-1]
 
     monkeypatch.setattr(sandbox, "_spawn", told)
@@ -245,7 +245,15 @@ def test_what_libraries_print_stays_out_of_the_answer(tmp_path: Path) -> None:
 
     assert misbehave("noise", tmp_path, on_progress=seen.append) == {"answer": "clean"}
 
-    assert all(0 <= share <= 1 for share in seen)
+    assert seen == []
+
+
+def test_progress_that_cannot_be_is_none(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    misbehave("boast", tmp_path, on_progress=seen.append)
+
+    assert seen == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
 
 
 def model(tmp_path: Path, text: str) -> Path:
