@@ -48,6 +48,7 @@ lock: .venv/dev ## choose the newest versions that fit, and write both locks
 openapi: .venv/dev ## write docs/openapi.json anew, after a change of the API on purpose
 	@$(BIN)/python -c 'from app.api import openapi; from app.main import create_app; \
 	openapi.SNAPSHOT.write_text(openapi.as_text(create_app()))'
+	@$(BIN)/python client/schema.py
 
 lint-openapi: ## hold docs/openapi.json against the rules of Spectral, which needs npm
 	@npx --yes --package @stoplight/spectral-cli@6 spectral lint --fail-severity warn docs/openapi.json

@@ -62,8 +62,11 @@ def serve(settings: Settings) -> None:
             _start_broker(broker, private)
             key = _prepare(folder)
             if _come_up(first, here, signals):
-                _say(f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}\nLogs: {folder / 'log'}")
-                _keep_up([*first, *soloists], signals)  # nobody needs these in the first seconds
+                with home.announced(folder, here.url):
+                    _say(
+                        f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}\nLogs: {folder / 'log'}"
+                    )
+                    _keep_up([*first, *soloists], signals)  # nobody needs these in the first seconds
         finally:
             children.end([engine, *soloists], WORKER_PATIENCE)
             children.end([api], API_PATIENCE)

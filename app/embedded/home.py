@@ -47,6 +47,17 @@ def private_folder(lock: TextIO) -> Iterator[Path]:
         _write(lock, "")
 
 
+@contextmanager
+def announced(home: Path, url: str) -> Iterator[None]:
+    """While the service can be reached, `url` in its home tells clients on this machine where."""
+    path = home / "url"
+    path.write_text(url + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def fresh_log(home: Path, name: str) -> Path:
     """An empty log; the one of the last run is kept beside it."""
     folder = home / "log"

@@ -54,6 +54,10 @@ def test_the_first_start_makes_a_key_for_its_owner_alone(service: Running) -> No
     assert get(service, "/v1/me", key + "x")[0] == http.client.UNAUTHORIZED
 
 
+def test_the_home_tells_clients_where_the_service_is(service: Running) -> None:
+    assert (service.home / "url").read_text().strip() == f"http://127.0.0.1:{service.port}"
+
+
 def test_the_first_start_makes_a_key_for_secrets_and_every_part_knows_it(service: Running) -> None:
     path = service.home / "secret.key"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

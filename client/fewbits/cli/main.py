@@ -61,7 +61,7 @@ def fewbits() -> None:
 def main() -> None:
     """Run the command of this process's arguments, and end with its exit code."""
     try:
-        code = fewbits.main(standalone_mode=False)
+        code = fewbits.main(prog_name="fewbits", standalone_mode=False)
     except click.exceptions.Abort:
         code = INTERRUPTED
     except click.ClickException as error:
