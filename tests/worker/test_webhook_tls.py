@@ -9,7 +9,7 @@ import trustme
 
 from tests.worker.receivers import Act, Receiver, dripping, receiver, silent
 from tests.worker.test_webhook_dial import BODY, HEADERS, HERE, SHORT, Dns
-from worker.webhooks.connect import trusted
+from worker.webhooks.connect import _loaded, trusted
 from worker.webhooks.dial import Attempt, post
 
 NAME = "hooks.example.com"
@@ -97,10 +97,10 @@ def test_an_operator_trusts_an_authority_of_their_own_by_a_file(
 ) -> None:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    trusted.cache_clear()
+    _loaded.cache_clear()
     with receiver(tls=serving(authority.issue_cert(NAME))) as there:
         attempt = said_to(there, None)
-    trusted.cache_clear()
+    _loaded.cache_clear()
 
     assert attempt.status == 200
 

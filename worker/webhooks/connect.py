@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
 from functools import cache
 from ipaddress import IPv6Address
@@ -11,9 +12,14 @@ from app.domain.destination import Destination
 from worker.webhooks.deadline import Deadline
 from worker.webhooks.failure import Failure
 
+loading = threading.Lock()  # to read hundreds of certificates takes long, and many threads begin at once
+
 
 def connect(
-    destination: Destination, addresses: Sequence[Address], context: ssl.SSLContext, deadline: Deadline
+    destination: Destination,
+    addresses: Sequence[Address],
+    context: ssl.SSLContext | None,
+    deadline: Deadline,
 ) -> socket.socket:
     """A connection that can be written to.
 
@@ -25,15 +31,20 @@ def connect(
     if not destination.tls:
         return connection
     try:
-        return _encrypted(connection, destination.host, context, deadline)
+        return _encrypted(connection, destination.host, context or trusted(), deadline)
     except BaseException:
         connection.close()
         raise
 
 
-@cache
 def trusted() -> ssl.SSLContext:
     """Checks certificates against those that the system trusts (OpenSSL: SSL_CERT_FILE names others)."""
+    with loading:
+        return _loaded()
+
+
+@cache
+def _loaded() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

@@ -15,7 +15,7 @@ from app.domain import destination
 from app.domain.address import Network
 from app.domain.errors import InvalidInput
 from worker.webhooks.addresses import Resolve, dialable
-from worker.webhooks.connect import connect, trusted
+from worker.webhooks.connect import connect
 from worker.webhooks.deadline import Deadline
 from worker.webhooks.exchange import Answer, exchange
 from worker.webhooks.failure import Failure
@@ -56,7 +56,7 @@ def post(
     try:
         to = destination.parse(url)
         addresses = dialable(to, allow, resolve, deadline)
-        with connect(to, addresses, context or trusted(), deadline) as connection:
+        with connect(to, addresses, context, deadline) as connection:
             found = exchange(connection, to, headers, body, deadline)
     except InvalidInput as error:
         found = Failure("bad_url", error.errors[0].detail)
