@@ -66,3 +66,18 @@ def test_a_product_that_is_the_output_keeps_its_name(tmp_path: Path) -> None:
     assert found.graph.node[-1].op_type == "Gemm"
     assert found.graph.node[-1].output[0] == "y"
     assert kernels(tmp_path / "out.onnx").integer >= 2
+
+
+def test_a_float_node_reads_what_a_float_node_writes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Erf", ["x"], ["e"], "erf"),
+        helper.make_node("Conv", ["e", "w"], ["c"], "conv"),
+        helper.make_node("Erf", ["c"], ["f"], "after"),
+        helper.make_node("Add", ["e", "f"], ["y"], "residual"),
+    ]
+    model = build(nodes, {"x": SHAPE}, {"y": SHAPE}, {"w": weights(3, 3, 1, 1)})
+
+    found = quantized(model, tmp_path)
+
+    residual = next(node for node in found.graph.node if node.name == "residual")
+    assert list(residual.input) == ["e", "f"]

@@ -122,7 +122,7 @@ def test_arithmetic_behind_the_last_weights_stays_float(case: Start) -> None:
     found = tail_case.quantize(StaticInt8())
 
     assert kernels(tail_case.out).integer == 1
-    assert "stays float, behind the last weighted node: sigmoid, join" in found.reasons
+    assert "stays float, only float nodes read it: sigmoid, join" in found.reasons
 
 
 def test_tensors_without_a_finite_range_stay_float(case: Start) -> None:
@@ -162,3 +162,32 @@ def test_any_convolution_stays_recognisable(tmp_path: Path, seed: int, channels:
     convolution_case.quantize(StaticInt8())
 
     assert convolution_case.likeness() > 20
+
+
+def gelu(last: str) -> onnx.ModelProto:
+    """Conv, then x/2 · (1 + erf x) as exporters write it, then another Conv."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c"], "conv"),
+        helper.make_node("Mul", ["c", "half"], ["h"], "halved"),
+        helper.make_node("Erf", ["c"], ["e"], "erf"),
+        helper.make_node(last, ["h", "e"], ["g"], "product"),
+        helper.make_node("Conv", ["g", "w2"], ["y"], "second"),
+    ]
+    constants = {
+        "w1": weights(8, 3, 1, 1),
+        "half": np.float32(0.5).reshape(1),
+        "w2": weights(4, 8, 1, 1, seed=1),
+    }
+    shape = [1, 3, 16, 16]
+    return build(nodes, {"x": shape}, {"y": [1, 4, 16, 16]}, constants)
+
+
+@pytest.mark.parametrize("last", ["Add", "Mul"])
+def test_arithmetic_with_a_float_operand_stays_float_and_what_leads_to_it_too(case: Start, last: str) -> None:
+    activated = case(gelu(last), feeds())
+
+    found = activated.quantize(StaticInt8())
+
+    assert kernels(activated.out).integer == 2
+    assert "stays float, only float nodes read it: halved" in found.reasons
+    assert "stays float, one of its inputs is float: product" in found.reasons

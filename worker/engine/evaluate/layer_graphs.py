@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from worker.engine.evaluate.ready import Feed
 from worker.engine.passes.scopes import (
     initializers,
     names_used,
@@ -14,6 +17,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
     tensor_names,
 )
+from worker.engine.session import open_bytes
 
 OTHER = "candidate/"  # what the candidate's tensors are called beside the float model's
 _QUANTIZED = (
@@ -74,7 +78,7 @@ def find_layers(base: onnx.GraphProto, candidate: onnx.GraphProto) -> list[Layer
         nodes = sorted(_behind(same, writers, kept - {node.output[0]}), key=lambda n: places[n.output[0]])
         simple = not any(True for n in nodes for _ in subgraphs(n))
         if simple and any(_quantizes(n, constants) for n in nodes):
-            origin = named.get(writer.name, node) if absorbed else node
+            origin = named.get(writer.name, node)  # what absorbed this node, or took up its bias
             found.append(Layer(origin, nodes, node.output[0], same))
     return found
 
@@ -165,6 +169,19 @@ def _local(layer: Layer, number: int, constants: Iterable[str]) -> list[onnx.Nod
         copy.output[:] = [named.get(name, name) for name in node.output]
         copies.append(copy)
     return copies
+
+
+def sums(
+    base: onnx.ModelProto, candidate: onnx.ModelProto, layers: Sequence[Layer], feeds: Iterable[Feed]
+) -> npt.NDArray[np.float64]:
+    """The three sums of each layer over all feeds, [layers, 3]; arguments as of `merged`."""
+    model, names = merged(base, candidate, layers)
+    session = open_bytes(model.SerializeToString())
+    wanted = [name for three in names for name in three.names]
+    total = np.zeros(len(wanted))
+    for feed in feeds:
+        total += np.asarray(session.run(wanted, dict(feed)), np.float64)
+    return total.reshape(-1, 3)
 
 
 def _reductions(layer: Layer, index: int, sums: Sums) -> list[onnx.NodeProto]:

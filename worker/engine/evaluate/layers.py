@@ -13,7 +13,7 @@ from app.domain.recipe import Imported, Recipe, StaticInt8
 from app.domain.report import LayerError, Layers
 from worker.engine.data.dataset import Array
 from worker.engine.evaluate.fidelity import Closeness, headline, sqnr
-from worker.engine.evaluate.layer_graphs import Layer, alone, comparable, find_layers, merged
+from worker.engine.evaluate.layer_graphs import Layer, alone, comparable, find_layers, sums
 from worker.engine.evaluate.ready import Feed
 from worker.engine.evaluate.stored_weights import stored_weights
 from worker.engine.load import load_model, tensor_bytes
@@ -115,12 +115,7 @@ def _measured(
 def _sums(
     before: onnx.ModelProto, after: onnx.ModelProto, found: Sequence[Layer], feeds: Sequence[Feed]
 ) -> list[LayerError]:
-    model, names = merged(before, after, found)
-    session = open_bytes(model.SerializeToString())
-    wanted = [name for three in names for name in three.names]
-    total = np.zeros(len(wanted))
-    for feed in feeds:
-        total += np.asarray(session.run(wanted, dict(feed)), np.float64)
+    total = sums(before, after, found, feeds)
     floats, constants = initializers(before.graph), initializers(after.graph)
     return [
         LayerError(
@@ -131,7 +126,7 @@ def _sums(
             cumulative_sqnr_db=_db(signal, cumulative),
             impact_db=None,
         )
-        for layer, (signal, local, cumulative) in zip(found, total.reshape(-1, 3).tolist(), strict=True)
+        for layer, (signal, local, cumulative) in zip(found, total.tolist(), strict=True)
     ]
 
 

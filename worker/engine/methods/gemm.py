@@ -1,4 +1,9 @@
-"""Gemm as MatMul and Add, the only form that dynamic quantization has a kernel for."""
+"""Gemm as MatMul and Add, the only form that dynamic quantization has a kernel for; and the way back.
+
+The way back is for static quantization: QGemm adds the bias before it rounds, in one kernel for two.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 from onnx import helper
@@ -8,13 +13,16 @@ from worker.engine.passes.scopes import (
     array,
     as_initializer,
     attribute,
+    consumers,
     initializers,
     replace_nodes,
     tensor_names,
+    tensor_ranks,
     unused_name,
 )
 
 _BIAS = 2
+_MATRIX = 2
 
 
 def is_plain(node: onnx.NodeProto) -> bool:
@@ -63,3 +71,56 @@ def _rewritten(
         helper.make_node("MatMul", [node.input[0], weight], [product], node.name),
         helper.make_node("Add", [product, node.input[_BIAS]], list(node.output), f"{node.name}_bias"),
     ]
+
+
+def matmul_to_gemm(graph: onnx.GraphProto, unwanted: Callable[[onnx.NodeProto], object]) -> None:
+    """Rewrite every MatMul of two matrices whose result only an Add of a constant row reads.
+
+    1. The Gemm keeps the MatMul's name and writes what the Add wrote.
+    2. Its second matrix is a constant, and the row has one value for each of that matrix's columns.
+    3. A product that is an output of the graph, or half of a pair that somebody does not want, stays.
+
+    Args:
+        graph: of the prepared model, with ranks recorded; it is changed.
+        unwanted: whether a node must stay as it is.
+    """
+    constants, readers, ranks = initializers(graph), consumers(graph), tensor_ranks(graph)
+    outputs = {value.name for value in graph.output}
+    joined: dict[str, onnx.NodeProto] = {}
+    for node in graph.node:
+        row = _row(node, readers.get(node.output[0], []), constants, ranks) if node.output else None
+        if row is None or node.output[0] in outputs or unwanted(node):
+            continue
+        adding = readers[node.output[0]][0]
+        if not unwanted(adding):
+            joined[node.output[0]] = helper.make_node("Gemm", [*node.input, row], adding.output, node.name)
+            joined[adding.output[0]] = joined[node.output[0]]
+    replace_nodes(graph, _placed(graph, joined))
+
+
+def _row(
+    node: onnx.NodeProto,
+    readers: Sequence[onnx.NodeProto],
+    constants: Mapping[str, onnx.TensorProto],
+    ranks: Mapping[str, int],
+) -> str | None:
+    """The constant that is added to a product of two matrices, and to nothing else."""
+    weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
+    if weight is None or len(weight.dims) != _MATRIX or ranks.get(node.input[0]) != _MATRIX:
+        return None
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    rows = (name for name in readers[0].input if name in constants)
+    return next((name for name in rows if list(constants[name].dims) == [weight.dims[1]]), None)
+
+
+def _placed(graph: onnx.GraphProto, joined: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Each Gemm where its Add was."""
+    nodes = []
+    for node in graph.node:
+        gemm = joined.get(node.output[0]) if node.output else None
+        if gemm is None:
+            nodes.append(node)
+        elif gemm.output[0] == node.output[0]:
+            nodes.append(gemm)
+    return nodes

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from worker.engine.passes.scopes import FLOATS, all_nodes, attribute, initializers, names_used, tensor_types
+from worker.engine.passes.scopes import FLOATS, all_nodes, attribute, initializers, producers, tensor_types
 
 WEIGHTED = frozenset({"Conv", "MatMul", "Gemm"})
 ABSORBED = frozenset({"Relu", "Clip"})
@@ -16,6 +16,7 @@ ARITHMETIC = frozenset(
 MOVERS = frozenset(
     {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Resize", "Pad"}
 )
+PAIRED = frozenset({"Add", "Mul"})  # to round a float operand for them would cost accuracy and win no time
 SUPPORTED = WEIGHTED | ABSORBED | ARITHMETIC | MOVERS
 _BIAS = 2
 
@@ -52,8 +53,8 @@ def islands(graph: Graph, wanted: Callable[[onnx.NodeProto], str | None], *, gro
 
     1. Conv, MatMul and Gemm are chosen where their kernels allow it.
     2. Relu and Clip are chosen after a chosen node: they cost nothing there.
-    3. With `grow`, arithmetic and moves of data are chosen that read a chosen node and that a weighted node
-       reads in the end: behind the last one they would cost accuracy and win no time.
+    3. With `grow`, arithmetic and moves of data are chosen that read a chosen node and that a chosen node
+       reads in the end: before a float node they would cost accuracy and win no time.
 
     Args:
         graph: the prepared graph.
@@ -62,17 +63,33 @@ def islands(graph: Graph, wanted: Callable[[onnx.NodeProto], str | None], *, gro
     """
     found = Islands()
     chosen: set[str] = set()
-    leading = _before_weights(graph.proto)
     for node in graph.proto.node:
         reason = wanted(node) or _hindrance(graph, node) or _alone(graph, node, chosen, grow=grow)
-        reason = reason or _trailing(node, leading)
         if reason is None:
             found.nodes.append(node.name)
             chosen.update(node.output)
         elif reason and _computes_floats(graph, node):
             found.reasons[node.name] = reason
+    _trim(graph.proto, found)
     found.reasons.update(_below(graph.proto))
     return found
+
+
+def _trim(graph: onnx.GraphProto, found: Islands) -> None:
+    """Give up what only float nodes read: its own kernel would be rounded for nothing."""
+    makers, kept = producers(graph), set[str]()
+    names = set(found.nodes)
+    read: set[str] = set()
+    for node in reversed(graph.node):
+        if node.name not in names:
+            continue
+        maker = makers.get(node.input[0])
+        absorbed = node.op_type in ABSORBED and maker is not None and maker.op_type in WEIGHTED
+        if node.op_type in WEIGHTED or absorbed or read & set(node.output):
+            kept.add(node.name)
+            read.update(node.input)
+    found.reasons.update((name, "only float nodes read it") for name in found.nodes if name not in kept)
+    found.nodes = [name for name in found.nodes if name in kept]
 
 
 def _computes_floats(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -158,21 +175,6 @@ _RULES: dict[str, Callable[[Graph, onnx.NodeProto], str | None]] = {
 }
 
 
-def _before_weights(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that a weighted node reads, or that lead to one."""
-    leading: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type in WEIGHTED or leading & set(node.output):
-            leading.update(names_used(node))
-    return leading
-
-
-def _trailing(node: onnx.NodeProto, leading: AbstractSet[str]) -> str | None:
-    if node.op_type in WEIGHTED | ABSORBED or leading & set(node.output):
-        return None
-    return "behind the last weighted node"
-
-
 def _alone(graph: Graph, node: onnx.NodeProto, chosen: AbstractSet[str], *, grow: bool) -> str | None:
     if node.op_type in WEIGHTED:
         weighted = node.input[1] in graph.constants
@@ -180,4 +182,7 @@ def _alone(graph: Graph, node: onnx.NodeProto, chosen: AbstractSet[str], *, grow
     if not grow and node.op_type not in ABSORBED:
         return "in a transformer only weighted products are quantized"
     first = node.input[:1] if node.op_type not in ARITHMETIC else node.input
-    return None if chosen & set(first) else "its inputs are float"
+    if not chosen & set(first):
+        return "its inputs are float"
+    computed = {name for name in node.input if name and name not in graph.constants}
+    return "one of its inputs is float" if node.op_type in PAIRED and computed - chosen else None

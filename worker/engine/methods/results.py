@@ -1,10 +1,10 @@
-"""Products that only float nodes read: rounding them costs accuracy and wins nothing."""
+"""Float nodes read floats where there are any: to round what they read costs accuracy and wins nothing."""
 
 from collections.abc import Collection
 
 import onnx
 
-from worker.engine.passes.scopes import consumers, replace_nodes
+from worker.engine.passes.scopes import consumers, producers, replace_nodes
 
 FLOAT_RESULT = frozenset({"MatMul", "Gemm"})  # MatMulIntegerToFloat and QGemm give floats as quickly as bytes
 
@@ -32,6 +32,28 @@ def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
         for node in readers.get(restored.output[0], []):
             _reconnect(node, restored.output[0], product.output[0])
     replace_nodes(graph, [node for node in graph.node if id(node) not in dropped])
+
+
+def read_floats(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+    """Let float nodes read what float nodes write, and not the rounded copy that integer kernels read.
+
+    The residual sums of a transformer are such readers: their input is rounded for the products beside them.
+
+    Args:
+        graph: of the quantized model; it is changed.
+        nodes: names of the nodes that were quantized.
+    """
+    makers, readers = producers(graph), consumers(graph)
+    for restored in graph.node:
+        rounded = makers.get(restored.input[0]) if restored.op_type == "DequantizeLinear" else None
+        if rounded is None or rounded.op_type != "QuantizeLinear":
+            continue
+        maker = makers.get(rounded.input[0])
+        if maker is not None and (maker.name in nodes or maker.op_type == "DequantizeLinear"):
+            continue
+        for node in readers.get(restored.output[0], []):
+            if node.name not in nodes and node.op_type != "QuantizeLinear":
+                _reconnect(node, restored.output[0], rounded.input[0])
 
 
 def _pair(

@@ -23,6 +23,7 @@ _FIRST_OPSET = {
 _FIELDS = ("format", "activation", "weight", "per_channel", "reduce_range", "qdq_domain")
 _EIGHT_BITS = frozenset({"uint8", "int8"})
 _BIASES = "corrections bias_correction: it costs nothing at run time, and made no model that was tried worse"
+_CLIPPED = "ranges mse: rounding errors average out, so what is clipped counts four times"
 Choice = tuple[Any, str]
 
 
@@ -38,7 +39,7 @@ class Facts:
 def resolve_static(
     model: onnx.ModelProto, recipe: StaticInt8, isa: str, *, has_samples: bool = False
 ) -> tuple[StaticInt8, list[str]]:
-    """The recipe without `auto`, and why.
+    """The recipe without `auto`, and why; with samples, automatic ranges wait until they were tried.
 
     Args:
         model: the prepared model.
@@ -165,9 +166,9 @@ def _refuse_operators(recipe: StaticInt8, facts: Facts) -> None:
 def _last(recipe: StaticInt8, *, has_samples: bool) -> tuple[StaticInt8, list[str]]:
     """The fields that hold no plain value: ranges and corrections."""
     reasons = []
-    if recipe.ranges.method == "auto":
+    if recipe.ranges.method == "auto" and not has_samples:
         recipe = replace(recipe, ranges=replace(recipe.ranges, method="mse", clipping=CLIPPING))
-        reasons.append("ranges mse: rounding errors average out, so what is clipped counts four times")
+        reasons.append(_CLIPPED)
     if recipe.corrections == "auto":
         recipe = replace(recipe, corrections=("bias_correction",) if has_samples else ())
         reasons.append(_BIASES if has_samples else "corrections none: there are no calibration samples")

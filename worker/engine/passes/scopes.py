@@ -78,6 +78,13 @@ def tensor_types(graph: onnx.GraphProto) -> dict[str, int]:
     return types
 
 
+def tensor_ranks(graph: onnx.GraphProto) -> dict[str, int]:
+    """The number of dimensions of every computed tensor whose shape is recorded."""
+    values = (*graph.value_info, *graph.output, *graph.input)
+    types = {value.name: value.type.tensor_type for value in values}
+    return {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
+
+
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:  # noqa: ANN401
     """The value of a node's attribute, or `default`."""
     for entry in node.attribute:

@@ -1,0 +1,75 @@
+"""A product and the row that is added to it run in one integer kernel."""
+
+import onnx
+import pytest
+from onnx import helper
+
+from app.domain.recipe import Selection, StaticInt8
+from tests.engine.graphs import build, feeds, weights
+from tests.engine.quantizing import Start
+from worker.engine.kernels import kernels
+
+
+def perceptron(*, rank: int = 2) -> onnx.ModelProto:
+    """MatMul, Add, Relu, MatMul, Add, as TensorFlow writes dense layers."""
+    every: list[int | str] = ["n", 4]
+    lead = every[: rank - 1]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["p"], "first"),
+        helper.make_node("Add", ["b1", "p"], ["a"], "first_bias"),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w2"], ["q"], "second"),
+        helper.make_node("Add", ["q", "b2"], ["y"], "second_bias"),
+    ]
+    constants = {
+        "w1": weights(16, 32),
+        "b1": weights(32, 1, seed=1)[:, 0],
+        "w2": weights(32, 8, seed=2),
+        "b2": weights(8, 1, seed=3)[:, 0],
+    }
+    return build(nodes, {"x": [*lead, 16]}, {"y": [*lead, 8]}, constants)
+
+
+def test_a_product_of_matrices_and_its_bias_are_one_kernel(case: Start) -> None:
+    dense = case(perceptron(), feeds(shape=(2, 16)))
+
+    dense.quantize(StaticInt8())
+
+    assert {"Gemm"} == dense.op_types() - {"QuantizeLinear", "DequantizeLinear"}
+    assert (kernels(dense.out).integer, kernels(dense.out).float) == (2, 0)
+    assert dense.likeness() > 30
+
+
+def test_the_kernel_goes_by_the_name_of_the_product(case: Start) -> None:
+    dense = case(perceptron(), feeds(shape=(2, 16)))
+
+    dense.quantize(StaticInt8(include=Selection(op_types=("MatMul",)), exclude=Selection(nodes=("second",))))
+
+    names = {node.name: node.op_type for node in onnx.load_model(dense.out).graph.node}
+    assert (names["first"], names["second"], names["second_bias"]) == ("Gemm", "MatMul", "Add")
+
+
+def test_an_excluded_bias_is_added_in_float(case: Start) -> None:
+    dense = case(perceptron(), feeds(shape=(2, 16)))
+
+    found = dense.quantize(StaticInt8(exclude=Selection(nodes=("second_bias",))))
+
+    names = {node.name: node.op_type for node in onnx.load_model(dense.out).graph.node}
+    assert (names["first"], names["second"], names["second_bias"]) == ("Gemm", "MatMul", "Add")
+    assert "stays float, excluded: second_bias" in found.reasons
+
+
+@pytest.mark.parametrize("read_twice", [True, False])
+def test_only_a_product_of_matrices_that_the_sum_alone_reads_is_joined(
+    case: Start, *, read_twice: bool
+) -> None:
+    model = perceptron(rank=2 if read_twice else 3)
+    if read_twice:
+        model.graph.output.append(helper.make_tensor_value_info("q", onnx.TensorProto.FLOAT, ["n", 8]))
+    dense = case(model, feeds(shape=(2, 16) if read_twice else (2, 4, 16)))
+
+    dense.quantize(StaticInt8())
+
+    names = {node.name: node.op_type for node in onnx.load_model(dense.out).graph.node}
+    assert names["second"] == "MatMul"
+    assert dense.likeness() > 30

@@ -1,0 +1,127 @@
+"""ONNX Runtime's own quantizer, and what it is given."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+from app.domain.recipe import StaticInt8
+from worker.engine.calibrate import Statistics, ranges
+from worker.engine.corrections.subject import Subject
+from worker.engine.examine import family
+from worker.engine.methods.concat import share_ranges
+from worker.engine.methods.islands import ABSORBED, SUPPORTED, has_weights
+from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries
+from worker.engine.methods.stem import pad_stems
+from worker.engine.passes.scopes import initializers, opset
+
+_FIRST_OPSET_WITH_PAD_BY_INPUT = 11
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the quantizer is given beside the model and the recipe."""
+
+    nodes: Sequence[str]
+    statistics: Statistics
+    exceptions: Exceptions
+    entries: Entries
+    reasons: tuple[str, ...]
+    weighted: Sequence[onnx.NodeProto]
+    keep_clips: bool  # whether a Relu or Clip must stay because ranges go beyond its bounds
+
+
+def arrange(subject: Subject, exceptions: Exceptions) -> Plan:
+    """Shared ranges, padded stems, and what is special about single tensors."""
+    model, nodes, recipe = subject.model, subject.nodes, subject.recipe
+    statistics = share_ranges(model.graph, nodes, subject.statistics)
+    padded: list[str] = []
+    fast = subject.setting.isa == "x86-vnni" and (recipe.activation, recipe.weight) == ("uint8", "int8")
+    if fast and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
+        before = {node.name: node.input[0] for node in model.graph.node if node.input}
+        statistics, padded = pad_stems(model, nodes, statistics)
+        after = {node.name: node.input[0] for node in model.graph.node if node.name in before}
+        moved = {before[name]: read for name, read in after.items() if before[name] != read}
+        exceptions = exceptions.renamed(moved)
+    made, spared = entries(model.graph, nodes, recipe, exceptions)
+    ranged = {name for name, said in exceptions.activations.items() if "range" in said}
+    clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & ranged for n in model.graph.node)
+    weighted = _copies(model.graph, nodes)
+    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
+
+
+def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
+    """The arranged model with pairs of QuantizeLinear and DequantizeLinear; the model is changed."""
+    model, recipe = subject.model, subject.recipe
+    own = {tensor: [dict(entry) for entry in rows] for tensor, rows in subject.overrides.items()}
+    if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
+        add_infer_metadata(model)  # else it infers again, by way of a file
+    quantizer = QDQQuantizer(
+        model,
+        recipe.per_channel,
+        False,  # each weight has its own choice, and constants of sums keep all 8 bits
+        TYPES[recipe.weight],
+        TYPES[recipe.activation],
+        ranges(
+            plan.statistics,
+            recipe.ranges,
+            recipe.activation,
+            symmetric=bool(recipe.symmetric.activation),
+        ),
+        list(plan.nodes),
+        [],
+        sorted(SUPPORTED),
+        _options(model, recipe, plan, plan.entries | own),
+    )
+    with _quiet():
+        quantizer.quantize_model()
+    quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that may be changed in the place of this one."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied
+
+
+def _options(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "ActivationSymmetric": recipe.symmetric.activation,
+        "WeightSymmetric": recipe.symmetric.weight,
+        "UseQDQContribOps": recipe.qdq_domain == "com.microsoft",
+        "QDQKeepRemovableActivations": plan.keep_clips,
+        "TensorQuantOverrides": overrides,
+    }
+    if family(model.graph) == "transformer":
+        options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
+    return options
+
+
+def _copies(graph: onnx.GraphProto, nodes: Sequence[str]) -> list[onnx.NodeProto]:
+    """The chosen nodes with weights as they are before the quantizer rewires them."""
+    constants, copies = initializers(graph), list[onnx.NodeProto]()
+    for node in graph.node:
+        if node.name in nodes and has_weights(node, constants):
+            copies.append(onnx.NodeProto())
+            copies[-1].CopyFrom(node)
+    return copies
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer logs to the root logger; what it leaves out is reported here by name."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
