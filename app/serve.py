@@ -63,9 +63,8 @@ def serve(settings: Settings) -> None:
             key = _prepare(folder)
             if _come_up(first, here, signals):
                 with home.announced(folder, here.url):
-                    _say(
-                        f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}\nLogs: {folder / 'log'}"
-                    )
+                    _say(f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}")
+                    _say(f"Logs: {folder / 'log'}")
                     _keep_up([*first, *soloists], signals)  # nobody needs these in the first seconds
         finally:
             children.end([engine, *soloists], WORKER_PATIENCE)
