@@ -1,7 +1,8 @@
 """What was made before of the same content serves again: inspections, preparations, builds, measurements.
 
 All but measurements are functions of content. A measurement serves for a week, from a job that succeeded, and
-only while a host like the one that measured it benchmarks here.
+only while a host like the one that measured it benchmarks here. Either all of a job's candidates were measured
+on one kind of host, or all are measured anew: figures of two hosts do not stand side by side.
 """
 
 from collections.abc import Mapping, Sequence
@@ -82,25 +83,29 @@ def _build(db: Session, job: Job, candidate: Candidate) -> bool:
 
 
 def _measurements(db: Session, job: Job) -> bool:
-    """Whether no candidate is left to be measured; the baseline is measured with those that are."""
+    """Whether all candidates were measured on one kind of host that is here; else all are measured anew."""
     built = [c for c in queries.lock_candidates(db, job.id) if c.state == "built"]
-    models = queries.candidate_artifacts(db, job.id)
-    donors = {c.id: _measured_before(db, job, models[c.id]) for c in built}
-    for candidate in built:
-        if donor := donors[candidate.id]:
-            candidates.measured_before(db, candidate, donor)
-    if not built or not all(donors.values()):
+    environments = reuse.environments(db) if built else ()
+    found = (_measured_on(db, job, built, environment) for environment in environments)
+    donors = next((those for those in found if len(those) == len(built)), None)
+    if donors is None:
         return False
-    latest = max((d for d in donors.values() if d), key=lambda donor: donor.id)
+    latest = max(donors, key=lambda donor: donor.id)
+    for candidate, donor in zip(built, donors, strict=True):
+        candidates.measured_before(db, candidate, donor)
     candidates.measured_before(db, queries.baseline(db, job.id), queries.baseline(db, latest.job_id))
     job.environment = latest.job.environment
     return True
 
 
-def _measured_before(db: Session, job: Job, model: Artifact) -> Candidate | None:
-    here = reuse.environments(db)
-    found = reuse.measured_candidates(db, job, model.sha256)
-    return next((c for c in found if c.job.environment in here and _serves(job, c)), None)
+def _measured_on(
+    db: Session, job: Job, built: Sequence[Candidate], environment: Mapping[str, str]
+) -> list[Candidate]:
+    """For each candidate, in order, one that was measured there and serves; those without are left out."""
+    models = queries.candidate_artifacts(db, job.id)
+    every = (reuse.measured_candidates(db, job, models[c.id].sha256) for c in built)
+    serving = ((c for c in some if c.job.environment == environment and _serves(job, c)) for some in every)
+    return [first for some in serving if (first := next(some, None))]
 
 
 def _serves(job: Job, donor: Candidate) -> bool:

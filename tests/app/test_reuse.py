@@ -97,18 +97,46 @@ def test_never_measures_all_again(database: Database, done: str) -> None:
     assert kinds_to_run(database, repeated) == ["prepare"]
 
 
-def test_one_recipe_more_builds_and_measures_one_candidate(
+def test_one_recipe_more_builds_one_candidate_and_measures_all_together(
     database: Database, storage: LocalStorage, done: str
 ) -> None:
     more = (*factories.TWO_RECIPES, StaticInt8(per_channel=False))
     repeated = again(database, done, lambda spec: replace(spec, recipes=more))
 
     assert kinds_to_run(database, repeated) == ["build"]
-    factories.work_off(database, storage, repeated)
+    factories.work_off(database, storage, repeated, measured=lambda _position: factories.figures(speedup=9.0))
     found = factories.candidates_of(database, repeated)
     assert [c.reused is None for c in found] == [False, False, True]
-    assert {c.state for c in found} == {"measured"}
+    assert [c.reused.measured_at for c in found if c.reused] == [None, None]
+    assert [c.figures.latency.speedup for c in found if c.figures.latency] == [9.0, 9.0, 9.0]
     assert factories.job_row(database, repeated).state == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("cpus", "next_step"),
+    [(("a CPU", "a CPU"), "report"), (("a CPU", "another CPU"), "benchmark")],
+    ids=["one kind of host", "two kinds of hosts"],
+)
+def test_measurements_of_two_jobs_serve_a_third_when_one_kind_of_host_made_them(
+    database: Database, storage: LocalStorage, project: str, cpus: tuple[str, str], next_step: str
+) -> None:
+    recipes: tuple[Recipe, ...] = (StaticInt8(), StaticInt8(per_channel=False))
+    first = factories.make_job(database, project, recipes=recipes[:1])
+    factories.work_off(database, storage, first)
+    second = again(database, first, lambda spec: replace(spec, recipes=recipes[1:]))
+    factories.work_off(database, storage, second)
+    with database.writing() as db:
+        for job, cpu in zip((first, second), cpus, strict=True):
+            environment = factories.ENVIRONMENT | {"cpu": cpu}
+            db.get_one(Job, job).environment = environment
+            hosts.seen(db, environment)
+
+    both = again(database, first, lambda spec: replace(spec, recipes=recipes))
+
+    assert kinds_to_run(database, both) == [next_step]
+    assert {c.state for c in factories.candidates_of(database, both)} == (
+        {"measured"} if next_step == "report" else {"built"}
+    )
 
 
 @pytest.mark.parametrize(
