@@ -1,13 +1,14 @@
 """How large channels should be between a tensor with one scale and weights with one per output channel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from worker.engine.calibrate import Extent
 from worker.engine.corrections.weights import Doubles
 
-_ALPHAS = (0.5, 0.3, 0.4, 1.0)  # the paper's first: it wins a tie
+_ALPHAS = (0.5, 0.3, 0.4, 1.0)  # SmoothQuant's first: it wins a tie
+_HALF = 0.5
 _OUTLIERS = (1, 2, 4, 8, 16, 32, 64)
 # Of the largest channel, added to all: unseen data go further than calibration did, and were all channels
 # equally large, each of them would be clipped then. Without it resnet_4b loses 12 dB.
@@ -26,15 +27,32 @@ def best_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
         weights: that it meets, [groups, outputs of each, channels of each, kernel].
     """
     largest = np.asarray(extent.channels, np.float64)
+    roomy = largest + _ROOM * largest.max(initial=0.0) * (largest > 0)
+    return _least(extent, weights, _candidates(roomy, _columns(weights)))
+
+
+def even_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
+    """Scales sqrt(activations / weights) by their largest values, and their error, as of `best_scales`."""
+    largest = np.asarray(extent.channels, np.float64)
+    return _least(extent, weights, [_shared(largest, _columns(weights), _HALF)])
+
+
+def _least(extent: Extent, weights: Doubles, candidates: Iterable[Doubles]) -> tuple[Doubles, float]:
+    largest = np.asarray(extent.channels, np.float64)
     spread = _energy(extent) / max(float(np.square(largest).sum()), _TINY)
     plain = max(_error(largest, weights, spread), _TINY)
     best, remains = np.ones_like(largest), 1.0
-    roomy = largest + _ROOM * largest.max(initial=0.0) * (largest > 0)
-    for scales in _candidates(roomy, np.abs(weights).max(axis=(1, 3)).reshape(-1)):
+    for scales in candidates:
         share = _error(largest / scales, weights * by_group(scales, weights), spread) / plain
         if share < remains:
             best, remains = scales, share
     return best.astype(np.float32).astype(np.float64), remains
+
+
+def _columns(weights: Doubles) -> Doubles:
+    """The largest weight of each channel."""
+    largest: Doubles = np.abs(weights).max(axis=(1, 3)).reshape(-1)
+    return largest
 
 
 def by_group(scales: Doubles, weights: Doubles) -> Doubles:
@@ -43,18 +61,21 @@ def by_group(scales: Doubles, weights: Doubles) -> Doubles:
 
 
 def _candidates(largest: Doubles, columns: Doubles) -> Iterator[Doubles]:
-    usable = (largest > 0) & (columns > 0)
-    if not usable.any():
-        return
-    for alpha in _ALPHAS:
-        some = largest[usable] ** alpha / columns[usable] ** (1 - alpha)
-        scales = np.ones_like(largest)
-        scales[usable] = some / np.exp(np.log(some).mean())
-        yield scales
-    falling = np.sort(largest[usable])[::-1]
+    yield from (_shared(largest, columns, alpha) for alpha in _ALPHAS)
+    falling = np.sort(largest[(largest > 0) & (columns > 0)])[::-1]
     for outliers in _OUTLIERS:
         if outliers < len(falling):
             yield np.maximum(largest / falling[outliers], 1.0)
+
+
+def _shared(largest: Doubles, columns: Doubles, alpha: float) -> Doubles:
+    """How activations and weights share their sizes; channels that either lacks stay as they are."""
+    usable = (largest > 0) & (columns > 0)
+    scales = np.ones_like(largest)
+    if usable.any():
+        some = largest[usable] ** alpha / columns[usable] ** (1 - alpha)
+        scales[usable] = some / np.exp(np.log(some).mean())
+    return scales
 
 
 def _error(largest: Doubles, weights: Doubles, spread: float) -> float:

@@ -8,7 +8,7 @@ import onnx
 from onnx import helper
 
 from worker.engine.corrections.activations import recollect, same_outputs
-from worker.engine.corrections.balance import best_scales
+from worker.engine.corrections.balance import even_scales
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
 from worker.engine.methods.selection import listed
@@ -24,6 +24,7 @@ from worker.engine.passes.scopes import (
     unused_name,
 )
 
+_NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"})
 _WORTH = 0.7  # of the error may remain for an added Mul to be worth its time
 
 
@@ -40,11 +41,13 @@ class Group:
 def smoothquant(subject: Subject) -> Corrected:
     """Divide the channels of what products read, and multiply their weights' columns (Xiao et al. 2022).
 
-    1. Each group of products that read the same tensor takes one set of scales, those of least estimated
-       error: the paper's with seven alphas, or such as touch a few outliers alone.
-    2. Behind a LayerNormalization, whole or in parts, that only these products read, the scales go into its
-       gain and bias and cost nothing. Elsewhere a Mul divides, where three tenths of the error go away and
-       the tensor is float: behind a quantized node it would part what runs in integers.
+    1. Products that read the same normalized tensor take one set of scales, sqrt(activations / weights) by
+       the largest values of their channels (the paper's, at alpha 0.5). A normalization's outliers are in the
+       same channels for all data. Elsewhere, as behind an activation or attention, they are not, and the
+       channels that calibration found small would be clipped.
+    2. Where only these products read the tensor, the scales go into the gain and bias of a
+       LayerNormalization, whole or in parts, and cost nothing. Else a Mul divides, where three tenths of the
+       error go away and the tensor is float: behind a quantized node it would part what runs in integers.
     3. Statistics are observed anew. A model whose float outputs moved is put back.
     """
     samples = subject.samples("smoothquant")
@@ -52,7 +55,9 @@ def smoothquant(subject: Subject) -> Corrected:
     before.CopyFrom(subject.model)
     folded, added, left, changed = list[str](), list[str](), list[str](), set[str]()
     integers = {out for node in before.graph.node if node.name in subject.nodes for out in node.output}
-    for group in _groups(subject):
+    products = _products(subject)
+    groups = list(_groups(subject, products))
+    for group in groups:
         place = _gain_and_bias(subject.model.graph, group)
         limit = 1.0 if place else _WORTH
         if group.remains >= limit or (not place and group.tensor in integers):
@@ -66,7 +71,8 @@ def smoothquant(subject: Subject) -> Corrected:
         else:
             changed.add(_divide(subject.model.graph, group))
             added.append(group.tensor)
-    reasons = _reasons(folded, added, left)
+    others = [tensor for tensor in products if tensor not in {group.tensor for group in groups}]
+    reasons = _reasons(folded, added, left, others)
     if not changed:
         return Corrected(statistics=subject.statistics, reasons=reasons)
     if not same_outputs(before, subject.model, samples):
@@ -76,28 +82,46 @@ def smoothquant(subject: Subject) -> Corrected:
     return Corrected(statistics=statistics, reasons=reasons)
 
 
-def _reasons(folded: Sequence[str], added: Sequence[str], left: Sequence[str]) -> tuple[str, ...]:
+def _reasons(
+    folded: Sequence[str], added: Sequence[str], left: Sequence[str], others: Sequence[str]
+) -> tuple[str, ...]:
     said = {
         "smoothquant scaled the LayerNormalization before": folded,
         "smoothquant added a Mul behind": added,
         "smoothquant leaves, for it would win too little or part integers": left,
+        "smoothquant leaves, for no normalization wrote it": others,
     }
     found = tuple(f"{what} {listed(tensors)}" for what, tensors in said.items() if tensors)
     return found or ("smoothquant finds no product with a constant weight",)
 
 
-def _groups(subject: Subject) -> Iterator[Group]:
-    """Groups of the chosen MatMul and Gemm by the tensor that they read."""
+def _products(subject: Subject) -> dict[str, list[Weight]]:
+    """The chosen MatMul and Gemm by the tensor that they read."""
     found: dict[str, list[Weight]] = {}
     for weight in weights(subject.model, subject.nodes, subject.recipe):
         if weight.node.op_type != "Conv" and not attribute(weight.node, "transA", 0):
             found.setdefault(weight.node.input[0], []).append(weight)
-    for tensor, readers in found.items():
+    return found
+
+
+def _groups(subject: Subject, products: Mapping[str, Sequence[Weight]]) -> Iterator[Group]:
+    """Groups of products that read a normalized tensor whose channels are known."""
+    normalized = _normalized(subject.model.graph)
+    for tensor, readers in products.items():
         largest = subject.statistics.channel_maximum(tensor)
-        if largest is not None and all(weight.channels == len(largest) for weight in readers):
+        known = largest is not None and all(weight.channels == len(largest) for weight in readers)
+        if known and tensor in normalized:
             rows = np.concatenate([rows_of(subject.model, weight) for weight in readers])
-            scales, remains = best_scales(subject.statistics.tensors[tensor], rows[None, :, :, None])
+            scales, remains = even_scales(subject.statistics.tensors[tensor], rows[None, :, :, None])
             yield Group(tensor, tuple(readers), scales, remains)
+
+
+def _normalized(graph: onnx.GraphProto) -> set[str]:
+    """What normalizations write, whole or in parts."""
+    written, constants = producers(graph), initializers(graph)
+    return {
+        node.output[0] for node in graph.node if node.op_type in _NORMS or _parts(node, written, constants)
+    }
 
 
 def _gain_and_bias(graph: onnx.GraphProto, group: Group) -> tuple[str, ...]:
