@@ -2,9 +2,12 @@
 
     .venv/bin/python benchmarks/corrections.py --data ../shared/data
 
+Rows of MiniLM are measured when `--minilm` and `--tokenizer` are given.
+
 Each correction is held to a limit (exit 1 when missed) where it should help: equalization and bias correction
-with one scale per weight, weight clipping and rounding with 4-bit weights, SmoothQuant on a product whose
-inputs have outliers in two channels. Figures with the recipe's defaults are printed beside them.
+with one scale per weight, weight clipping and rounding with 4-bit weights, SmoothQuant behind a
+LayerNormalization with outliers in two channels, and in a sentence encoder. Figures with the recipe's
+defaults are printed beside them.
 """
 
 import argparse
@@ -40,6 +43,7 @@ ROWS: tuple[tuple[str, Correction, dict[str, Any], float | None], ...] = (
     ("ResNet8", "weight_clipping", FOUR_BITS, 0.0),
     ("ResNet8", "rounding", FOUR_BITS, 1.0),
     ("outliers", "smoothquant", {}, 3.0),
+    ("MiniLM", "smoothquant", {}, 0.0),
     ("VWW", "equalization", {}, None),
     ("VWW", "bias_correction", {}, 0.0),
     ("ResNet8", "equalization", {}, None),
@@ -90,7 +94,7 @@ class Bench:
         return likeness_db(self.reference, self._outputs(self.out))
 
     def _outputs(self, model: Path) -> list[Outputs]:
-        session = open_session(model, threads=2)
+        session = open_session(model)
         return [session.run(None, feed) for feed in self.case.evaluation]
 
 
@@ -102,16 +106,21 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="the folder of models and data")
     parser.add_argument("--samples", type=int, default=64, help="that calibrate")
     parser.add_argument("--only", help="one model's name")
+    parser.add_argument("--minilm", type=Path, help="an export of MiniLM")
+    parser.add_argument("--tokenizer", type=Path)
     arguments = parser.parse_args()
-    sources = Sources(arguments.data, None, None)
+    sources = Sources(arguments.data, arguments.minilm, arguments.tokenizer)
+    wanted = [
+        row for row in ROWS if arguments.only in {None, row[0]} and (arguments.minilm or row[0] != "MiniLM")
+    ]
     missed = 0
     print("| model | correction | recipe | without | with | gain | limit |\n|---|---|---|--:|--:|--:|--:|")
-    for name in dict.fromkeys(row[0] for row in ROWS if arguments.only in {None, row[0]}):
+    for name in dict.fromkeys(row[0] for row in wanted):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             case = outliers(folder) if name == "outliers" else MODELS[name](sources)
             bench = Bench(case, folder, arguments.samples)
-            missed += sum(_row(bench, *row) for row in ROWS if row[0] == name)
+            missed += sum(_row(bench, *row) for row in wanted if row[0] == name)
     return 1 if missed else 0
 
 
