@@ -161,9 +161,9 @@ def _log(db: Session, delivery: Delivery, attempt: Attempt) -> None:
 
 
 def _may_send(db: Session, endpoint: WebhookEndpoint, delivery: Delivery) -> bool:
-    """A test is sent at once; others wait for their turn at this endpoint."""
+    """Deliveries wait for their turn at this endpoint; a test does not, but there is only one beside them."""
     if delivery.type == webhook.PING:
-        return True
+        return stored.in_flight(db, endpoint.id) <= patience.IN_FLIGHT
     return _free(db, endpoint) > 0
 
 

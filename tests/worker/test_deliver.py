@@ -1,6 +1,9 @@
 """Deliveries from the event to a real receiver, and every way in which an attempt can end."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,6 +32,7 @@ from tests.waiting import in_time
 from worker import deliver, run
 from worker.process import Process
 
+ROOT = Path(__file__).resolve().parents[2]
 DAY = 24 * 3600 * 1_000_000
 ANYTHING = [*EVENT_TYPES]
 
@@ -345,6 +349,27 @@ def test_an_endpoint_that_keeps_failing_is_left_to_rest(
     assert step_of(process, deliveries(process)[1]).state == "queued"
 
 
+def test_an_endpoint_that_has_rested_is_rung_for_once(
+    process: Process, project: str, receiver: Receiver, rings: list[str]
+) -> None:
+    endpoint_id, _ = listen(process, project, receiver.url)
+    for _ in range(4):
+        end_a_job(process, project)
+    found = [step_of(process, d).id for d in deliveries(process)]
+    with process.database.writing() as db:
+        now = queries.now(db)
+        db.execute(update(Step).where(Step.id.in_(found)).values(rung_at=now - 2000))
+        db.execute(update(WebhookEndpoint).values(rest_until=now - 1000))
+    rings.clear()
+
+    for _ in range(2):
+        with process.database.writing() as db:
+            steps.ring_again(db)
+
+    assert endpoint(process, endpoint_id).state == "enabled"
+    assert rings == found[:2] + found[2:]  # two at a time
+
+
 def held(receiver: Receiver) -> tuple[threading.Event, threading.Semaphore]:
     """Let the receiver hang: set the event to let it answer; the semaphore counts who hangs."""
     release, hanging = threading.Event(), threading.Semaphore(0)
@@ -371,6 +396,12 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
         hanging.acquire()
 
     deliver.run(process, step_of(process, slow[2]).id)  # returns at once
+    with process.database.writing() as db:
+        tests = [endpoints.test(db, project, slow[0].endpoint_id) for _ in range(2)]
+    for found in tests:
+        threads.append(threading.Thread(target=deliver.run, args=[process, step_of(process, found).id]))
+        threads[-1].start()
+    hanging.acquire()  # one test is sent beside them, not two
     with receiving() as quick:
         other = factories.make_project(process.database)
         listen(process, other, quick.url)
@@ -384,26 +415,42 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
         thread.join()
 
     assert [(step.state, step.attempt) for step in waiting] == [("queued", 0)] * 2
-    assert len(receiver.received) == 2
-    assert set(rings) == {step.id for step in waiting}  # their turn has come
+    assert len(receiver.received) == 3
+    assert set(rings) >= {step.id for step in waiting}  # their turn has come
 
 
-def test_a_worker_that_was_killed_after_sending_sends_again_under_the_same_id(
+SENDER = """
+import sys
+from app.settings import Settings
+from worker import deliver
+from worker.process import start
+deliver.run(start(Settings()), sys.argv[1])
+"""
+
+
+def test_a_worker_that_is_killed_after_sending_sends_again_under_the_same_id(
     process: Process, project: str, receiver: Receiver, storage: LocalStorage
 ) -> None:
+    """It dies while the receiver is about to answer: nobody will ever know whether the message was taken."""
     listen(process, project, receiver.url)
     end_a_job(process, project)
     step = step_of(process, delivery(process))
-    with process.database.writing() as db:
-        message = attempts.begin(db, step.id, "a worker that is killed")
-    assert message is not None
-    deliver._post(process.settings, message)
+    environment = {
+        "FEWBITS_HOME": str(process.settings.home),
+        "FEWBITS_DATABASE_URL": process.database.engine.url.render_as_string(hide_password=False),
+        "FEWBITS_SECRET_KEY": process.settings.secret_key,
+        "FEWBITS_WEBHOOK_ALLOW": "127.0.0.0/8",
+    }
+    sender = subprocess.Popen([sys.executable, "-c", SENDER, step.id], cwd=ROOT, env=environment)
+    receiver.during = sender.kill
+
+    assert sender.wait() == -signal.SIGKILL
+    receiver.during = lambda: None
     for _ in range(4):  # more often than an engine step may be lost
         with process.database.writing() as db:
             db.execute(update(Step).where(Step.id == step.id).values(lease_until=1, state="running"))
         with process.database.writing() as db:
             outcomes.recover(db, storage, step.id)
-
     lost = step_of(process, delivery(process))
     attempt(process)
 

@@ -104,7 +104,7 @@ def next_number(db: Session, delivery_id: str) -> int:
 def waiting(db: Session, endpoint_id: str, limit: int) -> Sequence[str]:
     """The steps of an endpoint's deliveries that are due, in the order in which they became so."""
     due = select(Step.id).join(Delivery, Delivery.id == Step.subject_id).where(*_due())
-    mine = due.where(Delivery.endpoint_id == endpoint_id)
+    mine = due.where(Delivery.endpoint_id == endpoint_id, Delivery.state == "pending")
     return db.scalars(mine.order_by(Step.not_before, Step.id).limit(limit)).all()
 
 
