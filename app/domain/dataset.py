@@ -57,3 +57,9 @@ PRESETS: dict[str, Preprocess] = {
     "raw": Preprocess(scale=1.0),
 }
 DEFAULT_CALIBRATION_SAMPLES = 128
+CALIBRATION_SHARE = 5
+
+
+def calibration_share(samples: int, wanted: int | None = None) -> int:
+    """How many samples of a dataset calibrate when it serves both uses: 128 or `wanted`, at most a fifth."""
+    return max(1, min(wanted or DEFAULT_CALIBRATION_SAMPLES, samples // CALIBRATION_SHARE))

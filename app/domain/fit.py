@@ -3,20 +3,16 @@
 The rules are those by which the engine binds arrays to inputs; here they see shapes, types and ranges only.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES, Preprocess
-from app.domain.estimate import LEVEL, SHARES
+from app.domain.dataset import Preprocess, calibration_share
+from app.domain.decidable import Decidable, decidable
+from app.domain.estimate import SHARES
 from app.domain.gate import Gate
-from app.domain.intervals import normal_quantile
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
 
-FLIP_RATES = (0.01, 0.03, 0.05)
-POWER = 0.2  # the chance to miss what is there
-SHARE = 5  # calibration gets at most one sample in five
 IMAGE_AXES = 3
 CHANNEL_COUNTS = (1, 3, 4)
 RAW_PIXELS = 32.0  # a float image beyond this was not scaled
@@ -31,45 +27,6 @@ class Finding:
     level: Level
     pointer: str
     detail: str
-
-
-@dataclass(frozen=True)
-class Rate:
-    """What can be decided if this share of the samples flips."""
-
-    flip_rate: float
-    smallest_drop: float
-
-
-@dataclass(frozen=True)
-class Needed:
-    """Samples that decide a limit if this share of them flips."""
-
-    flip_rate: float
-    samples: int
-    enough: bool
-
-
-@dataclass(frozen=True)
-class LimitDecidable:
-    """What one limit of a gate needs."""
-
-    name: str
-    limit: float
-    needed: tuple[Needed, ...]
-
-
-@dataclass(frozen=True)
-class Decidable:
-    """How small a drop the data can decide, with 80 % power at one-sided 95 % over all candidates.
-
-    `samples` are those left for evaluation when the dataset also calibrates.
-    """
-
-    samples: int
-    candidates: int
-    drops: tuple[Rate, ...]
-    limits: tuple[LimitDecidable, ...]
 
 
 @dataclass(frozen=True)
@@ -101,30 +58,11 @@ def check(
         *_labels(examination, summary, question.metric),
         *_samples(summary),
     ]
-    decidable = _decidable(summary, question)
-    if decidable:
-        findings += _limits_out_of_reach(decidable)
+    decided = _decidable(summary, question)
+    if decided:
+        findings += _limits_out_of_reach(decided)
     fits = not any(finding.level == "error" for finding in findings)
-    return Fit(fits, tuple(findings), decidable)
-
-
-def smallest_drop(samples: int, flip_rate: float, candidates: int = 1) -> float:
-    """The smallest drop that this many samples decide; never less than the bound when nothing flips."""
-    z = normal_quantile(LEVEL / candidates)
-    factor = (z + normal_quantile(POWER)) ** 2
-    return min(max(math.sqrt(factor * flip_rate / samples), z * z / (samples + z * z)), 1.0)
-
-
-def samples_for(limit: float, flip_rate: float, candidates: int = 1) -> int:
-    """About how many samples decide a drop of `limit` (above 0)."""
-    z = normal_quantile(LEVEL / candidates)
-    by_flips = (z + normal_quantile(POWER)) ** 2 * flip_rate / limit**2
-    return math.ceil(max(by_flips, z * z * (1 - limit) / limit))
-
-
-def evaluation_samples(samples: int) -> int:
-    """Samples left when the dataset also calibrates."""
-    return samples - max(1, min(DEFAULT_CALIBRATION_SAMPLES, samples // SHARE))
+    return Fit(fits, tuple(findings), decided)
 
 
 def _inputs(
@@ -318,35 +256,16 @@ def _decidable(summary: DatasetSummary, question: Question) -> Decidable | None:
         return None
     if question.metric not in {"auto", *SHARES}:
         return None
-    samples = max(evaluation_samples(summary.labels), 1)
-    k = question.candidates
-    return Decidable(
-        samples=samples,
-        candidates=k,
-        drops=tuple(Rate(q, round(smallest_drop(samples, q, k), 6)) for q in FLIP_RATES),
-        limits=tuple(_limit(name, limit, samples, k) for name, limit in _drop_limits(question.gate)),
-    )
+    left = summary.labels - calibration_share(summary.labels)
+    return decidable(max(left, 1), question.candidates, question.gate)
 
 
-def _drop_limits(gate: Gate | None) -> Iterator[tuple[str, float]]:
-    """Limits on drops; a relative one is taken as if float were always right, its easiest case."""
-    for name in ("max_accuracy_drop", "max_relative_drop"):
-        limit = getattr(gate, name) if gate else None
-        if limit is not None:
-            yield name, limit
-
-
-def _limit(name: str, limit: float, samples: int, candidates: int) -> LimitDecidable:
-    needed = [(q, samples_for(max(abs(limit), 1e-6), q, candidates)) for q in FLIP_RATES]
-    return LimitDecidable(name, limit, tuple(Needed(q, count, count <= samples) for q, count in needed))
-
-
-def _limits_out_of_reach(decidable: Decidable) -> Iterator[Finding]:
-    for limit in decidable.limits:
+def _limits_out_of_reach(decided: Decidable) -> Iterator[Finding]:
+    for limit in decided.limits:
         least = limit.needed[0]
         if not least.enough:
             detail = (
-                f"{decidable.samples} samples cannot decide {limit.limit:g}; "
+                f"{decided.samples} samples cannot decide {limit.limit:g}; "
                 f"{least.samples} would, if {least.flip_rate:.0%} of them flip"
             )
             yield Finding("warning", f"/gate/{limit.name}", detail)

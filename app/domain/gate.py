@@ -14,11 +14,11 @@ from app.domain.against import COMPARED, FLOAT, PATTERN, Earlier, NoEarlier
 from app.domain.errors import FieldError
 from app.domain.estimate import LEVEL, QUANTITIES, SHARES, Case, Estimate, Unknown, estimate
 from app.domain.intervals import normal_quantile, quantile_interval
+from app.domain.power import samples_for, samples_for_variance
 from app.domain.recipe import FORBID_UNKNOWN
 from app.domain.report import Accuracy, Figures
 
 Conclusion = Literal["pass", "fail", "inconclusive"]
-DECIDING_FACTOR = 6.2  # (z.05 + z.20)^2: 80 % power at one-sided 95 %
 TOLERABLE_DROP = 0.01
 TOLERABLE_SQNR_DB = 20.0
 UNDECIDED_BY_SAMPLES = ("max_accuracy_drop", "max_relative_drop")
@@ -222,7 +222,7 @@ def _check(
             return Check(candidate, name, limit, value, None, "inconclusive", None, reason, compared)
         case Estimate() as found:
             conclusion, bound = _hold(name, limit, found)
-            needed = _needed(name, limit, figures) if conclusion == "inconclusive" else None
+            needed = _needed(name, limit, figures, level) if conclusion == "inconclusive" else None
             return Check(candidate, name, limit, found.value, bound, conclusion, needed, found.note, compared)
 
 
@@ -235,24 +235,28 @@ def _hold(name: str, limit: float, found: Estimate) -> tuple[Conclusion, float]:
     return conclusion, found.upper if conclusion == "fail" else found.lower
 
 
-def _needed(name: str, limit: float, figures: Figures) -> int | None:
+def _needed(name: str, limit: float, figures: Figures, level: float) -> int | None:
     accuracy = figures.accuracy
     if name not in UNDECIDED_BY_SAMPLES or accuracy is None:
         return None
     scale = abs(accuracy.baseline) if name == "max_relative_drop" else 1.0
-    return samples_needed(accuracy, limit * scale)
+    return samples_needed(accuracy, limit * scale, level)
 
 
-def samples_needed(accuracy: Accuracy, limit: float) -> int | None:
-    """About how many samples decide this limit, at the spread of the drop seen; null without samples."""
+def samples_needed(accuracy: Accuracy, limit: float, level: float) -> int | None:
+    """About how many samples decide this limit, at the spread of the drop seen; null without samples.
+
+    If there are as many already, those that tell the drop seen from the limit. `level` is the one-sided error
+    of a bound.
+    """
     variance = _variance(accuracy)
     if variance is None:
         return None
-    needed = DECIDING_FACTOR * variance / max(limit * limit, 1e-6)
+    samples = samples_for_variance if accuracy.quantiles else samples_for
+    needed = samples(abs(limit), variance, level)
     if needed > accuracy.samples:
-        return math.ceil(needed)
-    margin = max(abs(limit - accuracy.drop), 1e-3)
-    return max(math.ceil(DECIDING_FACTOR * variance / margin**2), accuracy.samples + 1)
+        return needed
+    return max(samples(abs(limit - accuracy.drop), variance, level), accuracy.samples + 1)
 
 
 def _variance(accuracy: Accuracy) -> float | None:

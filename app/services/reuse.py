@@ -1,8 +1,8 @@
 """What was made before of the same content serves again: inspections, preparations, builds, measurements.
 
 All but measurements are functions of content. A measurement serves for a week, from a job that succeeded, and
-only while a host like the one that measured it benchmarks here. Either all of a job's candidates were measured
-on one kind of host, or all are measured anew: figures of two hosts do not stand side by side.
+only while a host like the one that measured it benchmarks here. Either all of a job's candidates were
+measured on one kind of host, or all are measured anew: figures of two hosts do not stand side by side.
 """
 
 from collections.abc import Mapping, Sequence

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from app.domain.dataset import PRESETS, Preprocess
-from app.domain.fit import Fit, Question, check, evaluation_samples, samples_for, smallest_drop
+from app.domain.dataset import PRESETS, Preprocess, calibration_share
+from app.domain.fit import Fit, Question, check
 from app.domain.gate import Gate
-from app.domain.intervals import drop_interval
+from app.domain.power import samples_for
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
 from tests.factories import EXAMINATION
 
@@ -166,33 +166,12 @@ def test_a_limit_out_of_reach_is_warned_of_with_the_samples_that_it_needs() -> N
     assert found.decidable is not None
     strict, loose = found.decidable.limits
     assert pointers(found, "warning") == ["/gate/max_accuracy_drop"]
-    assert [one.samples for one in strict.needed] == [samples_for(0.001, q) for q in (0.01, 0.03, 0.05)]
+    assert [one.samples for one in strict.needed] == [samples_for(0.001, q, 0.05) for q in (0.01, 0.03, 0.05)]
     assert [one.enough for one in loose.needed] == [True] * 3
 
 
-def test_the_smallest_drop_follows_the_flip_rate_the_samples_and_the_candidates() -> None:
-    assert smallest_drop(10_000, 0.03) == pytest.approx((6.18 * 0.03 / 10_000) ** 0.5, rel=0.01)
-    assert smallest_drop(40_000, 0.03) == pytest.approx(smallest_drop(10_000, 0.03) / 2, rel=0.01)
-    assert smallest_drop(10_000, 0.03, candidates=5) > smallest_drop(10_000, 0.03)
-    assert smallest_drop(1, 0.01) <= 1
-
-
-@pytest.mark.parametrize("samples", [10, 100, 1000])
-def test_no_smaller_drop_is_promised_than_the_bound_when_nothing_flips(samples: int) -> None:
-    assert smallest_drop(samples, 0.0001) == pytest.approx(drop_interval(0, 0, samples, 0.05)[1], rel=1e-6)
-
-
-@pytest.mark.parametrize("limit", [0.002, 0.01, 0.05])
-@pytest.mark.parametrize("flip_rate", [0.01, 0.05])
-def test_the_samples_for_a_limit_decide_that_limit(limit: float, flip_rate: float) -> None:
-    samples = samples_for(limit, flip_rate)
-
-    assert smallest_drop(samples, flip_rate) <= limit
-    assert smallest_drop(samples - 2, flip_rate) > limit
-
-
 def test_a_dataset_for_both_uses_keeps_what_calibration_leaves() -> None:
-    assert [evaluation_samples(n) for n in (2, 100, 1797)] == [1, 80, 1797 - 128]
+    assert [n - calibration_share(n) for n in (2, 100, 1797)] == [1, 80, 1797 - 128]
 
 
 def test_numbers_as_labels_and_streams_promise_no_smallest_drop() -> None:

@@ -1,6 +1,5 @@
 """The verdict: three values, one level for all candidates, and nothing decided without evidence."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 from app.domain import gate
 from app.domain.gate import Gate, decide
 from app.domain.intervals import drop_interval, median_interval, normal_quantile
+from app.domain.power import samples_for
 from app.domain.report import Accuracy, Fidelity, Figures, Size
 from tests.factories import figures, latency
 
@@ -240,8 +240,8 @@ def test_samples_needed_follow_the_flip_rate_and_the_limit() -> None:
     undecided = accuracy(4, 4, 200).accuracy
     assert undecided is not None
 
-    assert gate.samples_needed(undecided, 0.01) == math.ceil(6.2 * (9 / 201) / 0.0001)
-    assert gate.samples_needed(undecided, 0.005) == math.ceil(6.2 * (9 / 201) / 0.000025)
+    assert gate.samples_needed(undecided, 0.01, 0.05) == samples_for(0.01, 9 / 201, 0.05)
+    assert gate.samples_needed(undecided, 0.005, 0.01) == samples_for(0.005, 9 / 201, 0.01)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(80, 3000), st.floats(-0.2, 0.2))

@@ -4,11 +4,10 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
-from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
+from app.domain.dataset import calibration_share
 from app.domain.errors import Refused
 
 SEED = b"fewbits"
-SHARE = 5  # calibration gets at most one sample in five
 AT_LEAST = 2
 
 
@@ -43,7 +42,7 @@ def split(
     Raises:
         Refused: `too_few_samples`, when one side would stay empty.
     """
-    wanted = max(1, min(calibration or DEFAULT_CALIBRATION_SAMPLES, len(hashes) // SHARE))
+    wanted = calibration_share(len(hashes), calibration)
     groups = order(hashes, labels)
     if len(groups) < AT_LEAST:
         detail = (
