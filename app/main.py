@@ -11,6 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.api import errors, openapi
 from app.api.deps import App
+from app.api.head import HeadAsGet
 from app.api.last_used import LastUsed
 from app.api.metrics import Measured
 from app.api.middleware import Gatekeeper
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         generate_unique_id_function=openapi.name_of,
     )
     app.state.fewbits = held
+    app.add_middleware(HeadAsGet)
     app.add_middleware(
         Gatekeeper,
         settings=settings,

@@ -3,9 +3,10 @@
     PYTHONPATH=. python benchmarks/api.py --locust LOCUST [--seconds 300] [--users 50] [--jobs 1000000]
 
 LOCUST is the command of an environment of its own (`python -m venv V && V/bin/pip install locust`).
-The limits: no failed request, p99 of GET under 250 ms and of POST and PUT under 500 ms; afterwards p99 of
-each list under 50 ms; the API's memory grows less than 5 % in the second half; `/healthz` answers within
-50 ms (p99) while 45 clients wait for a job. Exits 1 when one is missed. Starts its own Postgres and API.
+The limits: p99 of each list under 50 ms (the hard ones ask for what lies behind a million others);
+`/healthz` within 50 ms (p99) while 45 clients wait for a job; then no failed request, p99 of GET under
+250 ms and of POST and PUT under 500 ms, and less than 5 % more memory in the second half of the load.
+Exits 1 when one is missed. Starts its own Postgres, Redis and API; nobody works.
 """
 
 import argparse
@@ -26,30 +27,37 @@ from pathlib import Path
 import httpx
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
 
-from app import broker
-from app.db.models import Project, Version
 from app.db.session import Database
-from app.services import keys
-from tests import factories, servers
+from benchmarks import api_jobs
+from tests import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT_MS = {"GET": 250.0, "POST": 500.0, "PUT": 500.0}
 LIST_MS, HEALTH_MS, GROWTH = 50.0, 50.0, 1.05
+# What was asked for often and long ago is the hard case: newest first, it lies behind everything else.
 LISTS = {
-    "all": "",
-    "state": "&state=succeeded",
-    "version": "&version={version}",
-    "model": "&model={model}",
-    "label": "&label.branch=b7",
+    "jobs": "jobs?limit=20",
+    "jobs, page of 100": "jobs?limit=100",
+    "jobs, far back": "jobs?cursor=job_00000000000000000000100000",
+    "jobs by state": "jobs?state=succeeded",
+    "jobs by state, none": "jobs?state=expired",
+    "jobs by conclusion": "jobs?conclusion=pass",
+    "jobs by conclusion, long ago": "jobs?conclusion=inconclusive",
+    "jobs of a version": "jobs?version={version}",
+    "jobs of a version, long ago": "jobs?version=ver_00000000000000000000000001",
+    "jobs of a model, long ago": "jobs?model=mdl_00000000000000000000000001",
+    "jobs by label": "jobs?label.branch=b7",
+    "jobs by label, long ago": "jobs?label.era=first",
+    "jobs by two labels": "jobs?label.era=first&label.branch=b7",
+    "jobs by label and state": "jobs?label.branch=b7&state=failed",
+    "models": "models?limit=20",
+    "versions": "models/mdl_00000000000000000000000001/versions",
+    "trend": "models/mdl_00000000000000000000000001/trend",
+    "events": "events?limit=20",
+    "events by type, long ago": "events?type=key.created",
+    "usage": "usage",
 }
-MANY = """INSERT INTO jobs (id, project_id, version_id, calibration_id, evaluation_id, spec, state, notes,
-    created_at, finished_at, deadline_at)
-SELECT 'job_00' || lpad(n::text, 24, '0'), project_id, version_id, calibration_id, evaluation_id,
-    jsonb_set(spec::jsonb, '{{labels}}', jsonb_build_object('branch', 'b' || n % 1000))::{kind},
-    (ARRAY['succeeded', 'failed', 'canceled'])[n % 3 + 1], notes, created_at, created_at, deadline_at
-FROM jobs, generate_series(1, :jobs) n WHERE jobs.id = :job"""
 
 
 @dataclass(frozen=True)
@@ -62,23 +70,33 @@ class Known:
     version: str
     dataset: str
     job: str
+    project: str
     pid: int
 
 
 def main() -> int:
-    """Load, then lists, then waiting clients."""
+    """Lists, then waiting clients, then load."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--locust", default="locust")
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--users", type=int, default=50)
     parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--repeats", type=int, default=200)
     asked = parser.parse_args()
+    missed = False
     with tempfile.TemporaryDirectory() as folder, running(Path(folder), asked.jobs) as known:
-        load = under_load(known, Path(folder), asked)
-        results = [*load, *lists(known), asyncio.run(health(known))]
-    for name, value, limit in results:
-        print(f"{name:32} {value:10.2f}  limit {limit:8.2f}  ratio {value / limit if limit else value:.2f}")
-    return int(any(value > limit for _, value, limit in results))
+        for name, value, limit in measured(known, Path(folder), asked):
+            ratio = value / limit if limit else value
+            print(f"{name:40} {value:10.2f}  limit {limit:8.2f}  ratio {ratio:.2f}", flush=True)
+            missed |= value > limit
+    return int(missed)
+
+
+def measured(known: Known, folder: Path, asked: argparse.Namespace) -> Iterator[tuple[str, float, float]]:
+    """A name, a value and its limit for each figure, as they are found."""
+    yield from lists(known, asked.repeats)
+    yield asyncio.run(health(known))
+    yield from under_load(known, folder, asked)
 
 
 def under_load(known: Known, folder: Path, asked: argparse.Namespace) -> list[tuple[str, float, float]]:
@@ -108,22 +126,17 @@ def under_load(known: Known, folder: Path, asked: argparse.Namespace) -> list[tu
     return [("failed requests", failed, 0.0), ("memory, end to middle", growth, GROWTH), *quick]
 
 
-def lists(known: Known) -> list[tuple[str, float, float]]:
-    """p99 of each list with nothing else going on."""
+def lists(known: Known, repeats: int) -> Iterator[tuple[str, float, float]]:
+    """p99 of each list, and of a scrape of the metrics, with nothing else going on."""
+    paths = {name: f"/v1/{path.format(**vars(known))}" for name, path in LISTS.items()}
     with client(known) as http:
-        return [
-            (
-                f"p99 ms idle list, {name}",
-                p99([timed(http, f"/v1/jobs?limit=20{query.format(**vars(known))}") for _ in range(200)]),
-                LIST_MS,
-            )
-            for name, query in LISTS.items()
-        ]
+        for name, path in {**paths, "metrics": "/metrics"}.items():
+            yield f"p99 ms {name}", p99([timed(http, path) for _ in range(repeats)]), LIST_MS
 
 
 async def health(known: Known) -> tuple[str, float, float]:
     """p99 of `/healthz` while 45 clients wait for a job that nobody works on."""
-    headers = {"Authorization": f"Bearer {known.key}", "Prefer": "wait=12"}
+    headers = {"Authorization": f"Bearer {known.key}", "Prefer": "wait=300"}
     limits = httpx.Limits(max_connections=60)
     async with httpx.AsyncClient(base_url=known.url, headers=headers, timeout=60, limits=limits) as http:
         waiting = [asyncio.create_task(http.get(f"/v1/jobs/{known.job}")) for _ in range(45)]
@@ -135,57 +148,43 @@ async def health(known: Known) -> tuple[str, float, float]:
             took.append((time.perf_counter() - begun) * 1000)
         if any(task.done() for task in waiting):
             sys.exit("a client did not wait")
-        await asyncio.gather(*waiting)
+        for task in waiting:
+            task.cancel()
     return "p99 ms healthz, 45 wait", p99(took), HEALTH_MS
 
 
 @contextmanager
 def running(folder: Path, jobs: int) -> Iterator[Known]:
     """An API on a Postgres of its own with so many ended jobs."""
-    with servers.postgres() as server, servers.fresh_postgres(server, "load") as url:
+    with (
+        servers.postgres() as server,
+        servers.redis() as redis,
+        servers.fresh_postgres(server, "load") as url,
+    ):
         config = Config(ROOT / "alembic.ini")
         config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
         command.upgrade(config, "head")
         database = Database(url)
-        ids = fill(database, jobs)
-        with served(folder, url) as (address, pid):
+        ids = api_jobs.fill(database, jobs)
+        with served(folder, url, redis) as (address, pid):
             yield Known(url=address, pid=pid, **ids)
         database.dispose()
 
 
-def fill(database: Database, jobs: int) -> dict[str, str]:
-    """One job as a template, copied by SQL."""
-    broker.ring = lambda *_: None  # nobody works here
-    project = factories.make_project(database)
-    version, dataset = factories.make_version(database, project), factories.make_dataset(database, project)
-    job = factories.make_job(database, project, version=version)
-    with database.writing() as db:
-        db.execute(text("SET LOCAL statement_timeout = 0"))
-        db.execute(text("SET LOCAL session_replication_role = replica"))  # copies need no second look
-        kind = db.scalar(
-            text(
-                "SELECT data_type FROM information_schema.columns "
-                "WHERE table_name = 'jobs' AND column_name = 'spec'"
-            )
-        )
-        db.execute(text(MANY.format(kind=kind)), {"jobs": jobs, "job": job})
-        key = keys.create(db, db.get_one(Project, project), "load", ["read", "write"]).text
-        model = db.get_one(Version, version).model_id
-    with database.engine.begin() as connection:  # statistics, as autovacuum gathers them
-        connection.execute(text("SET LOCAL statement_timeout = 0"))
-        connection.execute(text("ANALYZE"))
-    return {"key": key, "model": model, "version": version, "dataset": dataset, "job": job}
-
-
 @contextmanager
-def served(folder: Path, url: str) -> Iterator[tuple[str, int]]:
+def served(folder: Path, url: str, redis: str) -> Iterator[tuple[str, int]]:
     """The API as `make serve` starts it."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     words = ["app.main:create_app", "--factory", "--no-access-log", "--port", str(port), "--log-level=error"]
-    settings = {"FEWBITS_HOME": str(folder), "FEWBITS_DATABASE_URL": url, "FEWBITS_RATE_READS": "10000000"}
-    environment = os.environ | settings | {"FEWBITS_RATE_WRITES": "10000000"}
+    settings = {
+        "FEWBITS_HOME": str(folder),
+        "FEWBITS_DATABASE_URL": url,
+        "FEWBITS_REDIS_URL": redis,
+    }
+    rates = {"FEWBITS_RATE_READS": "10000000", "FEWBITS_RATE_WRITES": "10000000"}
+    environment = os.environ | settings | rates
     process = subprocess.Popen(  # noqa: S603 - a command of ours
         [sys.executable, "-m", "uvicorn", *words], env=environment, cwd=ROOT
     )

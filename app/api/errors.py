@@ -16,6 +16,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from app.api import tus
+from app.api.schemas.values import SHA256
+from app.db.session import Unstorable
+from app.domain import against
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
 from app.domain.recipe import Recipe
 
@@ -49,11 +53,16 @@ STATUS = {
     "error": 500,
 }
 DATABASE_ERRORS = (OperationalError, NoConnection)
-UNSTORABLE = (DataError, UnicodeEncodeError)
+UNSTORABLE = (DataError, UnicodeEncodeError, Unstorable)
 UNREADABLE = (UnicodeDecodeError, RecursionError)
 METHODS_OF_HTTP = ("GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE")
 METHODS = frozenset(get_args(kind.__annotations__["method"])[0] for kind in get_args(Recipe))
 SHOWN_INPUT = 80
+IN_WORDS = {
+    against.PATTERN: "float, the id of a version or a job, latest, or latest:key=value,key=value",
+    tus.COUNT: "a number of bytes",
+    SHA256: "64 hexadecimal digits in lower case",
+}
 CODES = {
     400: "bad_request",
     404: "not_found",
@@ -149,8 +158,9 @@ def _allowed(request: Request, status: int) -> dict[str, str]:
     if status != HTTPStatus.METHOD_NOT_ALLOWED:
         return {}
     routes, scope = request.app.routes, request.scope
-    found = [m for m in METHODS_OF_HTTP if any(_takes(route, {**scope, "method": m}) for route in routes)]
-    return {"Allow": ", ".join(found)}
+    found = {m for m in METHODS_OF_HTTP if any(_takes(route, {**scope, "method": m}) for route in routes)}
+    found |= {"HEAD"} if "GET" in found else set()
+    return {"Allow": ", ".join(m for m in METHODS_OF_HTTP if m in found)}
 
 
 def _takes(route: BaseRoute, scope: Scope) -> bool:
@@ -233,4 +243,6 @@ def _known_sentence(row: Any) -> str | None:  # noqa: ANN401, PLR0911 - pydantic
             return "the body is read as JSON when it says `Content-Type: application/json`"
         case "missing":
             return "this field is required"
+        case "string_pattern_mismatch" if row["ctx"]["pattern"] in IN_WORDS:
+            return f"use {IN_WORDS[row['ctx']['pattern']]}, not {row['input'][:SHOWN_INPUT]!r}"
     return None

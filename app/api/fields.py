@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.api.errors import invalid_input
 from app.api.schemas.specs import SpecWithoutIds
-from app.api.schemas.values import Labels
+from app.api.schemas.values import InputName, Labels
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import FieldError, InvalidInput
 from app.domain.gate import Gate
@@ -80,6 +80,11 @@ def preset(name: str, pointer: str) -> Preprocess:
 def labels(text: str) -> dict[str, str]:
     """Labels as a JSON object of strings."""
     return parse(dict[str, str], loaded(text, "/labels"), "/labels", Labels) if text.strip() else {}
+
+
+def input_name(text: str) -> str | None:
+    """The model's input that images bind to; None where it is left open."""
+    return parse(str, text, "/input", InputName) if text else None
 
 
 def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:

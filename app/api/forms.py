@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body import pump
@@ -81,6 +81,9 @@ async def received_form(
         await pump(request, sink.write)
         await run_in_threadpool(sink.finish)
         yield sink.form
+    except DataError:
+        await run_in_threadpool(sink.discard)
+        raise
     except (SQLAlchemyError, asyncio.CancelledError):
         # Whether the commit happened is unknown. A row without its object would be worse than an orphan.
         sink.close()
@@ -192,7 +195,14 @@ class _Sink:
             self._writer = None
             self._open.close()
         else:
-            self.form.fields[self._name] = self._text.decode(errors="replace")
+            self.form.fields[self._name] = self._decoded()
+
+    def _decoded(self) -> str:
+        text = self._text.decode(errors="replace")
+        if "\0" in text:
+            detail = "this text holds a NUL, which cannot be stored"
+            raise InvalidInput(f"/{self._name}: {detail}", errors=(FieldError(f"/{self._name}", detail),))
+        return text
 
     def _finished(self) -> None:
         self._ended = True

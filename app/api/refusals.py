@@ -48,8 +48,13 @@ _ERRORS: dict[str, DomainError] = {
         "invalid_dataset", "dst_01k9000000000000000e7amp1e was rejected: it is no npz, zip, tar or table."
     ),
     "offset_mismatch": domain.OffsetMismatch(),
-    "quota_exceeded": domain.NoSpaceLeft(),
-    "too_large": domain.TooLarge("The request has more than 2048 MiB, the limit for this path."),
+    "quota_exceeded": domain.NoSpaceLeft(
+        "The project may store 100000000 bytes and would have 104857600 with this upload. "
+        "Delete models, datasets or jobs, or ask an operator for a larger quota."
+    ),
+    "too_large": domain.TooLarge(
+        "The request has more than 1 MiB, the limit for this path and Content-Type."
+    ),
     "too_many_endpoints": domain.TooManyEndpoints(
         "A project may have 20 webhook endpoints and this one has; delete one first."
     ),
@@ -69,6 +74,14 @@ _OTHERS: dict[str, tuple[int, Problem]] = {
     ),
     "range_not_satisfiable": (416, Problem("range_not_satisfiable", "The range begins after the end.")),
     "request_timeout": (408, Problem("request_timeout", "Nothing of the body came for 60 s; send it again.")),
+    "storage_full": (
+        507,
+        Problem(
+            "storage_full",
+            "The server's disk is full: tell the operator. A resumable upload keeps what it has counted.",
+            retryable=True,
+        ),
+    ),
     "unavailable": (503, Problem("unavailable", "The database does not answer.", retryable=True)),
     "unsupported_media_type": (
         415,
@@ -78,7 +91,7 @@ _OTHERS: dict[str, tuple[int, Problem]] = {
 }
 KNOWN = {name: (status_of(error), Problem.of(error)) for name, error in _ERRORS.items()} | _OTHERS
 ALWAYS = ("unauthenticated", "forbidden", "too_large", "rate_limited", "unavailable")
-FORMS = ("invalid_multipart", "empty_file", "quota_exceeded", "request_timeout")
+FORMS = ("invalid_multipart", "empty_file", "quota_exceeded", "request_timeout", "storage_full")
 AGAIN = {
     "Retry-After": {"description": "Seconds until trying again makes sense", "schema": {"type": "integer"}}
 }

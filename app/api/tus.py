@@ -17,6 +17,7 @@ PATH = "/v1/uploads"
 VERSION = "1.0.0"
 CHUNK_TYPE = "application/offset+octet-stream"
 SHA256_HEX = 64
+COUNT = r"^[0-9]{1,18}$"  # a header is text
 RETRY_SECONDS = "5"
 CAPABILITIES = {
     "Tus-Version": VERSION,

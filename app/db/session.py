@@ -6,6 +6,7 @@ committed, and only then, is registered with `after_commit`.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,11 @@ from sqlalchemy.orm import Session
 log = logging.getLogger(__name__)
 CALLBACKS = "after_commit"
 STATEMENT_SECONDS = 30
+ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+class Unstorable(ValueError):
+    """A text holds a NUL."""
 
 
 class Database:
@@ -73,6 +79,7 @@ def _connect(url: str) -> Engine:
             json_serializer=_as_text,
         )
         event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "before_cursor_execute", _refuse_nul)
         return engine
     return create_engine(
         url,
@@ -88,8 +95,18 @@ def _connect(url: str) -> Engine:
 
 
 def _as_text(value: object) -> str:
-    """JSON unescaped, so that SQLite refuses half of a surrogate pair, which nobody could read again."""
-    return json.dumps(value, ensure_ascii=False)
+    """JSON unescaped, so that SQLite refuses half of a surrogate pair, which nobody could read again.
+
+    A NUL stands in it as it is, to be refused with the others.
+    """
+    return ESCAPED_NUL.sub("\\1\0", json.dumps(value, ensure_ascii=False))
+
+
+def _refuse_nul(_connection: object, _cursor: object, _statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401 - one row of values, or a list of rows
+    """SQLite would take what Postgres does not."""
+    for row in parameters if isinstance(parameters, list) else [parameters]:
+        if any(isinstance(value, str) and "\0" in value for value in row):
+            raise Unstorable
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's connection

@@ -41,7 +41,7 @@ def add(
 
 def share(db: Session, job: Job, subject_id: str, made: Iterable[Artifact]) -> bool:
     """Let a job have files that another one made of the same content; False when there are none any more."""
-    found = list(made)
+    found = sorted(made, key=lambda artifact: artifact.sha256)  # the order of locks
     if not all(queries.project_blob(db, job.project_id, a.sha256, keep=True) for a in found):
         return False
     copied = ("project_id", "kind", "filename", "media_type", "sha256", "size")

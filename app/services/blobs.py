@@ -1,5 +1,7 @@
 """Bytes of a project: recorded once, shared by hash, never across projects without being sent."""
 
+from collections.abc import Iterable
+
 from sqlalchemy.orm import Session
 
 from app.db import queries
@@ -22,6 +24,18 @@ def keep(db: Session, storage: Storage, project_id: str, received: Received, sec
         after_commit(db, storage.delete, received.key)
     queries.grant_blob(db, project_id, received.sha256, seconds)
     return queries.blob(db, received.sha256)
+
+
+def keep_all(
+    db: Session, storage: Storage, project_id: str, received: Iterable[Received], seconds: int
+) -> dict[str, Blob]:
+    """Keep several, by the keys under which they came.
+
+    Their rows are locked in the order of their hashes, as everywhere: two who send the same files in
+    opposite order would wait for each other.
+    """
+    ordered = sorted(received, key=lambda one: one.sha256)
+    return {one.key: keep(db, storage, project_id, one, seconds) for one in ordered}
 
 
 def renewed(db: Session, project_id: str, sha256: str, seconds: int) -> Blob | None:

@@ -74,5 +74,5 @@ def _drop(
     for artifact in derived:
         db.delete(artifact)
     db.flush()
-    for sha256 in dict.fromkeys([*digests, *(artifact.sha256 for artifact in derived)]):
+    for sha256 in sorted({*digests, *(artifact.sha256 for artifact in derived)}):
         blobs.drop(db, storage, project_id, sha256)

@@ -38,8 +38,9 @@ def unpacked(db: Session, storage: Storage, version_id: str, files: Sequence[tup
     version = db.get_one(Version, version_id, with_for_update=True)
     version.files = []
     db.flush()
-    kept = [(path, blobs.keep(db, storage, version.project_id, file, GRACE_SECONDS)) for path, file in files]
-    version.files = _files(kept)
+    received = [file for _, file in files]
+    kept = blobs.keep_all(db, storage, version.project_id, received, GRACE_SECONDS)
+    version.files = _files([(path, kept[file.key]) for path, file in files])
     db.flush()
 
 
@@ -59,7 +60,7 @@ def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> 
     digests = [file.sha256 for file in version.files]
     version.files = []
     db.flush()
-    for sha256 in digests:
+    for sha256 in sorted(digests):
         blobs.drop(db, storage, version.project_id, sha256)
     events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)
 

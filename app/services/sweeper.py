@@ -8,7 +8,7 @@ from app.db.queries import idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
 from app.db.session import Database
-from app.services import blobs, jobs, outcomes, steps, uploads
+from app.services import blobs, jobs, orphans, outcomes, steps, uploads
 from app.services.steps import Stale
 from app.storage import Storage
 
@@ -34,6 +34,7 @@ def sweep(database: Database, storage: Storage) -> None:
         keys.forget_browser_sessions(db)
         workers.forget_silent_workers(db)
     storage.tidy()
+    orphans.collect(database, storage)
 
 
 def _alone(database: Database, verb: Callable[..., None], *what: object) -> None:

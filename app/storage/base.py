@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 CHUNK = 1024 * 1024
+SHELVES = 256
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Storage(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
+
+    def older(self, shelf: int, seconds: float) -> list[str]:
+        """Keys of objects and parts on one of the 256 shelves that were not written to for so long."""
 
     def tidy(self) -> None:
         """Remove what writers that were killed have left behind."""

@@ -5,6 +5,7 @@ A part grows under its own key, which nobody looks up before a row names it.
 """
 
 import hashlib
+import math
 import os
 import secrets
 import time
@@ -55,11 +56,16 @@ class LocalStorage:
         """Remove an object."""
         self._path(key).unlink(missing_ok=True)
 
+    def older(self, shelf: int, seconds: float) -> list[str]:
+        """Keys of files in one subfolder that were not written to for so long."""
+        before = time.time() - seconds
+        return [path.name for path in (self.root / f"{shelf:02x}").glob("*") if _written(path) < before]
+
     def tidy(self) -> None:
         """Remove what was begun and not written to for a day."""
         for path in (self.root / UNFINISHED).glob(".*.part"):
             with suppress(FileNotFoundError):  # it was finished or removed just now
-                if path.stat().st_mtime < time.time() - ABANDONED_S:
+                if _written(path) < time.time() - ABANDONED_S:
                     path.unlink()
 
     def _path(self, key: str) -> Path:
@@ -115,6 +121,14 @@ class LocalPart:
     def sync(self) -> None:
         """Make it durable."""
         os.fdatasync(self._file.fileno())
+
+
+def _written(path: Path) -> float:
+    """When a file was last written to; infinity when it is gone."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _write_all(file: FileIO, chunk: bytes) -> None:

@@ -164,6 +164,4 @@ def test_text_that_no_database_can_hold_is_refused(http: httpx.Client, text: str
     ]
 
     for body in bodies:
-        answer = http.post("/v1/models", content=json.dumps(body), headers=JSON)
-        if answer.status_code != 201 or text == "\ud800":  # SQLite can hold a NUL
-            problem(answer, 422, "invalid_input")
+        problem(http.post("/v1/models", content=json.dumps(body), headers=JSON), 422, "invalid_input")

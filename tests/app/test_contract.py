@@ -43,8 +43,8 @@ def test_the_service_keeps_every_promise_of_its_document(
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/api-keys", "GET, POST"),
-        ("/v1/models/mdl_0", "GET, DELETE"),
+        ("/v1/api-keys", "GET, HEAD, POST"),
+        ("/v1/models/mdl_0", "GET, HEAD, DELETE"),
         ("/v1/candidates/cnd_0/content", "GET, HEAD"),
     ],
 )

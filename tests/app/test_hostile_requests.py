@@ -15,13 +15,15 @@ from tests.app.conftest import MIB, Service, Tenant
 from tests.app.problems import pointers, problem
 from tests.app.sockets import head, talk
 
-HALF = "\ud800"
+HALF, NUL = "\ud800", "a\0b"
 DYNAMIC = [{"method": "dynamic_int8"}]
 
 
 @pytest.mark.parametrize(
     "part",
     [
+        {"labels": {"branch": NUL}},
+        {"state": {NUL: "h"}},
         {"labels": {"branch": HALF}},
         {"state": {"h": HALF}},
         {"evaluation": {"output": HALF}},
@@ -117,3 +119,22 @@ def test_a_job_has_no_more_labels_than_a_form_may_send(
 
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"].startswith("/labels")
+
+
+def test_a_nul_in_a_field_of_a_form_is_named(http: httpx.Client) -> None:
+    sent = http.post("/v1/models", files={"file": ("m.onnx", b"model")}, data={"name": NUL})
+
+    assert pointers(sent) == ["/name"]
+
+
+def test_what_only_looks_like_a_nul_is_stored(http: httpx.Client, version: str) -> None:
+    labels = {"path": "C:\\u0000", "\\\\u0000": "\\"}
+
+    job = http.post("/v1/jobs", json={"version": version, "labels": labels}).json()
+
+    assert job["spec"]["labels"] == labels
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs?version=%00", "/v1/jobs?label.a=%00"])
+def test_a_nul_in_an_address_is_refused(http: httpx.Client, path: str) -> None:
+    problem(http.get(path), 422, "invalid_input")

@@ -31,7 +31,7 @@ def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Resp
     status_code=201,
     responses={
         200: {"model": BlobRead, "description": "They were here already"},
-        **refuses("digest_mismatch", "empty_file", "quota_exceeded", "request_timeout"),
+        **refuses("digest_mismatch", "empty_file", "quota_exceeded", "request_timeout", "storage_full"),
     },
     openapi_extra={"requestBody": {"required": False, **BODY}},
 )
@@ -49,6 +49,8 @@ async def put_blob(
             await pump(request, lambda _chunk: None)  # a client that sends does not listen before its end
         response.status_code = 200
         return BlobRead(sha256=sha256, size=here.size)
+    coming = int(request.headers.get("content-length", 0))
+    await service.read(lambda db: quotas.check_bytes(db, caller.project_id, service.settings.quotas, coming))
     received = await _receive(request, service.storage, sha256)
 
     def record(db: Session) -> BlobRead:

@@ -1,6 +1,7 @@
 """Datasets: samples for calibration and evaluation."""
 
 import base64
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -9,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
+from app.api.files import keep_files, refuse_hopeless
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
@@ -17,11 +19,11 @@ from app.api.refusals import FORMS, refuses
 from app.api.schemas.datasets import DatasetCheck, DatasetCreate, DatasetRead
 from app.api.schemas.values import Page
 from app.db import queries
-from app.db.models import Dataset
+from app.db.models import Blob, Dataset
 from app.domain.errors import NotFound
 from app.domain.fit import Fit, Question
 from app.domain.preview import Preview
-from app.services import blobs, datasets, deletion, quotas
+from app.services import blobs, datasets, deletion
 from app.services.keys import Caller
 
 router = APIRouter(prefix="/datasets", route_class=OncePerKey)
@@ -178,17 +180,22 @@ async def _from_json(request: Request, caller: Caller, once: Once) -> str:
 
 
 async def _from_form(request: Request, caller: Caller, service: App, once: Once) -> str:
+    await refuse_hopeless(request, service, caller.project_id)
     async with received_form(request, service.storage, FILES, FIELDS) as form:
         form.file("file")
-        return await once.write(lambda db: add_from_form(db, service, caller, form, "file").id, form)
+
+        def create(db: Session) -> str:
+            kept = keep_files(db, service, caller.project_id, form)
+            return add_from_form(db, caller, form, "file", kept).id
+
+        return await once.write(create, form)
 
 
-def add_from_form(db: Session, service: App, caller: Caller, form: Form, part: str) -> Dataset:
+def add_from_form(db: Session, caller: Caller, form: Form, part: str, kept: Mapping[str, Blob]) -> Dataset:
     """A dataset from the file part of this name."""
     preprocess = fields.preprocess(form.fields.get("preprocess", ""))
     file = form.file(part)
-    quotas.hold(db, caller.project_id, service.settings.quotas)
-    blob = blobs.keep(db, service.storage, caller.project_id, file.received, service.settings.blob_grace_s)
-    quotas.check_bytes(db, caller.project_id, service.settings.quotas)
+    input_name = fields.input_name(form.fields.get("input", ""))
     name = (form.fields.get("name") or file.filename.rpartition("/")[2] or "data")[:200]
-    return datasets.add(db, caller.project_id, name, blob, preprocess, form.fields.get("input") or None)
+    blob = kept[file.received.key]
+    return datasets.add(db, caller.project_id, name, blob, preprocess, input_name)

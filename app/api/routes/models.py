@@ -1,6 +1,7 @@
 """Models and their versions."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
 from app.api.download import ANSWERS, Object, send_object, send_zip
+from app.api.files import keep_files, refuse_hopeless
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
@@ -21,7 +23,7 @@ from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Blob, Model, Version, VersionFile
 from app.domain.errors import NotFound
-from app.services import blobs, deletion, models, quotas
+from app.services import blobs, deletion, models
 from app.services.keys import Caller
 
 router = APIRouter(route_class=OncePerKey)
@@ -157,31 +159,36 @@ async def _from_json(request: Request, caller: Caller, once: Once) -> str:
     paths = fields.file_paths(body.files, "/files")
 
     def create(db: Session) -> str:
-        found = [blobs.referable(db, caller.project_id, sha256, "/files") for sha256 in body.files.values()]
-        files = main_first(list(zip(paths, found, strict=True)))
+        digests = sorted(set(body.files.values()))  # the order of locks
+        found = {sha256: blobs.referable(db, caller.project_id, sha256, "/files") for sha256 in digests}
+        named = [(path, found[sha256]) for path, sha256 in zip(paths, body.files.values(), strict=True)]
+        files = main_first(named)
         return models.add_version(db, caller.project_id, body.name, files, body.labels).id
 
     return await once.write(create)
 
 
 async def _from_form(request: Request, caller: Caller, service: App, once: Once) -> str:
+    await refuse_hopeless(request, service, caller.project_id)
     async with received_form(request, service.storage, FILES, FIELDS) as form:
         form.every("file")
         labels = fields.labels(form.fields.get("labels", ""))
-        return await once.write(lambda db: add_from_form(db, service, caller, form, "file", labels).id, form)
+
+        def create(db: Session) -> str:
+            kept = keep_files(db, service, caller.project_id, form)
+            return add_from_form(db, caller, form, "file", kept, labels).id
+
+        return await once.write(create, form)
 
 
 def add_from_form(
-    db: Session, service: App, caller: Caller, form: Form, part: str, labels: dict[str, str]
+    db: Session, caller: Caller, form: Form, part: str, kept: Mapping[str, Blob], labels: dict[str, str]
 ) -> Version:
     """A version from the file parts of this name."""
-    grace, sent = service.settings.blob_grace_s, form.files[part]
+    sent = form.files[part]
     names = [file.filename.rpartition("/")[2] or "model.onnx" for file in sent]
     paths = fields.file_paths(names, f"/{part}")
-    quotas.hold(db, caller.project_id, service.settings.quotas)
-    kept = [blobs.keep(db, service.storage, caller.project_id, file.received, grace) for file in sent]
-    quotas.check_bytes(db, caller.project_id, service.settings.quotas)
-    ordered = main_first(list(zip(paths, kept, strict=True)))
+    ordered = main_first([(path, kept[file.received.key]) for path, file in zip(paths, sent, strict=True)])
     name = form.fields.get("name") or _bare(ordered[0][0])
     return models.add_version(db, caller.project_id, name[:200], ordered, labels)
 

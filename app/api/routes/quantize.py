@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from app.api import fields
 from app.api.deps import App, Service, Wait, Who
 from app.api.errors import problem_response, request_id
+from app.api.files import keep_files, refuse_hopeless
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form
@@ -89,23 +90,30 @@ async def quantize(
     `curl -fsS -H "Authorization: Bearer $KEY" -F model=@m.onnx -F data=@val.zip -F preprocess=imagenet
     -F max_accuracy_drop=0.01 -F min_speedup=1.2 -H 'Prefer: wait=600' "$URL/v1/quantize?status=http"`
     """
+    await refuse_hopeless(request, service, caller.project_id)
     async with received_form(request, service.storage, FILES, FIELDS) as sent:
         sent.every("model")
         spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
         job_id = await once.write(lambda db: _create(db, service, caller, sent, spec), sent)
     await service.watch.settled(job_id, wait)
     if status == "http" and not await service.read(lambda db: db.get_one(Job, job_id).finished_at):
-        unfinished = Problem.of(JobNotFinished(f"The job {job_id} has not ended yet; ask its verdict later."))
+        unfinished = Problem.of(
+            JobNotFinished(
+                f"The job {job_id} has not ended within {wait:.0f} s. It goes on: ask "
+                f"/v1/jobs/{job_id}/verdict?status=http with `Prefer: wait=600`."
+            )
+        )
         return problem_response(unfinished, 409, request_id(request), {"Location": f"/v1/jobs/{job_id}"})
     return await service.read(lambda db: _answer(db, job_id, status, wait))
 
 
 def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWithoutIds) -> str:
     labels = fields.labels(sent.fields.get("labels", ""))
-    version = models.add_from_form(db, service, caller, sent, "model", labels)
+    kept = keep_files(db, service, caller.project_id, sent)
+    version = models.add_from_form(db, caller, sent, "model", kept, labels)
     whole: JobSpec = replace(spec, version=version.id, labels=spec.labels | labels)  # type: ignore[arg-type]
     if "data" in sent.files:
-        dataset = datasets.add_from_form(db, service, caller, _without_name(sent), "data")
+        dataset = datasets.add_from_form(db, caller, _without_name(sent), "data", kept)
         whole = replace(
             whole,
             calibration=replace(spec.calibration, dataset=dataset.id),

@@ -20,7 +20,6 @@ from app.services.uploads import Announced, Claim
 
 OFFSET = {"Upload-Offset": {"description": "Bytes that are durable", "schema": {"type": "integer"}}}
 DIGEST = {"Fewbits-Sha256": {"description": "Of all bytes, once they are here", "schema": {"type": "string"}}}
-COUNT = r"^[0-9]{1,18}$"  # a header is text
 CHUNK = {tus.CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}}
 
 router = APIRouter(prefix="/uploads", route_class=OncePerKey)
@@ -37,7 +36,7 @@ TUS_RESUMABLE = {
 TUS: dict[str, Any] = {"parameters": [TUS_RESUMABLE]}
 PIECE = (
     *("request_timeout", "unsupported_tus_version", "upload_locked", "upload_gone"),
-    *("checksum_mismatch", "digest_mismatch"),
+    *("checksum_mismatch", "digest_mismatch", "quota_exceeded", "storage_full"),
 )
 
 
@@ -47,7 +46,7 @@ def _version(request: Request) -> None:
 
 def _declared(
     upload_length: Annotated[
-        str, Header(pattern=COUNT, description="Bytes of the whole file", examples=["1048576"])
+        str, Header(pattern=tus.COUNT, description="Bytes of the whole file", examples=["1048576"])
     ],
     upload_metadata: Annotated[
         str,
@@ -88,7 +87,7 @@ def describe_uploads(service: Service) -> Response:
     "",
     status_code=201,
     dependencies=[Versioned],
-    responses=refuses(*PIECE, "empty_file", "quota_exceeded"),
+    responses=refuses(*PIECE, "empty_file"),
     openapi_extra=TUS | {"requestBody": {"required": False, "content": CHUNK}},
 )
 async def create_upload(
@@ -160,7 +159,7 @@ async def append_to_upload(
     caller: Who,
     service: Service,
     upload_offset: Annotated[
-        str, Header(pattern=COUNT, description="Where the body begins: what HEAD says", examples=["0"])
+        str, Header(pattern=tus.COUNT, description="Where the body begins: what HEAD says", examples=["0"])
     ],
     upload_checksum: Checksum = None,
 ) -> Response:

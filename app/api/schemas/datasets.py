@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.values import Name, Problem, Sha256, moment
+from app.api.schemas.values import InputName, Name, Problem, Sha256, moment
 from app.db.models import Dataset
 from app.domain.dataset import Preprocess
 from app.domain.gate import Gate
@@ -20,7 +20,7 @@ class DatasetCreate(BaseModel):
     name: Name
     sha256: Sha256
     preprocess: Annotated[str | dict[str, Any], Field(description="a preset's name, or a Preprocess")] = {}
-    input: str | None = None
+    input: InputName | None = None
 
 
 class DatasetCheck(BaseModel):

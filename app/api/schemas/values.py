@@ -12,10 +12,11 @@ from app.domain.errors import Problem as StoredProblem
 Item = TypeVar("Item")
 
 
+SHA256 = "^[0-9a-f]{64}$"
 Sha256 = Annotated[
     str,
     Field(
-        pattern="^[0-9a-f]{64}$",
+        pattern=SHA256,
         description="SHA-256 of the bytes, in hex",
         examples=["db01934a02281c10f1c6acdc976a7e1201b8e4cc00315510b9c18752980f26de"],
     ),
@@ -23,6 +24,9 @@ Sha256 = Annotated[
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+InputName = Annotated[str, Field(max_length=500)]
 
 
 LabelText = Annotated[str, Field(max_length=200)]

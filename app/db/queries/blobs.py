@@ -1,6 +1,6 @@
 """Blobs, and which project may refer to them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import (
     and_,
@@ -17,6 +17,7 @@ from app.db.models import (
     Blob,
     Dataset,
     ProjectBlob,
+    UploadPart,
     Version,
     VersionFile,
 )
@@ -52,6 +53,13 @@ def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = Fals
 def blob(db: Session, sha256: str) -> Blob:
     """A blob that some row refers to."""
     return db.get_one(Blob, sha256)
+
+
+def known_keys(db: Session, keys: Collection[str]) -> set[str]:
+    """Those of the store's keys that a blob or a part of an upload has."""
+    blobs = select(Blob.key).where(Blob.key.in_(keys))
+    parts = select(UploadPart.key).where(UploadPart.key.in_(keys))
+    return set(db.scalars(union_all(blobs, parts)))
 
 
 def blob_references(db: Session, project_id: str, sha256: str) -> int:
