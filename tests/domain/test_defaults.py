@@ -42,3 +42,13 @@ def test_without_data_no_recipe_needs_any(family: str) -> None:
     found = recipes(replace(EXAMINATION, family=family), has_data=False)
     assert [type(recipe) for recipe in found] == [DynamicInt8, WeightOnly, Float16]
     assert not any(isinstance(recipe, StaticInt8) for recipe in found)
+
+
+def test_without_data_convolutions_are_quantized_all_the_same() -> None:
+    examined = replace(EXAMINATION, family="convolutional", op_types={"Conv": 3, "Relu": 2, "Gemm": 1})
+
+    dynamic = recipes(examined, has_data=False)[0]
+
+    assert isinstance(dynamic, DynamicInt8)
+    assert dynamic.include.op_types == ("Conv", "Gemm")
+    assert recipes(replace(examined, family="transformer"), has_data=False)[0] == DynamicInt8()
