@@ -1,23 +1,21 @@
 """Whether a dataset fits a version, and how small a drop it can decide: from what inspections found.
 
-The rules are those by which the engine binds arrays to inputs; here they see shapes, types and ranges only.
+Arrays are bound to inputs as the engine does it; here only shapes, types and ranges are seen.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from app.domain import binding
 from app.domain.dataset import Preprocess, calibration_share
 from app.domain.decidable import Decidable, decidable
 from app.domain.estimate import SHARES
 from app.domain.gate import Gate
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
 
-IMAGE_AXES = 3
-CHANNEL_COUNTS = (1, 3, 4)
 RAW_PIXELS = 32.0  # a float image beyond this was not scaled
 Level = Literal["error", "warning", "info"]
-Axes = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,14 @@ def _inputs(
         yield Finding("info", "/inputs", "whether the tokenizer suits the model is seen when a job runs")
         return
     arrays = {array.name: _as_decoded(array, summary.format) for array in summary.arrays}
-    sources = _sources(names, list(arrays), image_input)
-    for item in examination.inputs:
-        if item.name in sources:
-            array = arrays[sources[item.name]]
-            yield from _input(item, array, preprocess)
-            yield from _ids(item, array, examination.vocabularies.get(item.name))
-        else:
-            yield _unfed(item, arrays)
+    by_place = summary.format in binding.BY_PLACE
+    sources = binding.sources(names, list(arrays), image_input, by_place=by_place)
+    fed = {item: arrays[sources[item.name]] for item in examination.inputs if item.name in sources}
+    for item, array in fed.items():
+        yield from _input(item, array, preprocess)
+        yield from _ids(item, array, examination.vocabularies.get(item.name))
+    yield from _batches(fed)
+    yield from (_unfed(item, arrays) for item in examination.inputs if item not in fed)
     unused = [name for name in arrays if name not in sources.values()]
     if unused and not set(names) - set(sources):
         yield Finding("warning", "/inputs", f"no input takes {', '.join(unused)}")
@@ -95,35 +93,44 @@ def _as_decoded(array: ArrayInfo, kind: str) -> ArrayInfo:
     return replace(array, dtype="uint8") if kind == "images" else array
 
 
-def _sources(inputs: list[str], arrays: list[str], image_input: str | None) -> dict[str, str]:
-    """Array names by input name: names first, then what is left over."""
-    sources = {name: name for name in inputs if name in arrays}
-    if image_input is not None:
-        spare = [name for name in arrays if name not in sources]
-        sources |= {image_input: spare[0]} if len(spare) == 1 else {}
-    free = [name for name in inputs if name not in sources]
-    spare = [name for name in arrays if name not in sources.values()]
-    return sources | ({free[0]: spare[0]} if len(free) == len(spare) == 1 else {})
-
-
 def _unfed(item: TensorInfo, arrays: Mapping[str, ArrayInfo]) -> Finding:
-    found = ", ".join(f"{a.name} {a.dtype} {_shown(a.shape)}" for a in arrays.values())
-    detail = f"expected {_described(item)}, found {found or 'no arrays'}; name each array after its input"
+    found = ", ".join(f"{a.name} {binding.described(a.dtype, a.shape)}" for a in arrays.values())
+    wanted = binding.described(item.dtype, _axes(item))
+    detail = f"expected {wanted}, found {found or 'no arrays'}; name each array after its input"
     return Finding("error", _pointer(item), detail)
 
 
 def _input(item: TensorInfo, array: ArrayInfo, preprocess: Preprocess) -> Iterator[Finding]:
-    expected = f"expected {_described(item)} per run, found {array.dtype} {_shown(array.shape)} per sample"
-    if not _arranges(array, _axes(item)):
-        hint = "; set resize, crop, layout or color" if len(array.shape) == IMAGE_AXES else ""
-        yield Finding("error", _pointer(item), expected + hint)
-    if not _converts(array, item.dtype, preprocess):
-        yield Finding("error", _pointer(item), expected)
-    elif array.dtype == "uint8" and item.dtype.startswith("float"):
-        yield from _channels(array, _axes(item), preprocess)
-    elif item.dtype.startswith("float") and len(array.shape) == IMAGE_AXES and (array.high or 0) > RAW_PIXELS:
+    if item.dtype not in binding.FEEDABLE:
+        detail = f"it takes {item.dtype}, which arrays cannot hold; no dataset can feed this model"
+        yield Finding("error", _pointer(item), detail)
+        return
+    arranged = binding.arrange(array.shape, array.dtype, _axes(item))
+    converts = _converts(array, item.dtype, preprocess)
+    if not (arranged and converts):
+        detail = binding.expected(array.dtype, array.shape, item.dtype, _axes(item))
+        yield Finding("error", _pointer(item), detail)
+    if not converts:
+        return
+    if binding.takes_preprocess(array.dtype, item.dtype):
+        yield from _channels(array, arranged.shape if arranged else array.shape, preprocess)
+    elif item.dtype in binding.FLOATS and len(array.shape) == binding.IMAGE_AXES:
+        yield from _unscaled(item, array)
+
+
+def _unscaled(item: TensorInfo, array: ArrayInfo) -> Iterator[Finding]:
+    if (array.high or 0) > RAW_PIXELS:
         detail = f"{array.name} goes up to {array.high:g} and is fed so: only uint8 arrays take preprocess"
         yield Finding("warning", _pointer(item), detail)
+
+
+def _batches(fed: Mapping[TensorInfo, ArrayInfo]) -> Iterator[Finding]:
+    arranged = {i: binding.arrange(a.shape, a.dtype, _axes(i)) for i, a in fed.items()}
+    stacked = {item.name: _axes(item) for item, found in arranged.items() if found and found.stacked}
+    sizes = binding.fixed_batches(stacked)
+    if len(set(sizes.values())) > 1:
+        detail = f"inputs differ in their fixed batch: {sizes}; give samples in the inputs' full shapes"
+        yield Finding("error", "/inputs", detail)
 
 
 def _ids(item: TensorInfo, array: ArrayInfo, rows: int | None) -> Iterator[Finding]:
@@ -134,49 +141,15 @@ def _ids(item: TensorInfo, array: ArrayInfo, rows: int | None) -> Iterator[Findi
         yield Finding("error", _pointer(item), detail)
 
 
-def _arranges(array: ArrayInfo, shape: Axes) -> bool:
-    """Whether the axes fit: with or without the first one, with channels moved, or with axes of size 1."""
-    if _fits(array.shape, shape) or _fits(array.shape, shape[1:]):
-        return True
-    if _moves(array, shape):
-        return True
-    return bool(shape) and _fits_with_units(array.shape, shape[1:])
-
-
-def _moves(array: ArrayInfo, shape: Axes) -> bool:
-    """Whether [H, W, C] becomes [C, H, W], since only that fits."""
-    if _fits(array.shape, shape) or _fits(array.shape, shape[1:]):
-        return False
-    if array.dtype != "uint8" or len(array.shape) != IMAGE_AXES or array.shape[-1] not in CHANNEL_COUNTS:
-        return False
-    return _fits((array.shape[-1], *array.shape[:-1]), shape[1:])
-
-
-def _fits(found: Axes, wanted: Axes) -> bool:
-    pairs = zip(found, wanted, strict=False)
-    return len(found) == len(wanted) and all(w is None or f is None or f == w for f, w in pairs)
-
-
-def _fits_with_units(found: Axes, wanted: Axes) -> bool:
-    """Whether axes of size 1, added or taken away, make the shapes fit."""
-    sizes = [size for size in found if size != 1]
-    shape = tuple(1 if size == 1 or not sizes else sizes.pop(0) for size in wanted)
-    return not sizes and _fits(shape, wanted)
-
-
-def _axes(item: TensorInfo) -> Axes:
+def _axes(item: TensorInfo) -> binding.Axes:
     return tuple(size if isinstance(size, int) and size > 0 else None for size in item.shape)
 
 
 def _converts(array: ArrayInfo, wanted: str, preprocess: Preprocess) -> bool:
     """Whether the values reach the input unchanged, but for scale, mean and std."""
-    found = preprocess.dtype if array.dtype == "uint8" and wanted.startswith("float") else array.dtype
-    if found == wanted:
-        return True
-    if wanted.startswith(("float", "bfloat")):
-        return found.startswith(("float", "bool"))
-    if not (wanted.startswith(("int", "uint")) and found.startswith(("int", "uint", "bool"))):
-        return False
+    found = preprocess.dtype if binding.takes_preprocess(array.dtype, wanted) else array.dtype
+    if not binding.converts(found, wanted) or wanted not in binding.INTEGERS:
+        return binding.converts(found, wanted)
     low, high = _integer_range(wanted)
     return low <= (array.low or 0) and (array.high or 0) <= high
 
@@ -186,9 +159,8 @@ def _integer_range(dtype: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _channels(array: ArrayInfo, wanted: Axes, preprocess: Preprocess) -> Iterator[Finding]:
-    shape = (array.shape[-1], *array.shape[:-1]) if _moves(array, wanted) else array.shape
-    axis = max(len(shape) - IMAGE_AXES, 0) if preprocess.layout == "NCHW" else len(shape) - 1
+def _channels(array: ArrayInfo, shape: binding.Axes, preprocess: Preprocess) -> Iterator[Finding]:
+    axis = max(len(shape) - binding.IMAGE_AXES, 0) if preprocess.layout == "NCHW" else len(shape) - 1
     channels = shape[axis] if shape else None
     for name, numbers in (("mean", preprocess.mean), ("std", preprocess.std)):
         if len(numbers) > 1 and channels is not None and len(numbers) != channels:
@@ -269,14 +241,6 @@ def _limits_out_of_reach(decided: Decidable) -> Iterator[Finding]:
                 f"{least.samples} would, if {least.flip_rate:.0%} of them flip"
             )
             yield Finding("warning", f"/gate/{limit.name}", detail)
-
-
-def _described(item: TensorInfo) -> str:
-    return f"{item.dtype} {_shown(_axes(item))}"
-
-
-def _shown(shape: Axes) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
 
 
 def _pointer(item: TensorInfo) -> str:

@@ -96,6 +96,32 @@ def test_every_input_needs_an_array_and_arrays_too_many_are_told() -> None:
     assert pointers(asked(TOKENS, arrays(ids)), "error") == ["/inputs/attention_mask"]
 
 
+def test_tensors_of_test_data_feed_several_inputs_by_their_place_when_they_have_no_names() -> None:
+    ids = ArrayInfo("input_0", "int64", (1, 7))
+    unnamed = replace(PICTURES, format="pb", arrays=(ids, replace(ids, name="input_1")), labels=None)
+
+    assert pointers(asked(TOKENS, unnamed), "error") == []
+    assert asked(TOKENS, unnamed).fits
+    assert not asked(TOKENS, replace(unnamed, format="npz")).fits
+    assert not asked(TOKENS, replace(unnamed, arrays=(ids,))).fits
+
+
+def test_an_input_of_a_type_that_arrays_cannot_hold_is_fed_by_nothing() -> None:
+    model = replace(MODEL, inputs=(TensorInfo("x", "bfloat16", ("batch", 4)),))
+
+    found = asked(model, arrays(ArrayInfo("x", "float32", (4,), 0.0, 1.0)))
+
+    assert pointers(found, "error") == ["/inputs/x"]
+    assert "arrays cannot hold" in found.findings[0].detail
+
+
+def test_inputs_that_fix_different_batches_take_no_samples_one_by_one() -> None:
+    inputs = (TensorInfo("a", "float32", (2, 4)), TensorInfo("b", "float32", (3, 4)))
+    infos = [ArrayInfo(name, "float32", (4,), 0.0, 1.0) for name in "ab"]
+
+    assert pointers(asked(replace(MODEL, inputs=inputs), arrays(*infos)), "error") == ["/inputs"]
+
+
 def test_ids_beyond_the_vocabulary_do_not_fit() -> None:
     ids = ArrayInfo("input_ids", "int64", (None,), 0.0, 30_522.0)
     mask = ArrayInfo("attention_mask", "int64", (None,), 0.0, 1.0)

@@ -1,16 +1,20 @@
 """Which array feeds which input: names, axes, dtypes, batches, and what a mismatch says."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from app.domain import fit
 from app.domain.dataset import Preprocess
 from app.domain.errors import Refused
+from app.domain.report import Examination, TensorInfo
+from tests.factories import EXAMINATION
 from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, arrange, bind, feed
-from worker.engine.data.dataset import Dataset
+from worker.engine.data.dataset import Dataset, summarize
 from worker.engine.requests import Data
 
 
@@ -198,3 +202,53 @@ def test_a_channel_axis_is_not_taken_for_a_batch(tmp_path: Path) -> None:
         bound(dataset_of(tmp_path, x=np.ones((2, 3, 8, 8), np.float32)), wanted("x", (None, 1, 8, 8)))
 
     assert refused.value.refusal == "dataset_mismatch"
+
+
+def binds(dataset: Dataset, *inputs: Input) -> bool:
+    try:
+        bound(dataset, *inputs)
+    except Refused:
+        return False
+    return True
+
+
+def examined(*inputs: Input) -> Examination:
+    told = tuple(TensorInfo(item.name, str(item.dtype), item.shape) for item in inputs)
+    return replace(EXAMINATION, inputs=told)
+
+
+SHAPES: list[tuple[int, ...]] = [
+    (),
+    (1,),
+    (4,),
+    (1, 4),
+    (4, 1),
+    (4, 3),
+    (3, 4),
+    (4, 4, 3),
+    (3, 4, 4),
+    (1, 3, 4, 4),
+]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (None,), (None, 4), (None, 3, 4, 4), (2, 3, 4, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "int64"])
+def test_the_check_of_a_dataset_tells_what_binds(
+    tmp_path: Path, shape: tuple[int | None, ...], dtype: str
+) -> None:
+    item = wanted("x", shape, dtype)
+    for given in SHAPES:
+        for kind in ("float64", "float16", "uint8", "int16", "bool"):
+            dataset = dataset_of(tmp_path, x=np.ones((2, *given), kind))
+            told = fit.check(examined(item), summarize(dataset), Preprocess(), fit.Question())
+
+            assert told.fits == binds(dataset, item), (given, kind)
+
+
+def test_the_check_of_a_dataset_tells_by_which_name_arrays_bind(tmp_path: Path) -> None:
+    inputs = [wanted(name, (None, 4)) for name in ("a", "b")]
+    for names in (("a", "b"), ("a", "c"), ("c", "d"), ("a", "c", "d"), ("a", "c", "input_ids"), ("a",)):
+        dataset = dataset_of(tmp_path, **{name: np.ones((2, 4), np.float32) for name in names})
+        told = fit.check(examined(*inputs), summarize(dataset), Preprocess(), fit.Question())
+
+        assert told.fits == binds(dataset, *inputs), names

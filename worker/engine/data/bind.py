@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 
+from app.domain import binding as rules
 from app.domain.dataset import Preprocess
 from app.domain.errors import FieldError, Refused
 from worker.engine.data.dataset import Array, Dataset, Sample
@@ -19,9 +20,6 @@ DTYPES: dict[str, type[Any]] = {
 } | {f"tensor({name})": getattr(np, name) for b in (8, 16, 32, 64) for name in (f"int{b}", f"uint{b}")}
 Session: TypeAlias = Any  # ONNX Runtime ships no types
 Argument: TypeAlias = Any
-IMAGE_AXES = 3
-FIRST_OF_TEXTS = "input_ids"  # what an input of another name takes of texts
-CHANNEL_COUNTS = (1, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -64,21 +62,22 @@ def bind(
         Refused: `dataset_mismatch`, with one entry per input that does not fit.
     """
     sample = dataset.sample(0)
-    by_place = getattr(dataset, "ordered", False) and len(sample) == len(inputs)
-    sources = _by_place(inputs, sample) if by_place else _sources(inputs, sample, image_input)
+    sources = _sources(inputs, dataset, sample, image_input)
     arranged, errors, notes = {}, [], []
     for item in inputs:
+        array = sample[sources[item.name]]
         try:
-            arranged[item.name] = arrange(sample[sources[item.name]], item)
-            convert(arranged[item.name][0], item, preprocess)
+            found = _arrangement(array, item)
+            convert(_apply(found, array), item, preprocess)
         except ValueError as error:
             errors.append(FieldError(f"/inputs/{_escaped(item.name)}", f"{item.name}: {error}"))
         else:
-            if _channels_moved(sample[sources[item.name]], item):
+            arranged[item.name] = found
+            if found.channels_moved:
                 notes.append(f"{sources[item.name]}: channels were moved to the front for {item.name}")
     if errors:
         raise _mismatch(errors)
-    stacked = frozenset(name for name, (_, per_sample) in arranged.items() if per_sample)
+    stacked = frozenset(name for name, found in arranged.items() if found.stacked)
     batch = _batch(inputs, stacked)
     return Binding(tuple(inputs), sources, preprocess, batch, stacked, tuple(notes), dataset.padding)
 
@@ -97,23 +96,11 @@ def feed(binding: Binding, samples: Sequence[Sample], batch: int | None = None) 
 def arrange(array: Array, item: Input) -> tuple[Array, bool]:
     """The sample in the input's axes, and whether it still lacks the batch axis.
 
-    A sample has the input's shape, or that without its first axis; axes of size 1 may be missing or extra; a
-    uint8 [H, W, C] image becomes [C, H, W] where only that fits.
-
     Raises:
         ValueError: it fits in no way.
     """
-    shape = item.shape
-    if _fits(array.shape, shape):
-        return array, False
-    if shape and _fits(array.shape, shape[1:]):
-        return array, True
-    if _channels_moved(array, item):
-        return np.moveaxis(array, -1, 0), True
-    reshaped = _with_unit_axes(array, shape[1:])
-    if reshaped is not None:
-        return reshaped, bool(shape)
-    raise ValueError(_expected(array, item))
+    found = _arrangement(array, item)
+    return _apply(found, array), found.stacked
 
 
 def convert(array: Array, item: Input, preprocess: Preprocess) -> Array:
@@ -124,16 +111,14 @@ def convert(array: Array, item: Input, preprocess: Preprocess) -> Array:
     """
     if item.dtype is None:
         raise ValueError(f"it takes {item.kind}, which arrays cannot hold; no dataset can feed this model")
-    if array.dtype == np.uint8 and item.dtype.kind == "f":
+    if rules.takes_preprocess(array.dtype.name, item.dtype.name):
         array = values(array, preprocess)
     if array.dtype == item.dtype:
         return array
-    if item.dtype.kind == "f" and array.dtype.kind in "fb":
-        return array.astype(item.dtype)
-    if item.dtype.kind in "iu" and array.dtype.kind in "iub":
-        cast = array.astype(item.dtype)
-        if np.array_equal(cast, array):
-            return cast
+    if rules.converts(array.dtype.name, item.dtype.name):
+        found = array.astype(item.dtype)
+        if item.dtype.kind == "f" or np.array_equal(found, array):
+            return found
     raise ValueError(_expected(array, item))
 
 
@@ -143,27 +128,18 @@ def _input(argument: Argument) -> Input:
     return Input(argument.name, np.dtype(dtype) if dtype else None, argument.type, shape)
 
 
-def _sources(inputs: Sequence[Input], sample: Sample, image_input: str | None) -> dict[str, str]:
+def _sources(
+    inputs: Sequence[Input], dataset: Dataset, sample: Sample, image_input: str | None
+) -> dict[str, str]:
     names = [item.name for item in inputs]
-    sources = {name: name for name in names if name in sample}
     if image_input is not None:
         _check_known(image_input, names)
-        spare = [name for name in sample if name not in sources]
-        sources |= {image_input: spare[0]} if len(spare) == 1 else {}
-    free = [name for name in names if name not in sources]
-    spare = [name for name in sample if name not in sources.values()]
-    spare = [FIRST_OF_TEXTS] if FIRST_OF_TEXTS in spare else spare
-    if len(free) == 1 and len(spare) == 1:
-        sources[free[0]] = spare[0]
-        free = []
+    by_place = dataset.format in rules.BY_PLACE
+    sources = rules.sources(names, list(sample), image_input, by_place=by_place)
+    free = [item for item in inputs if item.name not in sources]
     if free:
-        raise _unfed(free, [item for item in inputs if item.name in free], sample)
+        raise _unfed(free, sample)
     return sources
-
-
-def _by_place(inputs: Sequence[Input], sample: Sample) -> dict[str, str]:
-    names = [item.name for item in inputs]
-    return dict(zip(names, names if set(names) == set(sample) else sample, strict=True))
 
 
 def _check_known(image_input: str, names: Sequence[str]) -> None:
@@ -172,15 +148,14 @@ def _check_known(image_input: str, names: Sequence[str]) -> None:
         raise Refused("dataset_mismatch", detail, errors=(FieldError("/input", detail),))
 
 
-def _unfed(free: list[str], inputs: Sequence[Input], sample: Sample) -> Refused:
+def _unfed(free: Sequence[Input], sample: Sample) -> Refused:
     found = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in sample.items())
     errors = [
         FieldError(f"/inputs/{_escaped(i.name)}", f"{i.name}: expected {_described(i)}; found {found}")
-        for i in inputs
+        for i in free
     ]
-    detail = (
-        f"Nothing in the dataset feeds {', '.join(free)}: it has {found}. Name each array after its input."
-    )
+    names = ", ".join(item.name for item in free)
+    detail = f"Nothing in the dataset feeds {names}: it has {found}. Name each array after its input."
     return Refused("dataset_mismatch", detail, errors=tuple(errors))
 
 
@@ -190,9 +165,7 @@ def _mismatch(errors: Sequence[FieldError]) -> Refused:
 
 
 def _batch(inputs: Sequence[Input], stacked: frozenset[str]) -> int:
-    sizes = {
-        item.name: item.shape[0] for item in inputs if item.name in stacked and item.shape[0] is not None
-    }
+    sizes = rules.fixed_batches({item.name: item.shape for item in inputs if item.name in stacked})
     if len(set(sizes.values())) > 1:
         detail = f"Inputs differ in their fixed batch: {sizes}. Give samples in the inputs' full shapes."
         raise Refused(
@@ -223,39 +196,28 @@ def _one(binding: Binding, item: Input, array: Array) -> Array:
     return convert(arranged, item, binding.preprocess)
 
 
-def _fits(found: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(found) == len(wanted) and all(w in (None, f) for f, w in zip(found, wanted, strict=True))
+def _arrangement(array: Array, item: Input) -> rules.Arrangement:
+    found = rules.arrange(array.shape, array.dtype.name, item.shape)
+    if found is None:
+        raise ValueError(_expected(array, item))
+    return found
 
 
-def _channels_moved(array: Array, item: Input) -> bool:
-    if array.dtype != np.uint8 or array.ndim != IMAGE_AXES or array.shape[-1] not in CHANNEL_COUNTS:
-        return False
-    moved = (array.shape[-1], *array.shape[:-1])
-    return not _fits(array.shape, item.shape[1:]) and _fits(moved, item.shape[1:]) and bool(item.shape)
-
-
-def _with_unit_axes(array: Array, wanted: Sequence[int | None]) -> Array | None:
-    """The array with axes of size 1 added or taken away to fit `wanted`; None where that is not enough."""
-    sizes = [size for size in array.shape if size != 1]
-    shape = [_next_size(size, sizes) for size in wanted]
-    return array.reshape(shape) if not sizes and _fits(shape, wanted) else None
-
-
-def _next_size(wanted: int | None, sizes: list[int]) -> int:
-    """Take the next of `sizes` unless the axis is of size 1 anyhow."""
-    return 1 if wanted == 1 or not sizes else sizes.pop(0)
+def _apply(found: rules.Arrangement, array: Array) -> Array:
+    moved = np.moveaxis(array, -1, 0) if found.channels_moved else array
+    return moved.reshape(cast("Sequence[int]", found.shape))  # sizes of an array are known
 
 
 def _expected(array: Array, item: Input) -> str:
-    hint = ""
-    if array.ndim == IMAGE_AXES and len(item.shape) == IMAGE_AXES + 1:
-        hint = "; set resize, crop, layout or color in the preprocessing"
-    return f"expected {_described(item)} per run, found {array.dtype} {list(array.shape)} per sample{hint}"
+    return rules.expected(str(array.dtype), array.shape, _dtype(item), item.shape)
 
 
 def _described(item: Input) -> str:
-    shape = [size if size is not None else "?" for size in item.shape]
-    return f"{item.dtype or item.kind} [{', '.join(map(str, shape))}]"
+    return rules.described(_dtype(item), item.shape)
+
+
+def _dtype(item: Input) -> str:
+    return str(item.dtype or item.kind)
 
 
 def _escaped(name: str) -> str:

@@ -32,7 +32,6 @@ class PbDataset:
     targets: None = None
     groups: None = None
     pairs: bool = False
-    ordered: bool = True  # arrays feed inputs by their place when names do not tell
     warnings: tuple[str, ...] = ("There are no labels: the outputs given are compared, and not counted.",)
 
     @property
