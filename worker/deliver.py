@@ -10,7 +10,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from app import broker
 from app.domain import notice, webhook
 from app.secrets import Sealer
 from app.services import attempts, outcomes
@@ -23,15 +22,15 @@ from worker.webhooks import dial
 from worker.webhooks.dial import Attempt
 
 log = logging.getLogger(__name__)
-SENDERS = 32
+SENDERS = 128
 TROUBLE_S = 30.0
 
 
 def hand_over(process: Process, step_id: str) -> None:
     """Let a thread send this delivery; what its endpoint has no turn for now stays queued.
 
-    Endpoints that failed last, or never succeeded, share threads of their own: however many of them hang,
-    the others do not wait for them.
+    Endpoints whose last attempt failed, or that had none, share threads of their own: however many of them
+    hang, the others do not wait for them.
     """
     with process.database.reading() as db:
         endpoint = attempts.look(db, step_id)
@@ -65,8 +64,6 @@ def _claim_and_send(process: Process, step_id: str) -> None:
         _send(process, message)
     except Stale:
         log.info("%s was taken away; its result is dropped", step_id)
-    finally:
-        _give_way(process, message)
 
 
 def _send(process: Process, message: Message) -> None:
@@ -103,11 +100,3 @@ def _post(settings: Settings, message: Message) -> Attempt:
         "webhook-signature": webhook.signatures(secrets, message.message_id, timestamp, body),
     }
     return dial.post(message.url, headers, body, settings.webhook_allow)
-
-
-def _give_way(process: Process, message: Message) -> None:
-    """An attempt has ended: others may have waited for their turn at this endpoint."""
-    with process.database.reading() as db:
-        waiting = attempts.next_in_turn(db, message.endpoint_id)
-    for step_id in waiting:
-        broker.ring(step_id, message.claim.kind)

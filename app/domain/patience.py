@@ -6,9 +6,9 @@ FIRST_REST_S, LONGEST_REST_S = 5, 3600
 GIVE_UP_S = 5 * 24 * 3600
 
 
-def in_flight_limit(failures: int) -> int:
-    """How many deliveries an endpoint gets at once after so many failures in a row: two, or one."""
-    return IN_FLIGHT if failures < FAILURES_IN_A_ROW else 1
+def in_flight_limit(*, proven: bool) -> int:
+    """How many deliveries an endpoint gets at once: one, until it is known to take them."""
+    return IN_FLIGHT if proven else 1
 
 
 def rest_s(failures: int) -> int:

@@ -3,17 +3,18 @@
 Locks are taken in the order endpoint, deliveries, steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
+from app import broker
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Step
 from app.db.queries import webhooks as stored
+from app.db.session import after_commit
 from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.domain import patience, webhook
 from app.domain.errors import Problem
@@ -43,7 +44,6 @@ class Message:
     """What is to be sent by whoever made this claim; the secrets are sealed."""
 
     claim: Claim
-    endpoint_id: str
     url: str
     secrets: tuple[bytes, ...]
     message_id: str
@@ -52,12 +52,11 @@ class Message:
 
 def look(db: Session, step_id: str) -> WebhookEndpoint | None:
     """The endpoint that this delivery could be sent to now, as far as one can see without its lock."""
-    step = db.get(Step, step_id)
-    if step is None or step.state != "queued" or step.not_before > queries.now(db):
+    found = stored.due_at(db, step_id)
+    if found is None:
         return None
-    delivery = db.get_one(Delivery, step.subject_id)
-    endpoint = db.get_one(WebhookEndpoint, delivery.endpoint_id)
-    return endpoint if _may_send(db, endpoint, delivery) else None
+    endpoint, delivery, rests = found
+    return endpoint if _has_turn(db, endpoint, delivery, rests=rests) else None
 
 
 def is_proven(endpoint: WebhookEndpoint) -> bool:
@@ -70,26 +69,21 @@ def begin(db: Session, step_id: str, worker: str) -> Message | None:
     step = db.get(Step, step_id)
     if step is None or step.state != "queued":
         return None
-    endpoint = stored.lock_endpoint_of(db, step.subject_id)
+    endpoint, now = stored.lock_endpoint_of(db, step.subject_id), queries.now(db)
     delivery = stored.fresh_delivery(db, step.subject_id)
     if _is_closed(endpoint, delivery):
         stored.cancel_pending(db, endpoint.id)
         return None
-    claim = steps.claim(db, step_id, worker) if _may_send(db, endpoint, delivery) else None
+    if not _has_turn(db, endpoint, delivery, rests=endpoint.rest_until > now):
+        return None
+    claim = steps.claim(db, step_id, worker)
     if claim is None:
         return None
-    secrets = _secrets(endpoint, queries.now(db))
-    return Message(claim, endpoint.id, endpoint.url, secrets, delivery.message_id, delivery.payload)
-
-
-def next_in_turn(db: Session, endpoint_id: str) -> Sequence[str]:
-    """The steps to ring for when an attempt at this endpoint has ended: as many as it takes now."""
-    endpoint = db.get_one(WebhookEndpoint, endpoint_id)
-    return stored.waiting(db, endpoint_id, _free(db, endpoint))
+    return Message(claim, endpoint.url, _secrets(endpoint, now), delivery.message_id, delivery.payload)
 
 
 def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> None:
-    """Write down what came of an attempt, and when the next one is, if any.
+    """Write down what came of an attempt and when the next one is; ring for who is next in turn.
 
     Raises:
         Stale: The delivery is not ours any more; nothing may be written.
@@ -102,25 +96,27 @@ def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> None:
     if attempt.status is not None and webhook.succeeded(attempt.status):
         _delivered(db, claim, endpoint, delivery, now)
     else:
-        _not_delivered(db, claim, delivery, attempt, jitter)
+        _not_delivered(db, claim, delivery, attempt, jitter, now)
         if delivery.type != webhook.PING:
             _blame(db, endpoint, attempt, now)
+    _give_way(db, endpoint, now)
 
 
 def _delivered(db: Session, claim: Claim, endpoint: WebhookEndpoint, delivery: Delivery, now: int) -> None:
-    _close(db, claim, delivery, "delivered", None)
+    _close(db, claim, delivery, "delivered", None, now)
     endpoint.delivered_at, endpoint.failures, endpoint.failing_since, endpoint.rest_until = now, 0, None, 0
 
 
-def _not_delivered(db: Session, claim: Claim, delivery: Delivery, attempt: Attempt, jitter: float) -> None:
+def _not_delivered(
+    db: Session, claim: Claim, delivery: Delivery, attempt: Attempt, jitter: float, now: int
+) -> None:
     wait_s = _wait_s(delivery, attempt, jitter)
     if wait_s is None:
         outcome = attempt.error or f"status {attempt.status}"
         detail = f"{delivery.tries} attempts failed, the last with {outcome}; see the delivery {delivery.id}."
-        _close(db, claim, delivery, "failed", Problem("not_delivered", detail))
+        _close(db, claim, delivery, "failed", Problem("not_delivered", detail), now)
         return
-    delivery.next_attempt_at = queries.now(db) + int(wait_s * MICROSECONDS)
-    db.flush()
+    delivery.next_attempt_at = now + int(wait_s * MICROSECONDS)
     if not stored.requeue_delivery(db, claim.step_id, claim.attempt, wait_s):
         raise Stale
 
@@ -145,12 +141,21 @@ def _blame(db: Session, endpoint: WebhookEndpoint, attempt: Attempt, now: int) -
         endpoints.disable(db, endpoint, "failing")
 
 
-def _close(db: Session, claim: Claim, delivery: Delivery, state: str, problem: Problem | None) -> None:
+def _give_way(db: Session, endpoint: WebhookEndpoint, now: int) -> None:
+    """Others may have waited for their turn at this endpoint."""
+    db.flush()
+    free = 0 if endpoint.rest_until > now else _free(db, endpoint)
+    for step_id in stored.waiting(db, endpoint.id, free) if free > 0 else ():
+        after_commit(db, broker.ring, step_id, "deliver")
+
+
+def _close(
+    db: Session, claim: Claim, delivery: Delivery, state: str, problem: Problem | None, now: int
+) -> None:
     ended = "failed" if problem else "done"
     if not queries.close_step(db, claim.step_id, claim.attempt, ended, problem):
         raise Stale
-    delivery.state, delivery.finished_at, delivery.next_attempt_at = state, queries.now(db), None
-    db.flush()
+    delivery.state, delivery.finished_at, delivery.next_attempt_at = state, now, None
 
 
 def _log(db: Session, delivery: Delivery, attempt: Attempt) -> None:
@@ -160,18 +165,16 @@ def _log(db: Session, delivery: Delivery, attempt: Attempt) -> None:
     db.add(row)
 
 
-def _may_send(db: Session, endpoint: WebhookEndpoint, delivery: Delivery) -> bool:
+def _has_turn(db: Session, endpoint: WebhookEndpoint, delivery: Delivery, *, rests: bool) -> bool:
     """Deliveries wait for their turn at this endpoint; a test does not, but there is only one beside them."""
     if delivery.type == webhook.PING:
         return stored.in_flight(db, endpoint.id) <= patience.IN_FLIGHT
-    return _free(db, endpoint) > 0
+    return not rests and _free(db, endpoint) > 0
 
 
 def _free(db: Session, endpoint: WebhookEndpoint) -> int:
-    """How many more deliveries this endpoint takes now."""
-    if endpoint.rest_until > queries.now(db):
-        return 0
-    return max(patience.in_flight_limit(endpoint.failures) - stored.in_flight(db, endpoint.id), 0)
+    """How many more deliveries this endpoint takes at once."""
+    return patience.in_flight_limit(proven=is_proven(endpoint)) - stored.in_flight(db, endpoint.id)
 
 
 def _is_closed(endpoint: WebhookEndpoint, delivery: Delivery) -> bool:

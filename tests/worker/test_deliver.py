@@ -385,11 +385,14 @@ def held(receiver: Receiver) -> tuple[threading.Event, threading.Semaphore]:
 def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
     process: Process, project: str, receiver: Receiver, rings: list[str]
 ) -> None:
-    release, hanging = held(receiver)
     listen(process, project, receiver.url)
+    end_a_job(process, project)
+    attempt(process)  # it is known to work
+    receiver.received.clear()
+    release, hanging = held(receiver)
     for _ in range(4):
         end_a_job(process, project)
-    slow = deliveries(process)
+    slow = deliveries(process)[1:]
     threads = [threading.Thread(target=deliver.run, args=[process, step_of(process, d).id]) for d in slow[:2]]
     for thread in threads:
         thread.start()
@@ -417,6 +420,27 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
     assert [(step.state, step.attempt) for step in waiting] == [("queued", 0)] * 2
     assert len(receiver.received) == 3
     assert set(rings) >= {step.id for step in waiting}  # their turn has come
+
+
+def test_an_endpoint_gets_one_message_at_a_time_until_it_has_taken_one(
+    process: Process, project: str, receiver: Receiver, rings: list[str]
+) -> None:
+    listen(process, project, receiver.url)
+    for _ in range(4):
+        end_a_job(process, project)
+    release, hanging = held(receiver)
+    first, *others = [step_of(process, found).id for found in deliveries(process)]
+    thread = threading.Thread(target=deliver.run, args=[process, first])
+    thread.start()
+    hanging.acquire()
+
+    deliver.run(process, others[0])
+    rings.clear()
+    release.set()
+    thread.join()
+
+    assert len(receiver.received) == 1
+    assert rings == others[:2]  # from now on two
 
 
 SENDER = """

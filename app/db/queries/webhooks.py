@@ -5,7 +5,7 @@ Locks are taken in the order endpoint, deliveries, steps.
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, func, select, update
 from sqlalchemy.orm import Session, selectinload
 
 from app.db.base import first_id, now_us
@@ -54,6 +54,18 @@ def lock_endpoint_of(db: Session, delivery_id: str) -> WebhookEndpoint:
 def fresh_delivery(db: Session, delivery_id: str) -> Delivery:
     """A delivery as it is now, under its endpoint's lock."""
     return db.get_one(Delivery, delivery_id, populate_existing=True)
+
+
+def due_at(db: Session, step_id: str) -> Row[WebhookEndpoint, Delivery, bool] | None:
+    """Where a delivery goes that is queued and due, the delivery, and whether the endpoint rests; or None."""
+    rests = WebhookEndpoint.rest_until > now_us()
+    found = (
+        select(WebhookEndpoint, Delivery, rests)
+        .join(Delivery, Delivery.endpoint_id == WebhookEndpoint.id)
+        .join(Step, Step.subject_id == Delivery.id)
+        .where(Step.id == step_id, *_due())
+    )
+    return db.execute(found).one_or_none()
 
 
 def deliveries(
