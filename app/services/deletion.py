@@ -61,7 +61,7 @@ def delete_dataset(db: Session, storage: Storage, project_id: str, dataset_id: s
 
 
 def _refuse_use(db: Session, project_id: str, subject_id: str, upload_ids: Sequence[str]) -> None:
-    if using := deletion.open_jobs_naming(db, project_id, upload_ids):
+    if using := queries.open_jobs_using(db, project_id, upload_ids):
         some = ", ".join(using[:SHOWN])
         detail = f"{len(using)} unfinished jobs use {subject_id}, such as {some}; cancel them or wait."
         raise InUse(detail)

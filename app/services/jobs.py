@@ -103,9 +103,9 @@ def advance(db: Session, job_id: str) -> None:
             pass
 
 
-def advance_users(db: Session, subject_id: str) -> None:
+def advance_users(db: Session, project_id: str, upload_id: str) -> None:
     """Advance every job that waited for this version or dataset."""
-    for job_id in queries.open_jobs_using(db, subject_id):
+    for job_id in queries.open_jobs_using(db, project_id, [upload_id]):
         advance(db, job_id)
 
 

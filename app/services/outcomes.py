@@ -114,4 +114,4 @@ def _follow(db: Session, claim: Claim) -> None:
     if claim.job_id:
         jobs.advance(db, claim.job_id)
     else:
-        jobs.advance_users(db, claim.subject_id)
+        jobs.advance_users(db, claim.project_id, claim.subject_id)

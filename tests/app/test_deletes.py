@@ -86,6 +86,26 @@ def test_an_unfinished_job_is_in_the_way(service: Service, tenant: Tenant, what:
     assert tenant.http.delete(path).status_code == 204
 
 
+def test_a_job_that_measures_a_version_as_its_candidate_is_in_the_way(
+    service: Service, tenant: Tenant
+) -> None:
+    candidate = factories.make_version(service.database, tenant.project)
+    spec = {"version": factories.make_version(service.database, tenant.project), "candidates": [candidate]}
+    job = tenant.http.post("/v1/jobs", json=spec).json()["id"]
+
+    refused = tenant.http.delete(f"/v1/models/{model_of(tenant.http, candidate)}")
+
+    assert job in problem(refused, 409, "in_use")["detail"]
+
+
+def test_a_job_that_only_mentions_an_id_is_not_in_the_way(service: Service, tenant: Tenant) -> None:
+    version, other = (factories.make_version(service.database, tenant.project) for _ in range(2))
+    spec = {"version": other, "labels": {"compared_with": version, "next to": version.replace("_", "-")}}
+    assert tenant.http.post("/v1/jobs", json=spec).status_code == 202
+
+    assert tenant.http.delete(f"/v1/models/{model_of(tenant.http, version)}").status_code == 204
+
+
 def test_a_finished_job_stays_readable_without_its_model_and_data(service: Service, tenant: Tenant) -> None:
     version = factories.make_version(service.database, tenant.project)
     dataset = factories.make_dataset(service.database, tenant.project)

@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import (
-    String,
-    cast,
-    select,
-    union_all,
-)
+from sqlalchemy import ColumnElement, TableValuedAlias, func, or_, select, type_coerce, union_all
 from sqlalchemy.orm import Session
 
-from app.db.base import now_us
+from app.db.base import Json, now_us
 from app.db.models import (
     Artifact,
     Candidate,
@@ -68,10 +63,27 @@ def candidate_artifacts(db: Session, job_id: str) -> dict[str, Artifact]:
     return {artifact.subject_id: artifact for artifact in found}
 
 
-def open_jobs_using(db: Session, subject_id: str) -> Sequence[str]:
-    """Jobs that have not ended and use this version or dataset."""
-    uses = cast(Job.spec, String).contains(subject_id)  # it may stand among the candidates
-    return db.scalars(select(Job.id).where(uses, Job.state.in_(JOB_OPEN)).order_by(Job.id)).all()
+def open_jobs_using(db: Session, project_id: str, upload_ids: Sequence[str]) -> Sequence[str]:
+    """A project's jobs that have not ended and use one of these versions or datasets."""
+    measured = _spec_candidates(db)
+    among_candidates = select(measured).where(measured.c.value.in_(upload_ids)).exists()
+    mine = (Job.project_id == project_id, Job.state.in_(JOB_OPEN))
+    chosen = select(Job.id).where(*mine, or_(is_made_of(upload_ids), among_candidates))
+    return db.scalars(chosen.order_by(Job.id)).all()
+
+
+def is_made_of(upload_ids: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a job quantizes one of these versions, or calibrates or evaluates on one of these datasets."""
+    columns = (Job.version_id, Job.calibration_id, Job.evaluation_id)
+    return or_(*(column.in_(upload_ids) for column in columns))
+
+
+def _spec_candidates(db: Session) -> TableValuedAlias:
+    """The versions that a job's spec names as candidates, one in a row."""
+    spec = type_coerce(Job.spec, Json)
+    if db.get_bind().dialect.name == "postgresql":
+        return func.jsonb_array_elements_text(spec["candidates"]).table_valued("value")
+    return func.json_each(spec, "$.candidates").table_valued("value")
 
 
 def open_jobs(db: Session, project_id: str) -> Sequence[str]:
