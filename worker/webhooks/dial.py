@@ -61,7 +61,7 @@ def post(
     except InvalidInput as error:
         found = Failure("bad_url", error.errors[0].detail)
     except TimeoutError:
-        found = Failure("timed_out", f"no connection within {seconds:g} s")
+        found = Failure("timed_out", f"no answer within {seconds:g} s")
     except Failure as failure:
         found = failure
     return _attempt(found, round((time.monotonic() - started) * 1000))
