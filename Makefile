@@ -45,7 +45,7 @@ lock: .venv/dev ## choose the newest versions that fit, and write both locks
 	@$(LOCK) --upgrade --output-file requirements.lock
 	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
-openapi: .venv/dev ## write docs/openapi.json anew, after a change of the API on purpose
+openapi: .venv/dev ## write docs/openapi.json and the client's schema anew, after a change of the API on purpose
 	@$(BIN)/python -c 'from app.api import openapi; from app.main import create_app; \
 	openapi.SNAPSHOT.write_text(openapi.as_text(create_app()))'
 	@$(BIN)/python client/schema.py

@@ -86,7 +86,10 @@ def _located(file: Path, given: str) -> str:
 
 def _check(path: Path, node: yaml.Node | None, content: object) -> None:
     found = list(Draft202012Validator(schema()).iter_errors({} if content is None else content))
-    leaves = sorted((_leaf(error) for error in found), key=lambda error: _line(node, error))
+    # One error for each place: that it has the wrong type says less than what it may be.
+    leaves = sorted((_leaf(error) for error in found), key=lambda error: error.validator != "type")
+    places = {(error.json_path, error.validator == "additionalProperties"): error for error in leaves}
+    leaves = sorted(places.values(), key=lambda error: _line(node, error))
     rows = [f"{path}:{_line(node, error)}: {_field(error)}{_words(error)}" for error in leaves]
     if rows:
         more = [f"and {len(rows) - SHOWN} more"] if len(rows) > SHOWN else []

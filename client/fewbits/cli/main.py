@@ -19,6 +19,7 @@ COMMANDS = {
     "verdict": ("results", "A job's verdict; ends by it."),
     "compare": ("results", "Two candidates side by side."),
     "download": ("results", "Bring a quantized model here."),
+    "comment": ("comment", "Write a report into the pull or merge request, in place of the last one."),
     "datasets": ("datasets", "Check samples before any job."),
     "login": ("login", "Keep the key to a service."),
     "doctor": ("doctor", "Look whether everything is ready, and say what to do where it is not."),
