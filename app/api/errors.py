@@ -61,6 +61,7 @@ SHOWN_INPUT = 80
 IN_WORDS = {
     against.PATTERN: "float, the id of a version or a job, latest, or latest:key=value,key=value",
     tus.COUNT: "a number of bytes",
+    tus.CHECKSUM: "`sha256 ` and the digest in base64",
     SHA256: "64 hexadecimal digits in lower case",
 }
 CODES = {

@@ -113,8 +113,7 @@ class OncePerKey(APIRoute):
             except Answered as found:
                 return _again(found.answer)
             except DomainError as error:
-                await _keep(request, _problem(request, error))
-                raise
+                response = _problem(request, error)
             except Exception:
                 await _release(request)
                 raise

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from fastapi import FastAPI
@@ -129,12 +130,13 @@ def name_of(route: APIRoute) -> str:
 
 def describe(app: FastAPI) -> None:
     """Add what FastAPI cannot know: the order, the problems, the examples, the links, the key."""
-    plain = app.openapi
+    plain, once = app.openapi, Lock()
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            complete(plain())
-        return plain()
+        with once:
+            if app.openapi_schema is None:
+                complete(plain())
+            return plain()
 
     app.openapi = openapi  # type: ignore[method-assign]
 

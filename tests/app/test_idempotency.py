@@ -148,6 +148,7 @@ def test_a_one_shot_that_is_repeated_joins_the_wait_for_its_job(service: Service
         answer = waiting.result()
 
     problem(answer, 409, "job_not_succeeded")
+    assert answer.headers[REPLAYED] == "true"
     assert count(service, Job, tenant.project) == 1
     assert service.objects() == before
 

@@ -71,7 +71,11 @@ def _declared(
 Versioned = Depends(_version)
 Declared = Annotated[Announced, Depends(_declared)]
 Checksum = Annotated[
-    str | None, Header(description="`sha256` and the body's digest in base64; nothing counts when it differs")
+    str | None,
+    Header(
+        pattern=tus.CHECKSUM,
+        description="`sha256` and the body's digest in base64; nothing counts when it differs",
+    ),
 ]
 
 
