@@ -7,23 +7,21 @@
 
 All contenders get the same calibration samples, the others the model converted to opset 17 (they need 13).
 SQNR and accuracy are measured on other samples; latency in rounds of fresh processes, all contenders in each.
+Models are kept in `--keep`, figures in `--out`: what is there already is not done again, unless named by
+`--only`. With `--rounds 0` nothing is timed; a later run times what was measured.
 
-A contender is eligible when it loads, is at least as fast as float, and does at least half as many of the
-multiplications in integer kernels as ours. We lose a model when an eligible one's SQNR is more than 0.5 dB
+A contender is eligible when it loads, is at least as fast as float, and does some multiplications in integer
+kernels, at least half as many as ours. We lose a model when an eligible one's SQNR is more than 0.5 dB
 above ours, at a speed at or above ours within the intervals. Exits 1 when a model is lost.
 """
 
 import argparse
-import json
-import math
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -34,10 +32,19 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.domain.errors import Refused  # noqa: E402
-from app.domain.intervals import median_interval  # noqa: E402
-from app.domain.recipe import StaticInt8  # noqa: E402
+from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, WeightOnly  # noqa: E402
 from benchmarks.fidelity_models import MODELS, Array, Case, Feed, Sources  # noqa: E402
 from benchmarks.fidelity_peers import CONTENDERS  # noqa: E402
+from benchmarks.fidelity_results import (  # noqa: E402
+    OURS,
+    Result,
+    Row,
+    add_speeds,
+    read,
+    show,
+    summarize,
+    write,
+)
 from benchmarks.macs import integer_macs  # noqa: E402
 from worker.engine.__main__ import detect_isa  # noqa: E402
 from worker.engine.calibrate import collect  # noqa: E402
@@ -52,69 +59,38 @@ from worker.engine.prepare import prepare_model  # noqa: E402
 from worker.engine.requests import Round  # noqa: E402
 from worker.engine.session import open_session  # noqa: E402
 
-OURS = "Fewbits, default"
-MARGIN_DB = 0.5
+RECIPES: Mapping[str, Recipe] = {OURS: StaticInt8()}
+# The other ones that transformers get by default; shown, not judged.
+FOR_TRANSFORMERS: Mapping[str, Recipe] = {
+    "Fewbits, dynamic int8": DynamicInt8(),
+    "Fewbits, 8-bit weights": WeightOnly(bits=8),
+}
 OPSETS = (17, 15, 13)
 TIMED_FEEDS = 4
-LEVEL = 0.025
 ROUNDS = 9
 
 
-@dataclass
-class Row:
-    """What one contender does on one model; `failure` says why there are no figures."""
-
-    contender: str
-    failure: str | None = None
-    sqnr_db: float | None = None
-    accuracy: float | None = None
-    integer_macs: int = 0
-    share: float = 0.0
-    speedup: float | None = None
-    interval: tuple[float, float] | None = None
-    against_ours: tuple[float, float] | None = None  # its speed over ours, in the same rounds
-    eligible: bool = False
-    dominates: bool = False
-
-
-@dataclass
-class Result:
-    """A model's rows; ours is the first."""
-
-    model: str
-    metric: str
-    float_accuracy: float | None
-    noise: tuple[float, float] | None
-    calibration: int
-    evaluation: int
-    rows: list[Row]
-
-    @property
-    def lost(self) -> bool:
-        """Whether another contender dominates ours."""
-        return any(row.dominates for row in self.rows)
-
-
 def main() -> int:
-    """Run all models, print the table, write the JSON."""
+    """Measure and time what is not known yet, and print the tables."""
     asked = _arguments()
     pythons = {"ONNX": Path(sys.executable), "NNCF": asked.nncf_python, "onnxsim": asked.onnxsim_python}
     sources = Sources(asked.data, asked.minilm, asked.tokenizer)
     print(f"load average {os.getloadavg()[0]:.1f}, {asked.rounds} rounds, {detect_isa()}", flush=True)
-    results = []
+    results = read(asked.out)
     for name in asked.only or MODELS:
-        try:
-            case = MODELS[name](sources)
-        except FileNotFoundError as missing:
-            print(f"\n{name}: skipped, {missing}", flush=True)
-            continue
-        with tempfile.TemporaryDirectory(prefix="fidelity-") as temporary:
-            folder = (asked.keep or Path(temporary)).absolute() / name.replace(" ", "-")
-            folder.mkdir(parents=True, exist_ok=True)
-            results.append(_run(name, case, folder, pythons, asked.rounds))
-        _show(results[-1])
-        asked.out.write_text(json.dumps([asdict(one) for one in results], indent=1), encoding="utf-8")
-    lost = [one.model for one in results if one.lost]
+        folder = asked.keep.absolute() / name.replace(" ", "-")
+        if asked.only or name not in results:
+            try:
+                results[name] = _run(name, MODELS[name](sources), folder, pythons)
+            except FileNotFoundError as missing:
+                print(f"\n{name}: skipped, {missing}", flush=True)
+                continue
+        if asked.rounds and results[name].noise is None:
+            _time(results[name], folder, asked.rounds)
+        show(results[name])
+        write(results, asked.out)
+    summarize(results)
+    lost = [one.model for one in results.values() if one.lost]
     print(
         f"\n{len(results)} models, lost: {', '.join(lost) or 'none'}; load average {os.getloadavg()[0]:.1f}"
     )
@@ -128,36 +104,31 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, help="its tokenizer.json")
     parser.add_argument("--nncf-python", type=Path, help="a Python that has NNCF")
     parser.add_argument("--onnxsim-python", type=Path, help="a Python that has onnxsim")
-    parser.add_argument("--only", action="append", choices=MODELS, help="run this model (repeatable)")
+    parser.add_argument("--only", action="append", choices=MODELS, help="run this model anew (repeatable)")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of latency; 0 leaves it out")
-    parser.add_argument("--keep", type=Path, help="a folder for the models; those of others are made once")
+    parser.add_argument("--keep", type=Path, default=Path("fidelity"), help="the folder for the models")
     parser.add_argument("--out", type=Path, default=Path("fidelity.json"), help="where the figures go")
     return parser.parse_args()
 
 
-def _run(name: str, case: Case, folder: Path, pythons: Mapping[str, Path | None], rounds: int) -> Result:
+def _run(name: str, case: Case, folder: Path, pythons: Mapping[str, Path | None]) -> Result:
+    folder.mkdir(parents=True, exist_ok=True)
     reference = list(_outputs(case, case.model, case.evaluation))
     calibration = list(_completed(case))
-    rows = [_row(OURS, _ours(case, calibration, folder))]
+    rows = _ours(case, calibration, folder)
     write_feeds(folder / "calibration.npz", calibration)
     problem = _convert(case.model, folder / "converted.onnx")
     for contender in CONTENDERS:
         python = pythons[contender.split(maxsplit=1)[0].rstrip(",")]
         failure = "skipped: its Python was not given" if python is None else problem
-        rows.append(
-            _row(contender, failure or _peer(contender, python, folder, transformer=case.transformer))
-        )
+        rows.append(Row(contender, failure or _peer(contender, python, folder, transformer=case.transformer)))
     for row in rows:
         if row.failure is None:
             _measure(row, case, _file(folder, row.contender), reference)
-    noise = _time(rows, case, folder, rounds) if rounds else None
-    _judge(rows)
+    shutil.copy(case.model, folder / "float.onnx")
+    write_feeds(folder / "timed.npz", list(_completed_first(case)))
     accuracy = case.score(reference) if case.score else None
-    return Result(name, case.metric, accuracy, noise, len(calibration), len(case.evaluation), rows)
-
-
-def _row(contender: str, failure: str | None) -> Row:
-    return Row(contender, failure)
+    return Result(name, case.metric, accuracy, None, len(calibration), len(case.evaluation), rows)
 
 
 def _file(folder: Path, contender: str) -> Path:
@@ -184,13 +155,22 @@ def _completed(case: Case) -> Iterator[Feed]:
         carried = {target: found[names.index(source)] for source, target in case.state.items()}
 
 
-def _ours(case: Case, calibration: list[Feed], folder: Path) -> str | None:
-    prepared, recipe = folder / "prepared.onnx", StaticInt8()
+def _ours(case: Case, calibration: list[Feed], folder: Path) -> list[Row]:
+    prepared = folder / "prepared.onnx"
+    prepare_model(case.model, prepared, calibration, {})
+    setting = Setting(
+        isa=detect_isa(), statistics=collect(prepared, calibration), samples=lambda: calibration
+    )
+    recipes = {**RECIPES, **(FOR_TRANSFORMERS if case.transformer else {})}
+    return [
+        Row(name, _quantize(prepared, _file(folder, name), recipe, setting))
+        for name, recipe in recipes.items()
+    ]
+
+
+def _quantize(prepared: Path, out: Path, recipe: Recipe, setting: Setting) -> str | None:
     try:
-        prepare_model(case.model, prepared, calibration, {})
-        statistics = collect(prepared, calibration)
-        setting = Setting(isa=detect_isa(), statistics=statistics, samples=lambda: calibration)
-        quantize(prepared, _file(folder, OURS), recipe, setting)
+        quantize(prepared, out, recipe, setting)
     except Refused as refusal:
         return f"refused: {refusal.detail}"
     return None
@@ -253,66 +233,21 @@ def _refuse(row: Row, fidelity: Any) -> None:  # noqa: ANN401
         row.failure = f"refused: {refusal.detail}"
 
 
-def _time(rows: Sequence[Row], case: Case, folder: Path, rounds: int) -> tuple[float, float] | None:
-    """Fill in speeds; returns the interval of float against itself."""
-    timed = [row for row in rows if row.sqnr_db is not None]
-    write_feeds(folder / "timed.npz", list(_completed_first(case)))
-    models = [str(case.model), *(str(_file(folder, row.contender)) for row in timed)]
+def _time(result: Result, folder: Path, rounds: int) -> None:
+    models = [str(folder / "float.onnx"), *(str(_file(folder, row.contender)) for row in result.timed)]
     arguments = {"models": models, "feeds": str(folder / "timed.npz")}
     adapter = TypeAdapter(Round)
     found = [
         adapter.validate_python(call("measure_round", arguments | {"seed": seed})) for seed in range(rounds)
     ]
     logs = np.array([[one.log_ratio for one in each.candidates] for each in found])
-    for index, row in enumerate(timed):
-        row.speedup, row.interval = math.exp(median(logs[:, index])), _interval(logs[:, index])
-        if timed[0].contender == OURS:
-            row.against_ours = _interval(logs[:, index] - logs[:, 0])
-    return _interval([one.noise.log_ratio for one in found])
+    add_speeds(result, logs, [one.noise.log_ratio for one in found])
 
 
 def _completed_first(case: Case) -> Iterator[Feed]:
     shapes = {name: value for name, value in case.evaluation[0].items() if name in case.state.values()}
     for feed in case.evaluation[:TIMED_FEEDS]:
         yield shapes | feed
-
-
-def _interval(logs: Iterable[float]) -> tuple[float, float]:
-    ratios = [math.exp(one) for one in logs]
-    return median_interval(ratios, LEVEL) or (min(ratios), max(ratios))
-
-
-def _judge(rows: Sequence[Row]) -> None:
-    ours = rows[0]
-    for row in rows[1:]:
-        if row.failure or row.sqnr_db is None or row.interval is None:
-            continue
-        row.eligible = row.interval[1] >= 1 and 2 * row.integer_macs >= ours.integer_macs
-        better = ours.sqnr_db is None or row.sqnr_db > ours.sqnr_db + MARGIN_DB
-        as_fast = row.against_ours is None or row.against_ours[1] >= 1
-        row.dominates = row.eligible and better and as_fast
-
-
-def _show(result: Result) -> None:
-    accuracy = "" if result.float_accuracy is None else f", {result.metric} {result.float_accuracy:.2f}"
-    samples = f"{result.calibration} / {result.evaluation} samples"
-    print(f"\n{result.model}: {samples}{accuracy}, A/A {_range(result.noise)}\n")
-    print("| | SQNR, dB | accuracy | speed-up | against ours | integer MACs | |")
-    print("|---|---:|---:|---|---|---:|---|")
-    for row in result.rows:
-        figures = [
-            "–" if row.sqnr_db is None else f"{row.sqnr_db:.1f}",
-            "–" if row.accuracy is None else f"{row.accuracy:.2f}",
-            "–" if row.speedup is None else f"{row.speedup:.2f} ({_range(row.interval)})",
-            _range(row.against_ours),
-            f"{row.share:.0%}",
-            row.failure or ("dominates" if row.dominates else "eligible" if row.eligible else ""),
-        ]
-        print(f"| {row.contender} | {' | '.join(figures)} |", flush=True)
-
-
-def _range(pair: tuple[float, float] | None) -> str:
-    return "–" if pair is None else f"{pair[0]:.2f} … {pair[1]:.2f}"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from worker.engine.passes.scopes import FLOATS, tensor_types
 
 SAMPLES = 32
 _MORE_DB = 2.0  # than a job accepts: other samples may be harder
-_STEPS_DB = (0.0, 5.0, 10.0)  # nodes below what a job accepts stay float; then those below 5 more
+_FIRST_LEFT = 2  # nodes; then twice as many, until it does, and back by halves
 _MOST_LEFT = 0.5  # of the nodes
 _KINDS = {
     "mse": Ranges(method="mse"),
@@ -51,7 +51,9 @@ class _Trial:
     recipe: StaticInt8
     quantized: onnx.ModelProto
     db: float
-    figures: str
+
+
+Attempt = Callable[[StaticInt8], _Trial]
 
 
 def settle(
@@ -74,46 +76,50 @@ def settle(
     reference = _outputs(model, names, feeds)
     few = replace(setting, samples=lambda: feeds)
 
-    def closest(recipe: StaticInt8) -> _Trial:
-        built = {kind: build(copy_of(model), replace(recipe, ranges=_KINDS[kind]), few) for kind in _KINDS}
-        found = {
-            kind: likeness_db(reference, _outputs(b.quantized, names, feeds)) for kind, b in built.items()
-        }
-        best = max(found, key=lambda kind: found[kind])
-        ranged = replace(recipe, ranges=_KINDS[best])
-        return _Trial(ranged, built[best].quantized, found[best], _figures(found, best, len(feeds)))
+    def attempt(recipe: StaticInt8) -> _Trial:
+        quantized = build(copy_of(model), recipe, few).quantized
+        return _Trial(recipe, quantized, likeness_db(reference, _outputs(quantized, names, feeds)))
 
-    best, reasons = closest(recipe), list[str]()
-    least = least_db(recipe) or 0.0
-    if best.db < least + _MORE_DB and not (recipe.include.nodes or recipe.include.op_types):
-        best, reasons = _spared(best, closest, _own_db(model, best.quantized, feeds), least)
-    return best.recipe, [best.figures, *reasons]
+    best, figures = _closest(recipe, attempt)
+    needed = (least_db(recipe) or 0.0) + _MORE_DB
+    if best.db >= needed or recipe.include.nodes or recipe.include.op_types:
+        return best.recipe, [f"{figures} dB on {len(feeds)} calibration samples"]
+    own = _own_db(model, best.quantized, feeds)
+    spared, left = _spare(best, attempt, sorted(own, key=lambda name: own[name]), needed)
+    best, figures = _closest(spared, attempt)
+    why = [f"left float, for these lose most by themselves: {listed(left)}"] if left else []
+    return best.recipe, [f"{figures} dB on {len(feeds)} calibration samples", *why]
 
 
 def _outputs(model: onnx.ModelProto, names: list[str], feeds: Sequence[Feed]) -> list[list[Array]]:
     return [[values[name] for name in names] for values in activations(model, names, lambda: feeds)]
 
 
-def _figures(found: Mapping[str, float], best: str, samples: int) -> str:
-    others = " and ".join(f"{kind} {db:.1f}" for kind, db in found.items() if kind != best)
-    return f"ranges {best}: {found[best]:.1f} dB on {samples} calibration samples, {others}"
+def _closest(recipe: StaticInt8, attempt: Attempt) -> tuple[_Trial, str]:
+    """The best of the trials with each kind of ranges, and the figures of all."""
+    found = {kind: attempt(replace(recipe, ranges=ranges)) for kind, ranges in _KINDS.items()}
+    ranked = sorted(found, key=lambda kind: -found[kind].db)
+    return found[ranked[0]], f"ranges {', '.join(f'{kind} {found[kind].db:.1f}' for kind in ranked)}"
 
 
-def _spared(
-    start: _Trial, closest: Callable[[StaticInt8], _Trial], own: Mapping[str, float], least: float
-) -> tuple[_Trial, list[str]]:
-    """The best of the trials that leave nodes float; the first one, unless another is closer."""
-    best, reasons = start, list[str]()
-    for limit in (least + step for step in _STEPS_DB):
-        names = [name for name, db in own.items() if db < limit]
-        if best.db >= least + _MORE_DB or len(names) > _MOST_LEFT * len(own):
-            break
-        left = Override(nodes=tuple(escape(name) for name in names), float=True)
-        trial = closest(replace(start.recipe, overrides=(*start.recipe.overrides, left))) if names else start
-        if trial.db > best.db:
-            why = f"left float, for each would lose too much (below {limit:g} dB by itself)"
-            best, reasons = trial, [f"{why}: {listed(names)}"]
-    return best, reasons
+def _spare(
+    start: _Trial, attempt: Attempt, worst: Sequence[str], needed: float
+) -> tuple[StaticInt8, Sequence[str]]:
+    """The recipe that leaves fewest of the worst nodes float and comes close enough, and these nodes."""
+    best, left, enough = start, worst[:0], 0
+    most, short = int(_MOST_LEFT * len(worst)), 0
+    count = min(_FIRST_LEFT, most)
+    while short < count:
+        override = Override(nodes=tuple(escape(name) for name in worst[:count]), float=True)
+        trial = attempt(replace(start.recipe, overrides=(*start.recipe.overrides, override)))
+        if trial.db >= needed:
+            enough = count
+        else:
+            short = count
+        if trial.db >= needed or (not enough and trial.db > best.db):
+            best, left = trial, worst[:count]
+        count = (short + enough) // 2 if enough else min(2 * count, most)
+    return best.recipe, left
 
 
 def _own_db(model: onnx.ModelProto, quantized: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:
