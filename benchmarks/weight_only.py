@@ -148,8 +148,13 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("tokenizer")
     parser.add_argument("pairs", type=Path)
+    parser.add_argument("--evaluate", type=int, help="only so many (100 or more) of the pairs that evaluate")
     arguments = parser.parse_args()
     calibration, evaluation = read(arguments.pairs, Tokenizer.from_file(arguments.tokenizer))
+    if arguments.evaluate:
+        evaluation = Pairs(
+            evaluation.feeds[: 2 * arguments.evaluate], evaluation.scores[: arguments.evaluate]
+        )
     reference = Reference(arguments.model, evaluation, list(outputs(arguments.model, evaluation.feeds)))
     print(f"float: {arguments.model.stat().st_size / 1e6:.2f} MB, {reference.points():.2f} Spearman points")
     setting = Setting(isa="x86-vnni", samples=lambda: calibration.feeds)
