@@ -15,6 +15,7 @@ from app.db.models import Candidate, Dataset, Job, Version
 from app.db.queries import earlier
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
+from app.domain.job import PREPARED
 from app.domain.recipe import Imported, Recipe, reads_ranges, uses_calibration
 from app.domain.report import Examination
 from app.services import artifacts, candidates, datasets, gates, models
@@ -37,7 +38,6 @@ from worker.engine.requests import (
 from worker.work import Work
 
 LARGEST_MODEL = 1_500_000_000  # bytes: from there on results have external data, and are several files
-PREPARED = ("model", "statistics", "calibration_order", "reference", "feeds")
 
 
 def inspect_version(work: Work) -> Record:

@@ -9,8 +9,7 @@ from app.db.base import now_us
 from app.db.models import Artifact, Job, Step, Version
 from app.db.queries.jobs import is_made_of
 from app.db.queries.statements import changed, locked
-
-INTERMEDIATE = ("model", "statistics", "calibration_order", "reference", "feeds")
+from app.domain.job import PREPARED
 
 
 def lock_versions(db: Session, model_id: str) -> Sequence[Version]:
@@ -31,6 +30,6 @@ def cancel_inspections(db: Session, upload_ids: Sequence[str]) -> None:
 
 def intermediate_artifacts(db: Session, upload_ids: Sequence[str]) -> Sequence[Artifact]:
     """What jobs derived from these uploads for their own use: it holds their weights or samples."""
-    made = (Artifact.subject_id == Artifact.job_id, Artifact.kind.in_(INTERMEDIATE))
+    made = (Artifact.subject_id == Artifact.job_id, Artifact.kind.in_(PREPARED))
     chosen = select(Artifact).join(Job, Job.id == Artifact.job_id).where(*made, is_made_of(upload_ids))
     return db.scalars(chosen).all()
