@@ -7,6 +7,7 @@ ratios to a baseline are compared, never milliseconds.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 from app.domain.estimate import SHARES
@@ -105,10 +106,8 @@ def _speedup(a: Side, b: Side) -> Difference:
 def _paired_rounds(x: Latency, y: Latency) -> tuple[float, tuple[float, float] | None]:
     if len(x.ratios) != len(y.ratios):
         return _apart(x, y)
-    ratios = sorted(right / left for left, right in zip(x.ratios, y.ratios, strict=True))
-    middle = len(ratios) // 2
-    median = ratios[middle] if len(ratios) % 2 else (ratios[middle - 1] + ratios[middle]) / 2
-    return median, median_interval(ratios, LEVEL)
+    ratios = [right / left for left, right in zip(x.ratios, y.ratios, strict=True)]
+    return median(ratios), median_interval(ratios, LEVEL)
 
 
 def _apart(x: Latency, y: Latency) -> tuple[float, tuple[float, float] | None]:

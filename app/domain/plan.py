@@ -102,10 +102,6 @@ KIND_PHASE = {
 }
 
 
-def progress(steps: Mapping[str, list[float]]) -> float:
-    """How far a running job is, 0 to 1, from each kind's step progress."""
-    total = 0.0
-    for kind, phase in KIND_PHASE.items():
-        parts = steps.get(kind, [])
-        total += WEIGHTS[phase] * (sum(parts) / len(parts) if parts else 0.0)
-    return round(total, 3)
+def progress(steps: Mapping[str, float]) -> float:
+    """How far a running job is, 0 to 1, from the mean progress of each kind of step."""
+    return round(sum(WEIGHTS[phase] * steps.get(kind, 0.0) for kind, phase in KIND_PHASE.items()), 3)

@@ -1,6 +1,6 @@
 """What a project may have and do at once."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +14,5 @@ class Quotas:
 
     def over(self, defaults: "Quotas") -> "Quotas":
         """These limits, and the defaults where they say nothing."""
-        return Quotas(
-            bytes=defaults.bytes if self.bytes is None else self.bytes,
-            jobs_per_day=defaults.jobs_per_day if self.jobs_per_day is None else self.jobs_per_day,
-            unfinished_jobs=defaults.unfinished_jobs
-            if self.unfinished_jobs is None
-            else self.unfinished_jobs,
-            running_candidates=defaults.running_candidates
-            if self.running_candidates is None
-            else self.running_candidates,
-        )
+        mine = {name: value for name, value in asdict(self).items() if value is not None}
+        return replace(defaults, **mine)

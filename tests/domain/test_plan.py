@@ -151,13 +151,13 @@ def test_no_step_is_started_twice_and_every_job_ends_when_its_steps_do(
 
 
 def test_progress_grows_from_nothing_to_one() -> None:
-    shares: list[dict[str, list[float]]] = [
+    shares: list[dict[str, float]] = [
         {},
-        {"prepare": [0.5]},
-        {"prepare": [1.0]},
-        {"prepare": [1.0], "build": [1.0, 0.0]},
-        {"prepare": [1.0], "build": [1.0, 1.0], "benchmark": [0.3]},
-        {"prepare": [1.0], "build": [1.0, 1.0], "benchmark": [1.0], "report": [1.0]},
+        {"prepare": 0.5},
+        {"prepare": 1.0},
+        {"prepare": 1.0, "build": 0.5},
+        {"prepare": 1.0, "build": 1.0, "benchmark": 0.3},
+        {"prepare": 1.0, "build": 1.0, "benchmark": 1.0, "report": 1.0},
     ]
 
     found = [plan.progress(steps) for steps in shares]
@@ -167,4 +167,4 @@ def test_progress_grows_from_nothing_to_one() -> None:
 
 
 def test_inspections_do_not_count_as_progress() -> None:
-    assert plan.progress({"inspect_version": [1.0]}) == 0.0
+    assert plan.progress({"inspect_version": 1.0}) == 0.0

@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from datetime import datetime
+from statistics import mean
 
 from pydantic import BaseModel
 
@@ -91,4 +92,4 @@ def _progress(row: Job) -> float:
     shares: dict[str, list[float]] = {}
     for step in row.steps:
         shares.setdefault(step.kind, []).append(step.progress)
-    return plan.progress(shares)
+    return plan.progress({kind: mean(parts) for kind, parts in shares.items()})

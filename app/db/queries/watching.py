@@ -38,10 +38,10 @@ def events_after(db: Session, job_id: str, seq: int) -> Sequence[Event]:
     return db.scalars(later.order_by(Event.seq)).all()
 
 
-def _shares(db: Session, job_ids: Sequence[str]) -> Mapping[str, dict[str, list[float]]]:
+def _shares(db: Session, job_ids: Sequence[str]) -> Mapping[str, dict[str, float]]:
     """The mean progress of each kind of step, by job."""
     means = select(Step.job_id, Step.kind, func.avg(Step.progress)).where(Step.job_id.in_(job_ids))
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, float]] = {}
     for job_id, kind, mean in db.execute(means.group_by(Step.job_id, Step.kind)):
-        found.setdefault(str(job_id), {})[kind] = [mean]
+        found.setdefault(str(job_id), {})[kind] = mean
     return found
