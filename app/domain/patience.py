@@ -1,8 +1,8 @@
 """How long deliveries bear with an endpoint that fails. Times are seconds."""
 
 IN_FLIGHT = 2
-FAILURES_IN_A_ROW = 5
-FIRST_REST_S, LONGEST_REST_S = 5, 3600
+FAILURES_IN_A_ROW = 3
+FIRST_REST_S, LONGEST_REST_S = 10, 3600
 GIVE_UP_S = 5 * 24 * 3600
 
 
@@ -12,7 +12,7 @@ def in_flight_limit(*, proven: bool) -> int:
 
 
 def rest_s(failures: int) -> int:
-    """How long an endpoint is left alone after so many failures in a row: from the fifth on, up to an hour.
+    """How long an endpoint is left alone after so many failures in a row: from the third on, up to an hour.
 
     What waits for it makes no attempt meanwhile, so that endpoints that are down cost next to nothing,
     however much there is to tell them.

@@ -330,7 +330,7 @@ def test_an_endpoint_that_keeps_failing_is_left_to_rest(
     endpoint_id, _ = listen(process, project, receiver.url)
     end_a_job(process, project)
     receiver.always = (500, {}, b"")
-    for _ in range(7):
+    for _ in range(4):
         attempt(process)
     end_a_job(process, project)
     fresh = step_of(process, deliveries(process)[1])
@@ -342,7 +342,7 @@ def test_an_endpoint_that_keeps_failing_is_left_to_rest(
         steps.ring_again(db)
 
     found = endpoint(process, endpoint_id)
-    assert len(receiver.received) == 7
+    assert len(receiver.received) == 4
     assert rings == []
     with process.database.reading() as db:
         assert 0 < found.rest_until - queries.now(db) <= 20_000_000
