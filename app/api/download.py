@@ -4,24 +4,23 @@ import asyncio
 import hashlib
 import re
 import zipfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from fastapi import Request
-from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from app.api.refusals import refuses
 from app.domain.errors import NotFound
 from app.storage import Storage
 from app.storage.base import limited
 
-PIECE_BYTES = 256 * 1024
 IDLE_SECONDS = 60
 ZIP64_BYTES = 2**31 - 1
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
@@ -74,8 +73,8 @@ def send_object(request: Request, storage: Storage, what: Object, media_type: st
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{what.size}"
     if request.method == "HEAD":
         return Response(media_type=media_type, headers=headers)
-    content = _read(_opened(storage, what), start, end)
-    return _Download(content, 206 if span else 200, headers, media_type)
+    file = _opened(storage, what)
+    return _Download(_read(file, start, end), file, 206 if span else 200, headers, media_type)
 
 
 def send_zip(request: Request, storage: Storage, files: Sequence[Object], filename: str) -> Response:
@@ -87,17 +86,27 @@ def send_zip(request: Request, storage: Storage, files: Sequence[Object], filena
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD":
         return Response(media_type="application/zip", headers=headers)
-    content = iterate_in_threadpool(_zip(storage, files))
-    return _Download(content, 200, headers, "application/zip")
+    content = _zip(storage, files)
+    return _Download(content, closing(content), 200, headers, "application/zip")
 
 
 class _Download(StreamingResponse):
-    """Ends when its reader takes nothing for a minute. Waiting holds no thread."""
+    """Ends when its reader takes nothing for a minute, and closes what it reads. Waiting holds no thread."""
 
     def __init__(
-        self, content: AsyncIterator[bytes], status: int, headers: Mapping[str, str], media_type: str
+        self,
+        content: Iterator[bytes],
+        opened: AbstractContextManager[object],
+        status: int,
+        headers: Mapping[str, str],
+        media_type: str,
     ) -> None:
-        super().__init__(content, status, headers, media_type)
+        super().__init__(iterate_in_threadpool(content), status, headers, media_type)
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._opened:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         async def sending(message: Any) -> None:  # noqa: ANN401 - an ASGI message
@@ -158,13 +167,9 @@ def _opened(storage: Storage, what: Object) -> BinaryIO:
         raise NotFound(f"The bytes of {what.filename!r} were deleted meanwhile.") from error
 
 
-async def _read(file: BinaryIO, start: int, end: int) -> AsyncIterator[bytes]:
-    with file:
-        await run_in_threadpool(file.seek, start)
-        while start < end:
-            piece = await run_in_threadpool(file.read, min(PIECE_BYTES, end - start))
-            start += len(piece)
-            yield piece
+def _read(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    yield from limited(file, end - start)
 
 
 class _Pipe:
@@ -187,7 +192,7 @@ class _Pipe:
         return taken
 
 
-def _zip(storage: Storage, files: Sequence[Object]) -> Iterator[bytes]:
+def _zip(storage: Storage, files: Sequence[Object]) -> Generator[bytes]:
     pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w") as archive:  # type: ignore[call-overload]  # it needs no more than this
         for file in files:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import random
 import re
 import socket
@@ -237,6 +238,19 @@ def test_a_reader_that_takes_nothing_is_cut_off(
         received = sum(len(piece) for piece in iter(lambda: connection.recv(65536), b""))
 
     assert received < len(sent)
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-", "bytes=999990-"])
+def test_the_connection_breaks_when_an_object_is_shorter_than_its_row(
+    service: Service, http: httpx.Client, asked: str
+) -> None:
+    before, unlike_others = set(service.objects()), asked.encode() + SENT
+    url = http.post("/v1/models", files={"file": ("m.onnx", unlike_others)}).json()["links"]["content"]
+    (stored,) = set(service.objects()) - before
+    os.truncate(stored, 1000)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        http.get(url, headers={"Range": asked})
 
 
 def test_readers_that_do_not_read_hold_nobody_up(service: Service, http: httpx.Client, url: str) -> None:
