@@ -144,12 +144,17 @@ def revoke(db: Session, caller: Caller, key_id: str) -> None:
 
 
 def rotate(db: Session, caller: Caller, key_id: str, overlap_s: int) -> Issued:
-    """A new key with the same name and scopes; the old one goes on for a while, then it expires."""
+    """A new key with the same name, scopes and expiry; the old one goes on for a while, then it expires.
+
+    Raises:
+        Conflict: The key has ended.
+        Forbidden: The caller lacks one of the key's scopes.
+    """
     key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     check_grant(caller, key.scopes)
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= queries.now(db)):
         raise Conflict(f"The key {key.id} has ended; make a new one with POST /v1/api-keys.")
-    issued = create(db, key.project, key.name, key.scopes)
+    issued = create(db, key.project, key.name, key.scopes, key.expires_at)
     end = queries.now(db) + overlap_s * MICROSECONDS
     key.expires_at = end if key.expires_at is None else min(end, key.expires_at)
     events.record(db, key.project_id, key.id, "key.rotated", successor=issued.key.id)

@@ -144,6 +144,15 @@ def test_a_rotated_key_and_its_successor_both_work_for_a_while(service: Service,
     assert timedelta(minutes=59) < ends - datetime.now(UTC) <= timedelta(hours=1)
 
 
+def test_a_key_that_expires_is_followed_by_one_that_expires_then_too(admin: httpx.Client) -> None:
+    old = make(admin, expires_at=(datetime.now(UTC) + timedelta(hours=1)).isoformat())
+
+    new = admin.post(f"/v1/api-keys/{old['id']}/rotate").json()
+
+    assert new["expires_at"] == old["expires_at"]
+    assert admin.get(f"/v1/api-keys/{old['id']}").json()["expires_at"] == old["expires_at"]
+
+
 def test_what_is_revoked_cannot_be_rotated_back(admin: httpx.Client) -> None:
     made = make(admin)
     admin.delete(f"/v1/api-keys/{made['id']}")
