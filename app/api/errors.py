@@ -20,7 +20,7 @@ from app.api import tus
 from app.api.schemas.values import SHA256
 from app.db.session import Unstorable
 from app.domain import against
-from app.domain.errors import DomainError, FieldError, InvalidInput, Problem
+from app.domain.errors import DomainError, FieldError, InvalidInput, Problem, Refused
 from app.domain.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,10 @@ STATUS = {
     "empty_file": 422,
     "in_use": 409,
     "idempotency_key_reused": 422,
+    "illegal_transition": 500,
     "in_progress": 409,
     "invalid_input": 422,
+    "invalid_multipart": 422,
     "no_secret_key": 503,
     "job_finished": 409,
     "job_not_finished": 409,
@@ -44,12 +46,15 @@ STATUS = {
     "not_inspected": 409,
     "quota_exceeded": 413,
     "offset_mismatch": 409,
+    "rate_limited": 429,
+    "stale": 500,
     "too_large": 413,
     "unauthenticated": 401,
     "upload_gone": 410,
     "upload_locked": 423,
     "forbidden": 403,
     "unavailable": 503,
+    "wrong_secret_key": 503,
     "error": 500,
 }
 DATABASE_ERRORS = (OperationalError, NoConnection)
@@ -125,14 +130,22 @@ def request_id(request: Request) -> str:
 
 def _domain_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, DomainError)  # noqa: S101 - registered for it
-    return problem_response(Problem.of(error), status_of(error), request_id(request), headers_of(error))
+    status = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("a request failed", exc_info=error)
+    return problem_response(Problem.of(error), status, request_id(request), headers_of(error))
 
 
 def status_of(error: DomainError) -> int:
-    """The one place where an error becomes a status: what goes away by waiting is 429."""
+    """The one place where an error becomes a status: what goes away by waiting is 429.
+
+    A refusal whose code is not listed is 422; any other error that is not listed is a mistake of ours.
+    """
     if error.retry_after_s is not None:
         return HTTPStatus.TOO_MANY_REQUESTS
-    return STATUS.get(Problem.of(error).code, HTTPStatus.UNPROCESSABLE_ENTITY)
+    refused = isinstance(error, Refused)
+    other = HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.INTERNAL_SERVER_ERROR
+    return STATUS.get(Problem.of(error).code, other)
 
 
 def headers_of(error: DomainError) -> dict[str, str] | None:
