@@ -9,7 +9,7 @@ ROWS = 10_000
 
 
 def batches(table: str) -> Iterator[dict[str, str]]:
-    """The first and the last id of each ten thousand rows, by id; to be used outside a transaction."""
+    """The first and the last id of each ten thousand rows, by id; for `live.outside_transaction`."""
     following = sa.text(f"SELECT id FROM {table} WHERE id > :last ORDER BY id LIMIT {ROWS}")  # noqa: S608 - our name
     last = ""
     while ids := op.get_bind().scalars(following, {"last": last}).all():

@@ -1,7 +1,8 @@
 """find a project's jobs by state, and the steps that were lost, without reading every row."""
 
 import sqlalchemy as sa
-from alembic import op
+
+from migrations.live import create_index, drop_index, outside_transaction
 
 revision = "0021"
 down_revision = "0020"
@@ -12,21 +13,12 @@ LOST = sa.text("losses > 0")
 
 
 def upgrade() -> None:
-    with op.get_context().autocommit_block():
-        op.create_index(
-            "ix_jobs_project_id_state_id", "jobs", ["project_id", "state", "id"], postgresql_concurrently=True
-        )
-        op.create_index(
-            "ix_steps_losses",
-            "steps",
-            ["losses"],
-            postgresql_where=LOST,
-            sqlite_where=LOST,
-            postgresql_concurrently=True,
-        )
+    with outside_transaction():
+        create_index("ix_jobs_project_id_state_id", "jobs", ["project_id", "state", "id"])
+        create_index("ix_steps_losses", "steps", ["losses"], postgresql_where=LOST, sqlite_where=LOST)
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        op.drop_index("ix_steps_losses", "steps", postgresql_concurrently=True)
-        op.drop_index("ix_jobs_project_id_state_id", "jobs", postgresql_concurrently=True)
+    with outside_transaction():
+        drop_index("ix_steps_losses", "steps")
+        drop_index("ix_jobs_project_id_state_id", "jobs")

@@ -1,6 +1,6 @@
 """read every list in its order: an index that ends in the id replaces the one without."""
 
-from alembic import op
+from migrations.live import create_index, drop_index, outside_transaction
 
 revision = "0050"
 down_revision = "0040"
@@ -16,17 +16,17 @@ LISTS = (
 
 
 def upgrade() -> None:
-    with op.get_context().autocommit_block():
+    with outside_transaction():
         for table, column in LISTS:
-            op.create_index(f"ix_{table}_{column}_id", table, [column, "id"], postgresql_concurrently=True)
-            op.drop_index(f"ix_{table}_{column}", table, postgresql_concurrently=True)
+            create_index(f"ix_{table}_{column}_id", table, [column, "id"])
+            drop_index(f"ix_{table}_{column}", table)
         columns = ["project_id", "type", "id"]
-        op.create_index("ix_events_project_id_type_id", "events", columns, postgresql_concurrently=True)
+        create_index("ix_events_project_id_type_id", "events", columns)
 
 
 def downgrade() -> None:
-    with op.get_context().autocommit_block():
-        op.drop_index("ix_events_project_id_type_id", "events", postgresql_concurrently=True)
+    with outside_transaction():
+        drop_index("ix_events_project_id_type_id", "events")
         for table, column in LISTS:
-            op.create_index(f"ix_{table}_{column}", table, [column], postgresql_concurrently=True)
-            op.drop_index(f"ix_{table}_{column}_id", table, postgresql_concurrently=True)
+            create_index(f"ix_{table}_{column}", table, [column])
+            drop_index(f"ix_{table}_{column}_id", table)

@@ -31,14 +31,9 @@ def upgrade() -> None:
     for table in ("versions", "datasets"):
         op.add_column(table, sa.Column("inspected_by", sa.String(length=64), nullable=True))
     op.add_column("candidates", sa.Column("reused", JSON, nullable=True))
-    with op.get_context().autocommit_block():
-        for table, column in KEYS:
-            op.create_index(op.f(f"ix_{table}_{column}"), table, [column], postgresql_concurrently=True)
 
 
 def downgrade() -> None:
-    for table, column in KEYS:
-        op.drop_index(op.f(f"ix_{table}_{column}"), table_name=table)
     op.drop_column("candidates", "reused")
     for table in ("versions", "datasets"):
         op.drop_column(table, "inspected_by")
