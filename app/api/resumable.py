@@ -105,11 +105,11 @@ class _Incoming:
         parts = claim.grown(claim.length)
         received = uploads.assembled(storage, parts, self._digest, self._keep_lease)
         try:
-            with self._service.database.writing() as db:
-                quotas.hold(db, claim.project_id, self._service.settings.quotas)
-                upload = uploads.complete(db, storage, claim, received, self._service.settings.blob_grace_s)
-                quotas.check_bytes(db, upload.project_id, self._service.settings.quotas)
-                return upload
+            with (
+                self._service.database.writing() as db,
+                quotas.storing(db, claim.project_id, self._service.settings.quotas),
+            ):
+                return uploads.complete(db, storage, claim, received, self._service.settings.blob_grace_s)
         except DomainError:
             if received.key not in {part.key for part in parts}:
                 storage.delete(received.key)

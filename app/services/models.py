@@ -1,5 +1,6 @@
 """Models and their versions: stored at once, inspected by a worker before anything uses them."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
@@ -14,15 +15,18 @@ from app.storage import Received, Storage
 
 # A version keeps its bytes by reference; the project's own right to them is as short as it may be.
 GRACE_SECONDS = 3600
+ENDING = re.compile(r"\.(onnx|zip|tar|tgz|tar\.(gz|bz2|xz))$")
+NAME = 200
 
 
 def add_version(
     db: Session, project_id: str, name: str, files: Sequence[tuple[str, Blob]], labels: Mapping[str, str]
 ) -> Version:
-    """Store a new version of a model (its main file first) and queue its inspection."""
-    model = queries.model_named(db, project_id, name)
+    """Store a new version of a model and queue its inspection; without a name, the main file gives it."""
+    ordered = _main_first(files)
+    model = queries.model_named(db, project_id, name or _bare(ordered[0][0]))
     version = Version(project_id=project_id, model=model, labels=dict(labels))
-    version.files = _files(files)
+    version.files = _files(ordered)
     db.add(version)
     db.flush()
     events.record(db, project_id, version.id, "version.created", state=version.state)
@@ -63,6 +67,16 @@ def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> 
     for sha256 in sorted(digests):
         blobs.drop(db, storage, version.project_id, sha256)
     events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)
+
+
+def _main_first(files: Sequence[tuple[str, Blob]]) -> list[tuple[str, Blob]]:
+    """The model before its external data: the first `.onnx`, else the first file."""
+    return sorted(files, key=lambda file: not file[0].endswith(".onnx"))
+
+
+def _bare(path: str) -> str:
+    """A file's name as a model's name."""
+    return ENDING.sub("", path)[:NAME]
 
 
 def _files(files: Sequence[tuple[str, Blob]]) -> list[VersionFile]:

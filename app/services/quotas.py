@@ -1,6 +1,7 @@
 """What a project may still have and do; checked under the project's lock, so that a race cannot pass it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
@@ -44,6 +45,18 @@ def hold(db: Session, project_id: str, defaults: Quotas) -> None:
     """Lock a project that has limits, before any of its blobs: who stores waits here and nowhere else."""
     if of(db, project_id, defaults) != Quotas():
         stored.lock_project(db, project_id)
+
+
+@contextmanager
+def storing(db: Session, project_id: str, defaults: Quotas) -> Iterator[None]:
+    """Store blobs of a project in here.
+
+    Raises:
+        NoSpaceLeft: The project has more bytes then than it may have.
+    """
+    hold(db, project_id, defaults)
+    yield
+    check_bytes(db, project_id, defaults)
 
 
 def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0) -> None:

@@ -54,9 +54,8 @@ async def put_blob(
     received = await _receive(request, service.storage, sha256)
 
     def record(db: Session) -> BlobRead:
-        quotas.hold(db, caller.project_id, service.settings.quotas)
-        blob = blobs.keep(db, service.storage, caller.project_id, received, grace)
-        quotas.check_bytes(db, caller.project_id, service.settings.quotas)
+        with quotas.storing(db, caller.project_id, service.settings.quotas):
+            blob = blobs.keep(db, service.storage, caller.project_id, received, grace)
         return BlobRead(sha256=blob.sha256, size=blob.size)
 
     try:

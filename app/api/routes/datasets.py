@@ -1,7 +1,6 @@
 """Datasets: samples for calibration and evaluation."""
 
 import base64
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -10,8 +9,8 @@ from sqlalchemy.orm import Session
 
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
-from app.api.files import keep_files, refuse_hopeless
-from app.api.forms import Form, received_form
+from app.api.files import add_dataset, keep_files, refuse_hopeless
+from app.api.forms import received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
@@ -19,7 +18,7 @@ from app.api.refusals import FORMS, refuses
 from app.api.schemas.datasets import DatasetCheck, DatasetCreate, DatasetRead
 from app.api.schemas.values import Page
 from app.db import queries
-from app.db.models import Blob, Dataset
+from app.db.models import Dataset
 from app.domain.errors import NotFound
 from app.domain.fit import Fit, Question
 from app.domain.preview import Preview
@@ -186,16 +185,6 @@ async def _from_form(request: Request, caller: Caller, service: App, once: Once)
 
         def create(db: Session) -> str:
             kept = keep_files(db, service, caller.project_id, form)
-            return add_from_form(db, caller, form, "file", kept).id
+            return add_dataset(db, caller.project_id, form, "file", kept).id
 
         return await once.write(create, form)
-
-
-def add_from_form(db: Session, caller: Caller, form: Form, part: str, kept: Mapping[str, Blob]) -> Dataset:
-    """A dataset from the file part of this name."""
-    preprocess = fields.preprocess(form.fields.get("preprocess", ""))
-    file = form.file(part)
-    input_name = fields.input_name(form.fields.get("input", ""))
-    name = (form.fields.get("name") or file.filename.rpartition("/")[2] or "data")[:200]
-    blob = kept[file.received.key]
-    return datasets.add(db, caller.project_id, name, blob, preprocess, input_name)

@@ -1,7 +1,5 @@
 """Models and their versions."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -12,8 +10,8 @@ from sqlalchemy.orm import Session, selectinload
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
 from app.api.download import ANSWERS, Object, send_object, send_zip
-from app.api.files import keep_files, refuse_hopeless
-from app.api.forms import Form, received_form
+from app.api.files import add_version, keep_files, refuse_hopeless
+from app.api.forms import received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form_or_json
 from app.api.outcome import refuse_rejected
@@ -21,7 +19,7 @@ from app.api.refusals import FORMS, refuses
 from app.api.schemas.models import ModelCreate, ModelRead, VersionRead
 from app.api.schemas.values import Page
 from app.db import queries
-from app.db.models import Blob, Model, Version, VersionFile
+from app.db.models import Model, Version, VersionFile
 from app.domain.errors import NotFound
 from app.services import blobs, deletion, models
 from app.services.keys import Caller
@@ -161,8 +159,7 @@ async def _from_json(request: Request, caller: Caller, once: Once) -> str:
     def create(db: Session) -> str:
         digests = sorted(set(body.files.values()))  # the order of locks
         found = {sha256: blobs.referable(db, caller.project_id, sha256, "/files") for sha256 in digests}
-        named = [(path, found[sha256]) for path, sha256 in zip(paths, body.files.values(), strict=True)]
-        files = main_first(named)
+        files = [(path, found[sha256]) for path, sha256 in zip(paths, body.files.values(), strict=True)]
         return models.add_version(db, caller.project_id, body.name, files, body.labels).id
 
     return await once.write(create)
@@ -176,28 +173,6 @@ async def _from_form(request: Request, caller: Caller, service: App, once: Once)
 
         def create(db: Session) -> str:
             kept = keep_files(db, service, caller.project_id, form)
-            return add_from_form(db, caller, form, "file", kept, labels).id
+            return add_version(db, caller.project_id, form, "file", kept, labels).id
 
         return await once.write(create, form)
-
-
-def add_from_form(
-    db: Session, caller: Caller, form: Form, part: str, kept: Mapping[str, Blob], labels: dict[str, str]
-) -> Version:
-    """A version from the file parts of this name."""
-    sent = form.files[part]
-    names = [file.filename.rpartition("/")[2] or "model.onnx" for file in sent]
-    paths = fields.file_paths(names, f"/{part}")
-    ordered = main_first([(path, kept[file.received.key]) for path, file in zip(paths, sent, strict=True)])
-    name = form.fields.get("name") or _bare(ordered[0][0])
-    return models.add_version(db, caller.project_id, name[:200], ordered, labels)
-
-
-def _bare(path: str) -> str:
-    """A file's name as a model's name."""
-    return re.sub(r"\.(onnx|zip|tar|tgz|tar\.(gz|bz2|xz))$", "", path)
-
-
-def main_first(files: list[tuple[str, Blob]]) -> list[tuple[str, Blob]]:
-    """The model before its external data: the first `.onnx`, else the first file."""
-    return sorted(files, key=lambda file: not file[0].endswith(".onnx"))

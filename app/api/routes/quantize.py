@@ -10,12 +10,11 @@ from starlette.responses import JSONResponse
 from app.api import fields
 from app.api.deps import App, Service, Wait, Who
 from app.api.errors import problem_response, request_id
-from app.api.files import keep_files, refuse_hopeless
+from app.api.files import add_dataset, add_version, keep_files, refuse_hopeless
 from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form
 from app.api.refusals import FORMS, refuses
-from app.api.routes import datasets, models
 from app.api.routes.jobs import show
 from app.api.routes.results import BLOCKED, verdict_response
 from app.api.schemas.jobs import JobRead, VerdictRead
@@ -110,10 +109,10 @@ async def quantize(
 def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWithoutIds) -> str:
     labels = fields.labels(sent.fields.get("labels", ""))
     kept = keep_files(db, service, caller.project_id, sent)
-    version = models.add_from_form(db, caller, sent, "model", kept, labels)
+    version = add_version(db, caller.project_id, sent, "model", kept, labels)
     whole: JobSpec = replace(spec, version=version.id, labels=spec.labels | labels)  # type: ignore[arg-type]
     if "data" in sent.files:
-        dataset = datasets.add_from_form(db, caller, _without_name(sent), "data", kept)
+        dataset = add_dataset(db, caller.project_id, _without_name(sent), "data", kept)
         whole = replace(
             whole,
             calibration=replace(spec.calibration, dataset=dataset.id),
