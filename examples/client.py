@@ -4,11 +4,17 @@ import sys
 
 from fewbits import Client
 
+SPEC = {
+    "recipes": [{"method": "static_int8"}],
+    "benchmark": {"max_seconds": 10},
+    "gate": {"max_size_ratio": 0.5},
+}
+
 
 def main(model: str, data: str, preprocess: str = "unit") -> int:
     """Submit a job, print its events, and bring the best model here; 1 when a pipeline should stop."""
     with Client() as client:
-        job = client.submit(model, data, preprocess=preprocess, gate={"max_size_ratio": 0.5})
+        job = client.submit(model, data, preprocess=preprocess, spec=SPEC)
         for event in client.watch(job.id):
             print(f"{event.progress or 0:4.0%}  {event.type}", flush=True)
         result = client.result(job.id)

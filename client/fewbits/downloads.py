@@ -38,7 +38,8 @@ class Incoming:
 
     def headers(self) -> dict[str, str]:
         """What asks for the rest, if it is the rest of the same file."""
-        return {"range": f"bytes={self.size}-", "if-range": self.etag} if self.size else {}
+        rest = {"range": f"bytes={self.size}-", "if-range": self.etag} if self.size else {}
+        return {"accept-encoding": "identity", **rest}  # what is packed on the way has another length
 
     @property
     def whole(self) -> bool:

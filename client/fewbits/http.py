@@ -20,9 +20,14 @@ def options(url: str, key: str) -> dict[str, Any]:
     return {
         "base_url": url.rstrip("/"),
         "headers": {"authorization": f"Bearer {key}", "user-agent": agent},
-        "trust_env": urlsplit(url).hostname not in LOOPBACK,
+        "trust_env": not is_local(url),
         "follow_redirects": False,
     }
+
+
+def is_local(url: str) -> bool:
+    """Whether a service runs on this computer."""
+    return urlsplit(url).hostname in LOOPBACK
 
 
 def words(request: Request) -> dict[str, Any]:

@@ -25,6 +25,8 @@ EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 INPUT = re.compile(r"\$\[\[ inputs\.(\S+) \]\]")
 # pip does without its index: what the client needs is found where the tests have it.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+# The recipe and budget of the page's other jobs: what the first one measured serves all.
+JOB_FILE = "recipes: [{method: static_int8}]\nbenchmark: {max_seconds: 10}\n"
 PIP = f"""#!/bin/sh
 case "$*" in "install fewbits") exec "{sys.executable}" -c "import fewbits" ;; esac
 exit 1
@@ -66,6 +68,7 @@ def runner(service: Service, forge_: Forge, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("pipeline")
     (folder / "model.onnx").write_bytes((ROOT / "examples" / "digits" / "digits.onnx").read_bytes())
     digits.write(digits.held_out(), folder / "samples.npz")
+    (folder / ".fewbits.yaml").write_text(JOB_FILE)
     tools, temp = folder / "tools", folder / "temp"
     tools.mkdir()
     temp.mkdir()

@@ -1,4 +1,4 @@
-"""What to run: options before the job file, labels of the pipeline before nothing."""
+"""What to run: options go before the job file, and that before what the pipeline tells."""
 
 import json
 import os
@@ -35,15 +35,14 @@ def job(what: Mapping[str, Any]) -> dict[str, Any]:
         "preprocess": preprocess(what["preprocess"]) or file.preprocess,
         "input": what["bound"] or file.input,
         "name": what["name"] or file.name,
-        "labels": labels(what["labels"]),
+        "labels": {**of_pipeline(), **file.spec.get("labels", {}), **labels(what["labels"])},
     }
 
 
 def _spec(what: Mapping[str, Any], file: JobFile) -> dict[str, Any]:
     given = list(what["candidates"])
     more = {"candidates": [*file.spec.get("candidates", ()), *given]} if given else {}
-    told = {**of_pipeline(), **file.spec.get("labels", {})}
-    return {**file.spec, **more, "labels": told}
+    return {**file.spec, **more}
 
 
 def preprocess(text: str | None) -> str | dict[str, Any] | None:
