@@ -96,7 +96,7 @@ def main() -> int:
     parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--events", type=int, default=1000, help="of the second part")
     parser.add_argument("--quiet-events", type=int, default=200, help="of the first part")
-    parser.add_argument("--seconds", type=float, default=120.0, help="that each third of the third part takes")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of each window of the third part")
     options = parser.parse_args()
     parts = {
         1: lambda service, there: _healthy(service, there, options.quiet_events),
