@@ -113,6 +113,8 @@ class OncePerKey(APIRoute):
             except Answered as found:
                 return _again(found.answer)
             except DomainError as error:
+                if not hasattr(request.state, "once"):
+                    raise  # `WriteDb` has to see it, and rolls back
                 response = _problem(request, error)
             except Exception:
                 await _release(request)
