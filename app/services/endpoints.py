@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Event
-from app.db.queries import keys as projects
+from app.db.queries import projects
 from app.db.queries import webhooks as stored
 from app.db.webhooks import Delivery, WebhookEndpoint
 from app.domain.errors import Conflict, FieldError, InvalidInput, TooManyEndpoints

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -53,6 +54,20 @@ def create(
     return Issued(key, text)
 
 
+def grant(
+    db: Session, caller: Caller, name: str, scopes: Iterable[str], expires_at: datetime | None
+) -> Issued:
+    """Make a key of the caller's project.
+
+    Raises:
+        Forbidden: The caller lacks one of these scopes.
+        InvalidInput: That time has passed, or no answer could show it.
+    """
+    _check_grant(caller, scopes)
+    project = db.get_one(Project, caller.project_id)
+    return create(db, project, name, scopes, _moment_ahead(db, expires_at))
+
+
 def authenticate(db: Session, text: str) -> Caller:
     """The caller that this key belongs to. Why a key is refused is told only to who has its secret.
 
@@ -83,46 +98,20 @@ def caller_of(db: Session, key: ApiKey) -> Caller:
     return Caller(key.id, key.project_id, frozenset(key.scopes))
 
 
-def check_grant(caller: Caller, scopes: Iterable[str]) -> None:
-    """Nobody gives away what they do not have.
-
-    Raises:
-        Forbidden: The caller lacks one of these scopes.
-    """
-    lacking = sorted(set(scopes) - caller.scopes)
-    if lacking:
-        has = ", ".join(sorted(caller.scopes))
-        raise Forbidden(f"Your key has the scopes {has}; it cannot grant {', '.join(lacking)}.")
-
-
-def moment_ahead(db: Session, expires_at: datetime | None) -> int | None:
-    """When a key is to expire, in microseconds.
-
-    Raises:
-        InvalidInput: That time has passed, or is after the year 9999, which no answer could show.
-    """
-    if expires_at is None:
-        return None
-    moment = int(expires_at.timestamp() * MICROSECONDS)
-    if moment > LAST_SHOWN:
-        detail = "it is after the year 9999 in UTC; name an earlier time, or null for never"
-        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
-    if moment <= queries.now(db):
-        detail = f"{_shown(moment)} has passed; name a time to come, or revoke the key with DELETE"
-        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
-    return moment
-
-
-def change(db: Session, caller: Caller, key_id: str, changes: dict[str, object]) -> ApiKey:
-    """Set a key's `name`, `scopes` or `expires_at`.
+def change(db: Session, caller: Caller, key_id: str, changes: dict[str, Any]) -> ApiKey:
+    """Set a key's `name`, `scopes` or `expires_at` (a datetime, or None for never).
 
     Raises:
         Conflict: It is the key that asks: it could lock itself out.
+        Forbidden: The caller lacks one of the scopes.
+        InvalidInput: The time has passed, or no answer could show it.
     """
+    _check_grant(caller, changes.get("scopes", ()))
+    moments = {"expires_at": _moment_ahead(db, changes["expires_at"])} if "expires_at" in changes else {}
     key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     if changes.keys() - {"name"}:
         _check_another(caller, key)
-    for column, value in changes.items():
+    for column, value in {**changes, **moments}.items():
         setattr(key, column, value)
     db.flush()
     events.record(db, key.project_id, key.id, "key.changed", name=key.name, scopes=key.scopes)
@@ -151,7 +140,7 @@ def rotate(db: Session, caller: Caller, key_id: str, overlap_s: int) -> Issued:
         Forbidden: The caller lacks one of the key's scopes.
     """
     key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
-    check_grant(caller, key.scopes)
+    _check_grant(caller, key.scopes)
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= queries.now(db)):
         raise Conflict(f"The key {key.id} has ended; make a new one with POST /v1/api-keys.")
     issued = create(db, key.project, key.name, key.scopes, key.expires_at)
@@ -165,6 +154,36 @@ def digest(text: str) -> bytes:
     """What is kept of a secret."""
     # The secret has 256 random bits: a plain hash cannot be searched, a slow one would only cost time.
     return hashlib.sha256(text.encode()).digest()
+
+
+def _check_grant(caller: Caller, scopes: Iterable[str]) -> None:
+    """Nobody gives away what they do not have.
+
+    Raises:
+        Forbidden: The caller lacks one of these scopes.
+    """
+    lacking = sorted(set(scopes) - caller.scopes)
+    if lacking:
+        has = ", ".join(sorted(caller.scopes))
+        raise Forbidden(f"Your key has the scopes {has}; it cannot grant {', '.join(lacking)}.")
+
+
+def _moment_ahead(db: Session, expires_at: datetime | None) -> int | None:
+    """When a key is to expire, in microseconds.
+
+    Raises:
+        InvalidInput: That time has passed, or is after the year 9999, which no answer could show.
+    """
+    if expires_at is None:
+        return None
+    moment = int(expires_at.timestamp() * MICROSECONDS)
+    if moment > LAST_SHOWN:
+        detail = "it is after the year 9999 in UTC; name an earlier time, or null for never"
+        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
+    if moment <= queries.now(db):
+        detail = f"{_shown(moment)} has passed; name a time to come, or revoke the key with DELETE"
+        raise InvalidInput(f"/expires_at: {detail}", errors=(FieldError("/expires_at", detail),))
+    return moment
 
 
 def _check_another(caller: Caller, key: ApiKey) -> None:

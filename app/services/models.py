@@ -24,7 +24,7 @@ def add_version(
 ) -> Version:
     """Store a new version of a model and queue its inspection; without a name, the main file gives it."""
     ordered = _main_first(files)
-    model = queries.model_named(db, project_id, name or _bare(ordered[0][0]))
+    model = queries.ensure_model(db, project_id, name or _bare(ordered[0][0]))
     version = Version(project_id=project_id, model=model, labels=dict(labels))
     version.files = _files(ordered)
     db.add(version)

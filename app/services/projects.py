@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Project
-from app.db.queries import keys as stored
+from app.db.queries import projects as stored
 from app.domain.errors import Conflict
 from app.domain.quota import Quotas
 from app.services import events, jobs

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from app.db.models import Project
-from app.db.queries import keys as stored
-from app.db.queries import usage
+from app.db.queries import projects, usage
 from app.domain.errors import NoSpaceLeft, TooManyJobs
 from app.domain.quota import Quotas
 
@@ -44,7 +43,7 @@ def measure(db: Session, project_id: str) -> Usage:
 def hold(db: Session, project_id: str, defaults: Quotas) -> None:
     """Lock a project that has limits, before any of its blobs: who stores waits here and nowhere else."""
     if of(db, project_id, defaults) != Quotas():
-        stored.lock_project(db, project_id)
+        projects.lock_project(db, project_id)
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0)
     limit = of(db, project_id, defaults).bytes
     if limit is None:
         return
-    stored.lock_project(db, project_id)
+    projects.lock_project(db, project_id)
     total = usage.bytes_stored(db, project_id) + coming
     if total > limit:
         raise NoSpaceLeft(
@@ -88,7 +87,7 @@ def check_jobs(db: Session, project_id: str, defaults: Quotas) -> None:
     quotas = of(db, project_id, defaults)
     if quotas.jobs_per_day is None and quotas.unfinished_jobs is None:
         return
-    stored.lock_project(db, project_id)
+    projects.lock_project(db, project_id)
     made, unfinished = usage.jobs_today(db, project_id), usage.unfinished_jobs(db, project_id)
     if quotas.jobs_per_day is not None and made >= quotas.jobs_per_day:
         seconds = usage.seconds_to_midnight(db)
@@ -104,7 +103,7 @@ def may_build(db: Session, project_id: str, defaults: Quotas) -> bool:
     limit = of(db, project_id, defaults).running_candidates
     if limit is None:
         return True
-    stored.lock_project(db, project_id)
+    projects.lock_project(db, project_id)
     return usage.running_candidates(db, project_id) < limit
 
 

@@ -4,7 +4,6 @@ import base64
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api import fields
@@ -19,6 +18,7 @@ from app.api.schemas.datasets import DatasetCheck, DatasetCreate, DatasetRead
 from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Dataset
+from app.db.queries import datasets as stored
 from app.domain.errors import NotFound
 from app.domain.fit import Fit, Question
 from app.domain.preview import Preview
@@ -87,8 +87,7 @@ async def create_dataset(
 @router.get("")
 def list_datasets(caller: Who, db: ReadDb, paging: Paged) -> Page[DatasetRead]:
     """The project's datasets, newest first."""
-    chosen = select(Dataset).where(Dataset.project_id == caller.project_id, Dataset.deleted_at.is_(None))
-    rows = queries.newest_first(db, chosen, Dataset, paging.cursor, paging.limit)
+    rows = stored.datasets_page(db, caller.project_id, paging.cursor, paging.limit)
     return paging.show(rows, DatasetRead.of)
 
 

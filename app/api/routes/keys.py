@@ -1,7 +1,6 @@
 """API keys of the caller's project."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.deps import Paged, ReadDb, Service, Who, WriteDb
@@ -10,7 +9,8 @@ from app.api.refusals import refuses
 from app.api.schemas.keys import KeyChange, KeyCreate, KeyIssued, KeyRead, KeyRotation
 from app.api.schemas.values import Page
 from app.db import queries
-from app.db.models import ApiKey, Project
+from app.db.models import ApiKey
+from app.db.queries import keys as stored
 from app.services import keys
 from app.services.keys import Issued
 
@@ -25,13 +25,10 @@ async def create_key(
 
     To rotate by hand: make a second key, deploy it, then revoke the first with the second.
     """
-    keys.check_grant(caller, body.scopes)
     made: list[Issued] = []
 
     def make(db: Session) -> str:
-        expires_at = keys.moment_ahead(db, body.expires_at)
-        project = db.get_one(Project, caller.project_id)
-        made.append(keys.create(db, project, body.name, body.scopes, expires_at))
+        made.append(keys.grant(db, caller, body.name, body.scopes, body.expires_at))
         return made[0].key.id
 
     key_id = await once.write(make, secret=True)
@@ -42,8 +39,7 @@ async def create_key(
 @router.get("")
 def list_keys(caller: Who, db: ReadDb, paging: Paged) -> Page[KeyRead]:
     """The project's keys, newest first, the revoked ones too."""
-    chosen = select(ApiKey).where(ApiKey.project_id == caller.project_id)
-    rows = queries.newest_first(db, chosen, ApiKey, paging.cursor, paging.limit)
+    rows = stored.keys_page(db, caller.project_id, paging.cursor, paging.limit)
     return paging.show(rows, KeyRead.of)
 
 
@@ -56,11 +52,7 @@ def read_key(key_id: str, caller: Who, db: ReadDb) -> KeyRead:
 @router.patch("/{key_id}", responses=refuses("conflict"))
 def change_key(key_id: str, body: KeyChange, caller: Who, db: WriteDb) -> KeyRead:
     """Change a key's name, scopes or expiry. A key changes only its own name."""
-    changes = body.model_dump(exclude_unset=True)
-    keys.check_grant(caller, changes.get("scopes", ()))
-    if "expires_at" in changes:
-        changes["expires_at"] = keys.moment_ahead(db, body.expires_at)
-    return KeyRead.of(keys.change(db, caller, key_id, changes))
+    return KeyRead.of(keys.change(db, caller, key_id, body.model_dump(exclude_unset=True)))
 
 
 @router.delete("/{key_id}", status_code=204, responses=refuses("conflict"))

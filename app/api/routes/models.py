@@ -4,8 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from sqlalchemy import select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
@@ -20,6 +19,8 @@ from app.api.schemas.models import ModelCreate, ModelRead, VersionRead
 from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Model, Version, VersionFile
+from app.db.queries import models as stored
+from app.db.queries import versions
 from app.domain.errors import NotFound
 from app.services import blobs, deletion, models
 from app.services.keys import Caller
@@ -80,8 +81,7 @@ async def create_version(
 @router.get("/models")
 def list_models(caller: Who, db: ReadDb, paging: Paged) -> Page[ModelRead]:
     """The project's models, newest first."""
-    chosen = select(Model).where(Model.project_id == caller.project_id, Model.deleted_at.is_(None))
-    rows = queries.newest_first(db, chosen, Model, paging.cursor, paging.limit)
+    rows = stored.models_page(db, caller.project_id, paging.cursor, paging.limit)
     return paging.show(rows, ModelRead.of)
 
 
@@ -110,8 +110,7 @@ def list_versions(
 ) -> Page[VersionRead]:
     """A model's versions, newest first."""
     model = queries.get_owned(db, Model, caller.project_id, model_id)
-    chosen = select(Version).where(Version.model_id == model.id).options(selectinload(Version.files))
-    rows = queries.newest_first(db, chosen, Version, paging.cursor, paging.limit)
+    rows = versions.versions_page(db, model.id, paging.cursor, paging.limit)
     return paging.show(rows, VersionRead.of)
 
 

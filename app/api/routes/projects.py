@@ -1,7 +1,6 @@
 """Projects, for operators."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.api.deps import Paged, ReadDb, Service, Who, WriteDb
@@ -10,9 +9,7 @@ from app.api.refusals import refuses
 from app.api.schemas.keys import KeyIssued
 from app.api.schemas.projects import ProjectChange, ProjectCreate, ProjectOpened, ProjectRead, UsageRead
 from app.api.schemas.values import Page
-from app.db import queries
-from app.db.models import Project
-from app.db.queries import keys as stored
+from app.db.queries import projects as stored
 from app.services import keys, projects, quotas
 
 router = APIRouter(prefix="/projects", route_class=OncePerKey)
@@ -37,7 +34,7 @@ async def create_project(body: ProjectCreate, response: Response, once: Once) ->
 @router.get("")
 def list_projects(db: ReadDb, paging: Paged) -> Page[ProjectRead]:
     """All projects, newest first, the closed ones too."""
-    rows = queries.newest_first(db, select(Project), Project, paging.cursor, paging.limit)
+    rows = stored.projects_page(db, paging.cursor, paging.limit)
     return paging.show(rows, ProjectRead.of)
 
 

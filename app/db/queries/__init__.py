@@ -2,6 +2,7 @@
 
 from app.db.queries.blobs import blob, blob_references, forget_blob, grant_blob, insert_blob, project_blob
 from app.db.queries.events import next_seq
+from app.db.queries.inputs import share_upload, upload
 from app.db.queries.jobs import (
     artifacts,
     baseline,
@@ -16,7 +17,8 @@ from app.db.queries.jobs import (
     open_jobs_using,
     settled,
 )
-from app.db.queries.keys import project_named
+from app.db.queries.models import ensure_model
+from app.db.queries.projects import project_named
 from app.db.queries.statements import get_owned, lock_owned, newest_first, now
 from app.db.queries.steps import (
     cancel_steps,
@@ -30,7 +32,6 @@ from app.db.queries.steps import (
     requeue_step,
     unheard_steps,
 )
-from app.db.queries.versions import model_named, share_upload, upload
 
 __all__ = [
     "artifacts",
@@ -42,6 +43,7 @@ __all__ = [
     "candidates",
     "claim_step",
     "close_step",
+    "ensure_model",
     "expired_leases",
     "forget_blob",
     "get_owned",
@@ -56,7 +58,6 @@ __all__ = [
     "mark_rung",
     "measured_baseline",
     "measured_baselines",
-    "model_named",
     "newest_first",
     "next_seq",
     "now",

@@ -1,52 +1,21 @@
-"""Projects, keys, and the browser sessions that keys open."""
+"""Keys, and the browser sessions that they open."""
 
-from sqlalchemy import (
-    delete,
-    or_,
-    select,
-    update,
-)
+from collections.abc import Sequence
+
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS, now_us
-from app.db.models import (
-    ApiKey,
-    BrowserSession,
-    Project,
-)
-from app.domain.errors import NotFound
+from app.db.models import ApiKey, BrowserSession
+from app.db.queries.statements import newest_first
 
 USE_NOTED = 60 * MICROSECONDS
 
 
-def project_named(db: Session, name: str) -> Project | None:
-    """The project with this name."""
-    return db.scalars(select(Project).where(Project.name == name)).one_or_none()
-
-
-def project(db: Session, project_id: str) -> Project:
-    """The project.
-
-    Raises:
-        NotFound: There is none with this id.
-    """
-    found = db.get(Project, project_id)
-    if found is None:
-        raise NotFound(f"There is no project with the id {project_id!r}.")
-    return found
-
-
-def lock_project(db: Session, project_id: str) -> Project:
-    """The project, locked until the transaction ends; rows that refer to it can still be written.
-
-    Raises:
-        NotFound: There is none with this id.
-    """
-    statement = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
-    project = db.scalars(statement.execution_options(populate_existing=True)).one_or_none()
-    if project is None:
-        raise NotFound(f"There is no project with the id {project_id!r}.")
-    return project
+def keys_page(db: Session, project_id: str, cursor: str | None, limit: int) -> Sequence[ApiKey]:
+    """The project's keys, newest first, the revoked ones too, and one more when there is a next page."""
+    chosen = select(ApiKey).where(ApiKey.project_id == project_id)
+    return newest_first(db, chosen, ApiKey, cursor, limit)
 
 
 def note_use(db: Session, key_id: str) -> None:

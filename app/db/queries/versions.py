@@ -1,43 +1,15 @@
-"""Models, versions and datasets."""
+"""Versions of models."""
 
-from sqlalchemy.orm import Session
+from collections.abc import Sequence
 
-from app.db.base import new_id, now_us
-from app.db.models import (
-    Dataset,
-    Model,
-    Version,
-)
-from app.db.queries.statements import insert
-from app.domain.errors import NotFound
+from sqlalchemy import select
+from sqlalchemy.orm import Session, selectinload
+
+from app.db.models import Version
+from app.db.queries.statements import newest_first
 
 
-def model_named(db: Session, project_id: str, name: str) -> Model:
-    """The model with this name, made when there is none, and locked: it cannot be deleted meanwhile."""
-    statement = insert(db, Model).values(
-        id=new_id("mdl"), project_id=project_id, name=name, created_at=now_us()
-    )
-    same = {"name": statement.excluded.name}  # an update, though it changes nothing, locks the row
-    kept = statement.on_conflict_do_update(index_elements=["project_id", "name"], set_=same)
-    return db.get_one(Model, db.scalars(kept.returning(Model.id)).one())
-
-
-def upload(db: Session, row_id: str) -> Version | Dataset:
-    """The version or dataset with this id."""
-    return db.get_one(Version, row_id) if row_id.startswith("ver_") else db.get_one(Dataset, row_id)
-
-
-def share_upload(db: Session, project_id: str, row_id: str) -> Version | Dataset:
-    """A version or dataset that cannot change its state until this transaction ends.
-
-    Raises:
-        NotFound: There is no such row in this project.
-    """
-    row: Version | Dataset | None
-    if row_id.startswith("ver_"):
-        row = db.get(Version, row_id, with_for_update={"read": True}, populate_existing=True)
-    else:
-        row = db.get(Dataset, row_id, with_for_update={"read": True}, populate_existing=True)
-    if row is None or row.project_id != project_id or row.deleted_at:
-        raise NotFound(f"There is nothing with the id {row_id!r} in this project.")
-    return row
+def versions_page(db: Session, model_id: str, cursor: str | None, limit: int) -> Sequence[Version]:
+    """A model's versions with their files, newest first, and one more when there is a next page."""
+    chosen = select(Version).where(Version.model_id == model_id).options(selectinload(Version.files))
+    return newest_first(db, chosen, Version, cursor, limit)
