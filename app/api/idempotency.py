@@ -1,4 +1,4 @@
-"""`Idempotency-Key` for every POST.
+"""`Idempotency-Key` for every POST that creates or changes something.
 
 A route that creates something asks for `Once` and makes it with `once.write`, in which the key's row commits
 with what is made. `OncePerKey`, the class of all such routes, keeps the answer. Who asks again gets that.

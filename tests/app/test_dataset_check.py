@@ -5,7 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from app.db.models import IdempotencyKey
 from app.domain.report import ArrayInfo, TensorInfo
 from app.services import datasets, models
 from tests import factories
@@ -60,6 +62,21 @@ def test_a_dataset_that_fits_says_how_small_a_drop_it_decides(
     assert (limit["name"], [one["enough"] for one in limit["needed"]]) == ("max_accuracy_drop", [False] * 3)
     shown = http.get(f"/v1/datasets/{dataset}").json()
     assert shown["links"]["check"] == f"/v1/datasets/{dataset}/check"
+
+
+def test_a_check_creates_nothing_so_it_is_answered_anew_whatever_its_key(
+    service: Service, tenant: Tenant, http: httpx.Client
+) -> None:
+    dataset, version = inspected(service, tenant)
+    http.headers["Idempotency-Key"] = "the pipeline's run"
+
+    few = check(http, dataset, version=version, gate={"max_accuracy_drop": 0.001})
+    more = check(http, dataset, version=version, gate={"max_accuracy_drop": 0.5})
+
+    assert few["findings"] != more["findings"]
+    with service.database.reading() as db:
+        chosen = select(IdempotencyKey).where(IdempotencyKey.project_id == tenant.project)
+        assert db.scalars(chosen).all() == []
 
 
 def test_a_dataset_that_does_not_fit_says_where(service: Service, tenant: Tenant, http: httpx.Client) -> None:

@@ -123,7 +123,6 @@ async def check_dataset(
     caller: Who,
     service: Service,
     wait: Wait,
-    once: Once,
 ) -> Fit:
     """Say before a job whether a dataset fits a version, and how small a drop it can decide.
 
@@ -131,12 +130,7 @@ async def check_dataset(
     findings would fail the job. `decidable` tells the smallest drop of top1 or top5 that the samples can
     decide when 1, 3 or 5 % of them flip, and how many samples the gate's limits need.
     """
-
-    def both_here(db: Session) -> str:
-        datasets.pair(db, caller.project_id, dataset_id, body.version)
-        return dataset_id
-
-    await once.write(both_here)
+    await service.read(lambda db: datasets.pair(db, caller.project_id, dataset_id, body.version))
     await service.watch.settled(dataset_id, wait)
     await service.watch.settled(body.version, wait)
     question = Question(gate=body.gate, metric=body.metric, input=body.input, candidates=body.candidates)
