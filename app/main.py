@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.staticfiles import StaticFiles
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(app.openapi)  # it takes a second, which whoever asks first would wait
         yield
         await rates.close()
         await run_in_threadpool(last_used.close)
@@ -96,16 +97,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _add_routes(app: FastAPI) -> None:
-    v1 = APIRouter(prefix="/v1")
     access = (webhooks, me, keys, projects, limits, events)
     running = (quantize, jobs, timeline, results, candidates, compare, artifacts)
     for resource in (*running, models, datasets, uploads, blobs, catalog, *access):
-        v1.include_router(resource.router)
-    app.include_router(v1)
+        app.include_router(resource.router, prefix="/v1")  # a router within a router is searched twice
     app.include_router(health.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_api_route("/docs", _docs, include_in_schema=False)
-    # Making the document takes a second: in a thread, where it holds up nobody else.
     app.add_api_route("/openapi.json", lambda: JSONResponse(app.openapi()), include_in_schema=False)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
 
