@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.domain.job import Benchmark, JobSpec
+from app.domain.note import Note
 from app.domain.report import Latency, Memory
 from worker import host
 from worker.engine import rounds
@@ -21,7 +22,7 @@ class Measured:
 
     latency: Latency | None
     memory: Memory | None
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,14 @@ def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:
     return work.call("measure_memory", request, MemoryUse, (0.0, 0.0))
 
 
-def _latency(series: list[Round], index: int, asked: Benchmark, batch: int) -> Latency | str:
+def _latency(series: list[Round], index: int, asked: Benchmark, batch: int) -> Latency | Note:
     return rounds.summarize(series, index, asked.threads, batch, max_seconds=asked.max_seconds)
 
 
-def _measured(found: Latency | str, use: MemoryUse, baseline: MemoryUse) -> Measured:
+def _measured(found: Latency | Note, use: MemoryUse, baseline: MemoryUse) -> Measured:
     memory = Memory(
         use.peak_bytes, use.peak_bytes - use.import_bytes, baseline.peak_bytes - baseline.import_bytes
     )
-    if isinstance(found, str):
+    if isinstance(found, Note):
         return Measured(None, memory, (found,))
     return Measured(found, memory, ())

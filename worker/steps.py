@@ -16,6 +16,7 @@ from app.db.queries import earlier
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
 from app.domain.job import PREPARED
+from app.domain.note import Note
 from app.domain.recipe import Imported, Recipe, reads_ranges, uses_calibration
 from app.domain.report import Examination
 from app.services import artifacts, candidates, datasets, gates, models
@@ -113,7 +114,7 @@ def build(work: Work) -> Record:
     )
     built = work.call("build", request, Built)
     received = work.publish(out / built.model)
-    figures = replace(built.figures, notes=(*built.figures.notes, *built.reasons))
+    figures = replace(built.figures, notes=(*built.figures.notes, *map(Note.read, built.reasons)))
     found_out = {"flips": built.flips, "outcomes": built.outcomes, "layers": built.layers}
     more = {kind: work.keep(value) for kind, value in found_out.items() if value}
     storage = work.process.storage

@@ -1,7 +1,10 @@
 """What people can read of a job: its events, how its steps ended, notes, and what the engine printed."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
+from itertools import chain
 
 from sqlalchemy.orm import Session
 
@@ -35,16 +38,28 @@ class Line:
         return LogLine(at=moment(self.at), step=self.step, name=self.name, level=self.level, text=self.text)
 
 
-def lines(db: Session, job_id: str) -> Sequence[Line]:
-    """Every line of a job in order."""
-    names = timeline.candidate_names(db, job_id)
-    found = [
-        *_events(watching.events_after(db, job_id, 0), names),
-        *_steps(queries.job_steps(db, job_id), names),
-        *_notes(queries.candidates(db, job_id), queries.job_steps(db, job_id)),
-        *(line for log, step in timeline.printed(db, job_id) for line in _printed(log, step, names)),
-    ]
-    return sorted(found, key=lambda line: line.id)
+def lines(db: Session, job_id: str, cursor: str | None, limit: int) -> Sequence[Line]:
+    """The lines behind the cursor in order, and one more when there is a next page.
+
+    What the engine printed is most of a log, so what it printed before the cursor is not read.
+    """
+    after = cursor or ""
+    names, steps = timeline.candidate_names(db, job_id), queries.job_steps(db, job_id)
+    printed = timeline.printed(db, job_id, _moment(after))
+    found = chain(
+        _events(watching.events_after(db, job_id, 0), names),
+        _steps(steps, names),
+        _notes(queries.candidates(db, job_id), steps),
+        *(_printed(log, step, names) for log, step in printed),
+    )
+    behind = (line for line in found if line.id > after)
+    return nsmallest(limit + 1, behind, key=lambda line: line.id)
+
+
+def _moment(cursor: str) -> int:
+    """When the line of a cursor was written; what is no cursor of ours is before all."""
+    at = cursor.partition(".")[0]
+    return int(at) if re.fullmatch(r"[0-9]{16}", at) else 0
 
 
 def as_text(rows: Sequence[Line]) -> str:
@@ -91,7 +106,8 @@ def _notes(candidates: Sequence[Candidate], steps: Sequence[Step]) -> Iterator[L
         if step is None or step.finished_at is None:
             continue
         for number, note in enumerate(row.figures.notes):
-            yield Line(step.finished_at, 4, number, row.id, step.id, row.name, "note", " ".join(note.split()))
+            text = " ".join(str(note).split())
+            yield Line(step.finished_at, 4, number, row.id, step.id, row.name, "note", text)
 
 
 def _printed(log: StepLog, step: Step, names: dict[str, str]) -> Iterator[Line]:

@@ -231,5 +231,6 @@ def _exact(value: float) -> Estimate:
     return Estimate(value, value, value)
 
 
-def _missing(figures: Figures, word: str) -> Unknown:
-    return Unknown(next((n for n in figures.notes if word in n.lower()), f"{word} was not measured"))
+def _missing(figures: Figures, figure: str) -> Unknown:
+    reasons = (str(note) for note in figures.notes if note.about == figure)
+    return Unknown(next(reasons, f"{figure} was not measured"))

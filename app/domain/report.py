@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.domain.flips import Compared
+from app.domain.note import Note
 
 Metric = str
 
@@ -234,12 +235,12 @@ class Figures:
     memory: Memory | None = None
     kernels: Kernels | None = None
     requires: Requires | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     predictions: tuple[Compared, ...] = ()
 
 
-def causes_of_slowness(kernels: Kernels | None, latency: Latency | None) -> tuple[str, ...]:
+def causes_of_slowness(kernels: Kernels | None, latency: Latency | None) -> tuple[Note, ...]:
     """Notes on why a candidate is slower than float, where the whole interval of its speed-up says so."""
     if kernels is None or latency is None or latency.ci[1] >= 1:
         return ()
-    return tuple(f"slower: {hindrance}" for hindrance in kernels.hindrances)
+    return tuple(Note("slower", hindrance) for hindrance in kernels.hindrances)

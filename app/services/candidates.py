@@ -12,6 +12,7 @@ from app.domain import gate
 from app.domain.against import Earlier, NoEarlier
 from app.domain.errors import Problem
 from app.domain.job import check_transition
+from app.domain.note import Note
 from app.domain.recipe import Recipe, title
 from app.domain.report import Figures, Latency, Memory, Reused, causes_of_slowness
 from app.services import artifacts, events, manifest
@@ -76,7 +77,7 @@ def failed(db: Session, candidate_id: str, problem: Problem) -> None:
 
 
 def measured(
-    db: Session, candidate_id: str, latency: Latency | None, memory: Memory | None, notes: tuple[str, ...]
+    db: Session, candidate_id: str, latency: Latency | None, memory: Memory | None, notes: tuple[Note, ...]
 ) -> None:
     """The benchmark is done; what could not be measured has its reason in `notes`."""
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)

@@ -13,11 +13,10 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.models import Artifact, Candidate, Dataset, Job, Version, VersionFile
 from app.db.queries import reuse
+from app.domain.note import MEASURED
 from app.domain.recipe import Recipe, reads_ranges
 from app.domain.report import Figures, Latency
 from app.services import artifacts, candidates, manifest
-
-MEASURED_NOTES = ("latency", "memory")
 
 
 def inspection(db: Session, row: Version | Dataset) -> bool:
@@ -138,5 +137,5 @@ def _same_target(db: Session, job: Job, donor: Job) -> bool:
 
 
 def _unmeasured(figures: Figures) -> Figures:
-    notes = tuple(note for note in figures.notes if note.partition(":")[0] not in MEASURED_NOTES)
+    notes = tuple(note for note in figures.notes if note.about not in MEASURED)
     return replace(figures, latency=None, memory=None, notes=notes)

@@ -17,6 +17,7 @@ from sqlalchemy import update
 from app.db.models import Candidate, Model, Version
 from app.domain.errors import Problem
 from app.domain.gate import Gate
+from app.domain.note import Note
 from app.domain.report import Figures
 from tests import factories
 from tests.app.conftest import Service, Tenant
@@ -78,7 +79,7 @@ def judged(
     factories.fail(service.database, service.storage, broken.id, "nothing_to_quantize")
 
     def measured(_position: int) -> Figures:
-        notes = (name,) if name else ("a note",)
+        notes = (Note("recipe", name or "a note"),)
         return replace(factories.figures(speedup=speedup), notes=notes)
 
     factories.work_off(service.database, service.storage, job, measured)

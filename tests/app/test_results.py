@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from app.domain.gate import Gate
+from app.domain.note import Note
 from app.domain.report import Figures
 from tests import factories
 from tests.app.conftest import Service, Tenant, finished
@@ -88,7 +89,7 @@ def test_a_form_that_a_report_does_not_have_is_refused(service: Service, tenant:
 
 def test_names_from_uploads_cannot_become_markup_in_a_report(service: Service, tenant: Tenant) -> None:
     def measured(_position: int) -> Figures:
-        return replace(factories.figures(), notes=("<script>alert(1)</script> | `x` [a](b)",))
+        return replace(factories.figures(), notes=(Note("recipe", "<script>alert(1)</script> | `x` [a](b)"),))
 
     job = finished(service, tenant, measured=measured)
 

@@ -13,6 +13,7 @@ from app.domain.dataset import PRESETS, Preprocess
 from app.domain.gate import Gate
 from app.domain.job import Benchmark, Evaluation, JobSpec
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, WeightOnly
+from app.domain.report import Kernels
 from app.domain.target import Target
 from app.services import datasets, deletion, hosts, jobs, models
 from app.storage import LocalStorage
@@ -66,6 +67,22 @@ def test_an_unchanged_job_only_decides_its_gate_afresh(
     finished_at = factories.job_row(database, done).finished_at
     assert [(c.reused.job, c.reused.measured_at) for c in second if c.reused] == [(done, finished_at)] * 2
     assert factories.job_row(database, repeated).state == "succeeded"
+
+
+def test_a_build_that_is_measured_anew_keeps_no_cause_of_its_earlier_slowness(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    kernels = Kernels(0, 3, hindrances=("no node runs in an integer kernel",))
+    slow = replace(factories.figures(speedup=0.5), kernels=kernels)
+    job = factories.make_job(database, project)
+    factories.work_off(database, storage, job, measured=lambda _position: slow)
+    repeated = again(database, job, lambda spec: replace(spec, benchmark=Benchmark(threads=2)))
+
+    factories.work_off(database, storage, repeated)
+
+    first, second = (factories.candidates_of(database, one)[0].figures for one in (job, repeated))
+    assert [str(note) for note in first.notes] == ["slower: no node runs in an integer kernel"]
+    assert second.notes == ()
 
 
 def test_what_was_reused_has_its_models_and_its_steps(database: Database, done: str) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from app.domain import gate
 from app.domain.gate import Gate, decide
 from app.domain.intervals import drop_interval, median_interval, normal_quantile
+from app.domain.note import About, Note
 from app.domain.power import samples_for
 from app.domain.report import Accuracy, Fidelity, Figures, Size
 from tests.factories import figures, latency
@@ -130,14 +131,17 @@ def test_too_few_rounds_for_the_level_are_inconclusive_and_say_so() -> None:
     [
         ("max_accuracy_drop", "accuracy"),
         ("min_speedup", "latency"),
-        ("max_size_ratio", "size"),
         ("min_sqnr_db", "fidelity"),
     ],
 )
-def test_what_was_not_measured_is_inconclusive_with_the_reason_from_the_notes(name: str, word: str) -> None:
-    noted = Figures(notes=("something else", f"{word}: there is no data"))
+def test_what_was_not_measured_is_inconclusive_with_the_reason_from_the_notes(name: str, word: About) -> None:
+    other = Note("recipe", f"float, since {word} and memory of another size are kept so")
+    noted = Figures(notes=(other, Note(word, "there is no data")))
 
-    for found, reason in ((noted, f"{word}: there is no data"), (Figures(), f"{word} was not measured")):
+    for found, reason in (
+        (noted, f"{word}: there is no data"),
+        (Figures(notes=(other,)), f"{word} was not measured"),
+    ):
         verdict = decide(Gate(**{name: 1.0}), {"a": found})  # type: ignore[arg-type]
 
         (check,) = verdict.checks

@@ -63,7 +63,7 @@ def test_an_accuracy_near_chance_makes_the_preprocessing_suspect(
     warning = suspicion(accuracy, classes)
 
     assert (warning is not None) == warned
-    assert warning is None or warning.startswith("preprocessing_suspect")
+    assert warning is None or warning.about == "preprocessing_suspect"
 
 
 def test_a_weak_correlation_makes_the_preprocessing_suspect() -> None:

@@ -96,7 +96,7 @@ def test_of_several_outputs_the_lowest_is_the_headline_and_all_are_noted() -> No
     fidelity, notes = headline(outputs)
 
     assert fidelity.sqnr_db == pytest.approx(20)
-    assert "boxes 20.0 dB, scores 40.0 dB" in notes[0]
+    assert "boxes 20.0 dB, scores 40.0 dB" in notes[0].text
 
 
 def test_an_output_of_another_shape_is_refused() -> None:

@@ -48,4 +48,4 @@ def test_the_note_says_how_close_they_are(
 
     (note,) = given_outputs(session, source)
 
-    assert says in note
+    assert says in str(note)

@@ -6,6 +6,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from app.domain.note import Note
 from app.domain.recipe import DynamicInt8, Recipe, Selection, StaticInt8
 from app.domain.report import FloatNodes, Kernels, Latency, Requires, causes_of_slowness
 from tests.engine.graphs import attention, branches, build, convolution, feeds
@@ -118,7 +119,7 @@ def test_a_slower_candidate_gets_its_causes_and_a_faster_one_none() -> None:
     slow = Latency(2.0, 2.1, 1.0, 0.5, (0.4, 0.6), (1, 1), 9, (0.5,), 1, 1, 1, 1)
     even = replace(slow, speedup=1.0, ci=(0.9, 1.1))
 
-    assert causes_of_slowness(kernels_of, slow) == ("slower: no node runs in an integer kernel",)
+    assert causes_of_slowness(kernels_of, slow) == (Note("slower", "no node runs in an integer kernel"),)
     assert causes_of_slowness(kernels_of, even) == ()
     assert causes_of_slowness(kernels_of, None) == ()
 

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from app.domain.note import Note
 from app.domain.report import Latency
 from tests.engine.graphs import build, weights
 from worker.engine.evaluate import cores
@@ -49,8 +50,8 @@ def figure(rounds: Sequence[Round]) -> Latency:
 
 def reason(rounds: Sequence[Round], **more: int) -> str:
     found = summarize(rounds, 0, more.get("threads", 1), 1, max_seconds=7, cores=more.get("cores", 1))
-    assert isinstance(found, str)
-    return found
+    assert isinstance(found, Note)
+    return str(found)
 
 
 def test_the_estimate_is_the_median_of_rounds_and_the_interval_the_2nd_to_the_8th() -> None:
@@ -87,7 +88,7 @@ def test_throttled_rounds_do_not_count() -> None:
 def test_a_baseline_that_differs_from_itself_voids_the_latency(noise: float, told: bool) -> None:
     found = summarize([one_round(2.0, noise=noise)] * 9, 0, 1, 1, cores=1)
 
-    assert isinstance(found, str) == told
+    assert isinstance(found, Note) == told
 
 
 def test_a_wide_noise_interval_around_1_is_no_reason_to_void() -> None:

@@ -148,7 +148,7 @@ def test_a_broken_candidate_costs_a_note(tmp_path: Path) -> None:
     found, notes = layers_of(case.prepared, case.out, recipe, Setting(isa="generic"), case.samples)
 
     assert found is None
-    assert notes[0].startswith("layers: could not be measured")
+    assert str(notes[0]).startswith("layers: could not be measured")
 
 
 def test_figures_are_finite_or_missing(tmp_path: Path) -> None:

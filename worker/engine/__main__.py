@@ -21,6 +21,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
 from app.domain.job import Evaluation, MetricName
+from app.domain.note import Note
 from app.domain.recipe import Recipe, reads_ranges
 from app.domain.target import RULES, Target, detect
 from worker.engine.calls import CALLS, run_call
@@ -98,7 +99,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         "model": str(arguments.out),
         "recipe": asdict(quantized.recipe),
         "reasons": quantized.reasons,
-        "notes": [*prepared["notes"], *told],
+        "notes": [*prepared["notes"], *map(str, told)],
         "size": {"bytes": size, "ratio": size / model_bytes(arguments.model)},
         "kernels": asdict(kernels(arguments.out)),
         "requires": asdict(requires(arguments.out)),
@@ -316,7 +317,7 @@ def _refuse_unfaithful(arguments: argparse.Namespace, recipe: Recipe, feeds: Pat
 
 def _write_layers(
     arguments: argparse.Namespace, model: Path, recipe: Recipe, setting: "Setting", feeds: Path
-) -> tuple[str, ...]:
+) -> tuple[Note, ...]:
     """What each quantized node costs, as JSON in a file, if one was asked for."""
     from worker.engine.evaluate.layers import layers_of
     from worker.engine.evaluate.ready import read_feeds

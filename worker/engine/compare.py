@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from app.domain.errors import Problem, Refused
 from app.domain.job import Evaluation
+from app.domain.note import Note
 from app.domain.report import Figures, Latency, Memory, causes_of_slowness
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import evaluate, prepare
@@ -119,8 +120,8 @@ def _rounds(request: Compare, feeds: Path, progress: Progress) -> list[Round]:
     return measure(run_round, len(request.candidates), request.max_seconds, None, progress)
 
 
-def _with_latency(figures: Figures, latency: Latency | str) -> Figures:
-    if isinstance(latency, str):
+def _with_latency(figures: Figures, latency: Latency | Note) -> Figures:
+    if isinstance(latency, Note):
         return replace(figures, notes=(*figures.notes, latency))
     causes = causes_of_slowness(figures.kernels, latency)
     return replace(figures, latency=latency, notes=(*figures.notes, *causes))

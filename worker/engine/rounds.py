@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from app.domain.intervals import median_interval
+from app.domain.note import Note
 from app.domain.report import Latency
 from worker.engine.evaluate.cores import allowed_cores
 from worker.engine.evaluate.progress import Progress
@@ -61,7 +62,7 @@ def summarize(
     *,
     max_seconds: float | None = None,
     cores: int | None = None,
-) -> Latency | str:
+) -> Latency | Note:
     """The latency of the candidate at `index`, or the reason why there is none.
 
     Args:
@@ -97,32 +98,33 @@ def _latency(rounds: Sequence[Round], index: int, threads: int, batch: int) -> L
     )
 
 
-def _too_many_threads(threads: int, cores: int) -> str | None:
+def _too_many_threads(threads: int, cores: int) -> Note | None:
     if threads <= cores:
         return None
-    return f"latency: {threads} threads exceed the {cores} cores allowed here; lower benchmark.threads"
+    detail = f"{threads} threads exceed the {cores} cores allowed here; lower benchmark.threads"
+    return Note("latency", detail)
 
 
-def _too_few(usable: Sequence[Round], rounds: Sequence[Round], max_seconds: float | None) -> str | None:
+def _too_few(usable: Sequence[Round], rounds: Sequence[Round], max_seconds: float | None) -> Note | None:
     if len(usable) >= LEAST_ROUNDS:
         return None
     if len(usable) < len(rounds):
         throttled = len(rounds) - len(usable)
-        return (
-            f"latency: the process was throttled in {throttled} of {len(rounds)} rounds; raise its CPU quota"
-        )
+        detail = f"the process was throttled in {throttled} of {len(rounds)} rounds; raise its CPU quota"
+        return Note("latency", detail)
     budget = "the time allowed" if max_seconds is None else f"max_seconds {max_seconds:g}"
-    return f"latency: {len(rounds)} of {LEAST_ROUNDS} rounds fit into {budget}"
+    return Note("latency", f"{len(rounds)} of {LEAST_ROUNDS} rounds fit into {budget}")
 
 
-def _noisy(rounds: Sequence[Round]) -> str | None:
+def _noisy(rounds: Sequence[Round]) -> Note | None:
     lower, upper = _noise(rounds)
     if lower <= 1 + TOLERABLE_NOISE and upper >= 1 - TOLERABLE_NOISE:
         return None
-    return (
-        f"latency: the baseline against itself came out as {lower:.3f} to {upper:.3f} times as fast, "
+    detail = (
+        f"the baseline against itself came out as {lower:.3f} to {upper:.3f} times as fast, "
         f"so this host is too noisy to tell; measure again on a quiet one"
     )
+    return Note("latency", detail)
 
 
 def _noise(rounds: Sequence[Round]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from app.api.schemas.values import Problem, moment_or_none
 from app.db.models import Artifact, Candidate
 from app.domain.flips import Compared
 from app.domain.report import Accuracy, Fidelity, Kernels, Latency, Memory, Requires, Reused, Size
+from app.domain.states import CandidateState
 
 
 class ReusedRead(BaseModel):
@@ -32,7 +33,7 @@ class CandidateRead(BaseModel):
     job: str
     name: str
     recipe: ShownRecipe | None
-    state: str
+    state: CandidateState
     error: Problem | None
     pareto: bool | None
     reused: ReusedRead | None
@@ -63,7 +64,7 @@ class CandidateRead(BaseModel):
             error=Problem.of(row.problem),
             pareto=row.pareto,
             reused=ReusedRead.of(row.reused),
-            notes=list(figures.notes),
+            notes=[str(note) for note in figures.notes],
             size=figures.size,
             accuracy=figures.accuracy,
             fidelity=figures.fidelity,

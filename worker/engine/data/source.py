@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
+from app.domain.note import Note
 from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, bind, feed
 from worker.engine.data.dataset import Array, Dataset, Sample, blocks
@@ -59,7 +60,7 @@ class Sources:
 
     calibration: Source | None = None
     evaluation: Source | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def first(self) -> Source | None:
         """Where real samples for latency come from."""
@@ -152,7 +153,7 @@ def _samples(dataset: Dataset, order: Sequence[int], limit: int | None) -> list[
 def _noted(calibration: Source | None, evaluation: Source | None) -> Sources:
     found = [source for source in (calibration, evaluation) if source]
     notes = dict.fromkeys(note for s in found for note in (*s.dataset.warnings, *s.binding.notes))
-    return Sources(calibration, evaluation, tuple(f"data: {note}" for note in notes))
+    return Sources(calibration, evaluation, tuple(Note("data", note) for note in notes))
 
 
 def _hashes(dataset: Dataset) -> list[bytes]:

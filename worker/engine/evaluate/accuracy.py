@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.domain.errors import FieldError, Refused
+from app.domain.note import Note
 from app.domain.report import Accuracy
 from worker.engine.data.dataset import Array
 
@@ -60,21 +61,23 @@ def check_labels(labels: Sequence[int | None], classes: int) -> None:
         raise Refused("labels_out_of_range", detail, errors=(FieldError(f"/labels/{index}", detail),))
 
 
-def suspicion(accuracy: Accuracy, classes: int) -> str | None:
+def suspicion(accuracy: Accuracy, classes: int) -> Note | None:
     """A warning when the float model does hardly better than chance: the preprocessing is probably wrong.
 
     The limit is twice chance, or with few classes half-way between chance and perfect. Correlations count as
     chance below 0.2.
     """
     if accuracy.metric in CORRELATIONS and accuracy.baseline < WEAK:
-        return (
-            f"preprocessing_suspect: the float model's {accuracy.metric} is {accuracy.baseline:.2f} on "
+        detail = (
+            f"the float model's {accuracy.metric} is {accuracy.baseline:.2f} on "
             f"{accuracy.samples} samples; check output, pool, tokenizer and scores"
         )
+        return Note("preprocessing_suspect", detail)
     chance = min(TOP.get(accuracy.metric, classes) / classes, 1.0)
     if chance >= 1 or accuracy.baseline >= min(2 * chance, (1 + chance) / 2):
         return None
-    return (
-        f"preprocessing_suspect: the float model gets {accuracy.baseline:.1%} {accuracy.metric} on "
+    detail = (
+        f"the float model gets {accuracy.baseline:.1%} {accuracy.metric} on "
         f"{accuracy.samples} samples, where guessing gets {chance:.1%}; check mean, std, scale, color, labels"
     )
+    return Note("preprocessing_suspect", detail)

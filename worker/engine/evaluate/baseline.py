@@ -7,6 +7,7 @@ from pathlib import Path
 
 from app.domain.errors import FieldError, Refused
 from app.domain.job import Evaluation
+from app.domain.note import Note
 from app.domain.report import Accuracy
 from worker.engine.data.bind import Session
 from worker.engine.data.source import Source
@@ -18,7 +19,7 @@ from worker.engine.evaluate.question import settle
 from worker.engine.evaluate.reference import MAX_BYTES, Labelled, ReferenceWriter
 from worker.engine.evaluate.run import Outputs, outputs
 
-FED_BACK = "outputs: {} is fed back, and judged by what it does to the outputs of the samples that follow"
+FED_BACK = "{} is fed back, and judged by what it does to the outputs of the samples that follow"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Evaluated:
     metric: str | None
     accuracy: Accuracy | None
     samples: int
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def evaluate_baseline(
@@ -59,7 +60,7 @@ def evaluate_baseline(
         judge = _write(chain([first], stream), names, labelled, writer, progress, source)
         samples = writer.finish(names, source.indices, labelled, notes)
     notes += given_outputs(session, source)
-    notes += [FED_BACK.format(", ".join(fed_back))] if fed_back else []
+    notes += [Note("outputs", FED_BACK.format(", ".join(fed_back)))] if fed_back else []
     notes += _shortened(samples, len(source.indices))
     accuracy = judge.own() if judge else None
     if accuracy is None or labelled is None:
@@ -107,9 +108,8 @@ def _write(
     return judge
 
 
-def _shortened(samples: int, asked: int) -> list[str]:
+def _shortened(samples: int, asked: int) -> list[Note]:
     if samples == asked:
         return []
-    return [
-        f"evaluation: {samples} of {asked} samples, since their float outputs fill {MAX_BYTES / 2**30:g} GiB"
-    ]
+    detail = f"{samples} of {asked} samples, since their float outputs fill {MAX_BYTES / 2**30:g} GiB"
+    return [Note("evaluation", detail)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.domain.against import Outcomes
 from app.domain.errors import Refused
 from app.domain.flips import Compared, Flips
+from app.domain.note import Note
 from app.domain.report import Accuracy, Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
@@ -24,7 +25,7 @@ class Loss:
 
     accuracy: Accuracy | None
     fidelity: Fidelity
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     flips: Flips
     predictions: tuple[Compared, ...]
     outcomes: Outcomes | None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.domain.errors import Refused
+from app.domain.note import Note
 from app.domain.report import Fidelity
 from worker.engine.data.dataset import Array
 from worker.engine.evaluate.accuracy import top1
@@ -102,14 +103,14 @@ def exact(samples: int) -> Fidelity:
     return Fidelity(EXACT_DB, EXACT_DB, 0.0, 1.0, 1.0, samples)
 
 
-def headline(outputs: Mapping[str, Closeness]) -> tuple[Fidelity, tuple[str, ...]]:
+def headline(outputs: Mapping[str, Closeness]) -> tuple[Fidelity, tuple[Note, ...]]:
     """The figures of the output that suffers most, and a note with each when there are several."""
     figures = {name: closeness.fidelity() for name, closeness in outputs.items()}
     worst = min(figures, key=lambda name: figures[name].sqnr_db)
     if len(figures) == 1:
         return figures[worst], ()
     each = ", ".join(f"{name} {figure.sqnr_db:.1f} dB" for name, figure in figures.items())
-    return figures[worst], (f"outputs: {each}; the figures are those of {worst}",)
+    return figures[worst], (Note("outputs", f"{each}; the figures are those of {worst}"),)
 
 
 def _finite(reference: Array, output: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from app.domain.note import Note
 from app.domain.recipe import Imported, Recipe, StaticInt8
 from app.domain.report import LayerError, Layers
 from worker.engine.data.dataset import Array
@@ -30,7 +31,7 @@ _RESCALING = frozenset({"equalization", "smoothquant"})
 
 def layers_of(
     model: Path, candidate: Path, recipe: Recipe, setting: Setting, feeds: Sequence[Feed]
-) -> tuple[Layers | None, tuple[str, ...]]:
+) -> tuple[Layers | None, tuple[Note, ...]]:
     """The layers of a candidate, or a note why they are not known; nothing here fails the candidate.
 
     QLinear operators and integer inputs hide the tensors in between: then the same recipe is looked at as
@@ -44,17 +45,21 @@ def layers_of(
         feeds: inputs of the model.
     """
     if isinstance(recipe, Imported):
-        return None, ("layers: a model quantized elsewhere has nodes of its own, which cannot be paired",)
+        return None, _why("a model quantized elsewhere has nodes of its own, which cannot be paired")
     if isinstance(recipe, StaticInt8) and _RESCALING & set(recipe.corrections):
-        return None, ("layers: equalization and smoothquant rescale tensors, so nodes cannot be compared",)
+        return None, _why("equalization and smoothquant rescale tensors, so nodes cannot be compared")
     if not feeds:
-        return None, ("layers: there are no inputs to look at them with",)
+        return None, _why("there are no inputs to look at them with")
     try:
         with tempfile.TemporaryDirectory(prefix="layers-") as folder:
             found = layers(model, _with_pairs(model, candidate, recipe, setting, Path(folder)), feeds)
     except Exception as error:  # noqa: BLE001 - a candidate is good without its diagnosis
-        return None, (f"layers: could not be measured ({type(error).__name__})",)
-    return found, () if found else ("layers: the model is too large, or too different, to hold side by side",)
+        return None, _why(f"could not be measured ({type(error).__name__})")
+    return found, () if found else _why("the model is too large, or too different, to hold side by side")
+
+
+def _why(detail: str) -> tuple[Note, ...]:
+    return (Note("layers", detail),)
 
 
 def _with_pairs(model: Path, candidate: Path, recipe: Recipe, setting: Setting, folder: Path) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from app.domain.job import Evaluation, MetricName
+from app.domain.note import Note
 from worker.engine.data.dataset import Array, Dataset, class_name
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import TOP, check_labels, scores
@@ -25,7 +26,7 @@ UNLABELLED = (
 
 def settle(
     first: Outputs, names: Sequence[str], source: Source, question: Evaluation
-) -> tuple[Labelled | None, list[str]]:
+) -> tuple[Labelled | None, list[Note]]:
     """What accuracy needs, or a note why there is none; a metric that was asked for is never skipped.
 
     Args:
@@ -49,10 +50,10 @@ def settle(
             raise Refused(refusal.refusal, detail, errors=refusal.errors) from refusal
         if refusal.refusal in {"labels_out_of_range", "label_unmapped"}:
             raise
-        return None, [f"accuracy: {refusal.detail.removeprefix('accuracy: ')}"]
+        return None, [Note("accuracy", refusal.detail.removeprefix("accuracy: "))]
     missing = labelled.labels.count(None) if source.dataset.labels else 0
-    note = f"accuracy: {missing} of {len(source.indices)} samples have no label and count for fidelity only"
-    return labelled, [note] if missing else []
+    detail = f"{missing} of {len(source.indices)} samples have no label and count for fidelity only"
+    return labelled, [Note("accuracy", detail)] if missing else []
 
 
 def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Evaluation) -> Labelled:

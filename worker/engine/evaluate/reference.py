@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from app.domain.job import Evaluation
+from app.domain.note import Note
 from worker.engine.data.dataset import Array
 
 MAX_BYTES = 2**30
@@ -57,7 +58,7 @@ class ReferenceWriter:
         return self._bytes + written <= MAX_BYTES
 
     def finish(
-        self, names: Sequence[str], order: Sequence[int], labelled: Labelled | None, notes: Sequence[str]
+        self, names: Sequence[str], order: Sequence[int], labelled: Labelled | None, notes: Sequence[Note]
     ) -> int:
         """Write what concerns all samples, and say how many there are.
 
@@ -69,7 +70,7 @@ class ReferenceWriter:
         """
         self._write("names", np.asarray(names, np.str_))
         self._write("order", np.asarray(order[: self._samples], np.int64))
-        self._write("notes", np.asarray(notes, np.str_))
+        self._write("notes", np.asarray([str(note) for note in notes], np.str_))
         if labelled:
             numbers = [NO_LABEL if label is None else label for label in labelled.labels[: self._samples]]
             self._write("labels", np.asarray(numbers, np.int64))
@@ -90,7 +91,7 @@ class Reference:
         self._archive = zipfile.ZipFile(path)
         self.names: tuple[str, ...] = tuple(str(name) for name in self._read("names"))
         self.order: list[int] = self._read("order").tolist()
-        self.notes: tuple[str, ...] = tuple(str(note) for note in self._read("notes"))
+        self.notes: tuple[Note, ...] = tuple(Note.read(str(note)) for note in self._read("notes"))
         self.labelled = self._labelled() if "labels.npy" in self._archive.namelist() else None
 
     def __iter__(self) -> Iterator[dict[str, Array]]:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from app.domain.note import Note
 from app.domain.recipe import Imported
 from app.domain.report import Figures, Size
 from worker.engine import kernels, methods
@@ -40,10 +41,12 @@ ORDER = "calibration.npy"
 REFERENCE = "reference.npz"
 FEEDS = "feeds.npz"
 NO_DATA = (
-    "accuracy: there is no data to measure it on; send samples with labels",
-    "fidelity: there is no data to compare outputs on; send samples",
+    Note("accuracy", "there is no data to measure it on; send samples with labels"),
+    Note("fidelity", "there is no data to compare outputs on; send samples"),
 )
-SYNTHETIC = "feeds: inputs are made up (synthetic), for there is no data; they serve latency and memory only"
+SYNTHETIC = Note(
+    "feeds", "inputs are made up (synthetic), for there is no data; they serve latency and memory only"
+)
 
 
 class Against(Protocol):
