@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from app.domain.errors import Refused  # noqa: E402
+from app.domain.processor import isa  # noqa: E402
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, WeightOnly  # noqa: E402
 from benchmarks.fidelity_models import MODELS, Array, Case, Feed, Sources  # noqa: E402
 from benchmarks.fidelity_peers import CONTENDERS  # noqa: E402
@@ -46,7 +47,6 @@ from benchmarks.fidelity_results import (  # noqa: E402
     write,
 )
 from benchmarks.macs import integer_macs  # noqa: E402
-from worker.engine.__main__ import detect_isa  # noqa: E402
 from worker.engine.calibrate import collect  # noqa: E402
 from worker.engine.compare import call  # noqa: E402
 from worker.engine.evaluate.faithful import refuse_unfaithful  # noqa: E402
@@ -75,7 +75,7 @@ def main() -> int:
     asked = _arguments()
     pythons = {"ONNX": Path(sys.executable), "NNCF": asked.nncf_python, "onnxsim": asked.onnxsim_python}
     sources = Sources(asked.data, asked.minilm, asked.tokenizer)
-    print(f"load average {os.getloadavg()[0]:.1f}, {asked.rounds} rounds, {detect_isa()}", flush=True)
+    print(f"load average {os.getloadavg()[0]:.1f}, {asked.rounds} rounds, {isa()}", flush=True)
     results = read(asked.out)
     for name in asked.only or MODELS:
         folder = asked.keep.absolute() / name.replace(" ", "-")
@@ -158,9 +158,7 @@ def _completed(case: Case) -> Iterator[Feed]:
 def _ours(case: Case, calibration: list[Feed], folder: Path) -> list[Row]:
     prepared = folder / "prepared.onnx"
     prepare_model(case.model, prepared, calibration, {})
-    setting = Setting(
-        isa=detect_isa(), statistics=collect(prepared, calibration), samples=lambda: calibration
-    )
+    setting = Setting(isa=isa(), statistics=collect(prepared, calibration), samples=lambda: calibration)
     recipes = {**RECIPES, **(FOR_TRANSFORMERS if case.transformer else {})}
     return [
         Row(name, _quantize(prepared, _file(folder, name), recipe, setting))

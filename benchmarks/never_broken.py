@@ -29,8 +29,9 @@ import onnx
 from onnx import numpy_helper
 
 from app.domain.errors import DomainError, Refused
+from app.domain.processor import isa
 from app.domain.recipe import Recipe, StaticInt8, uses_calibration
-from worker.engine.__main__ import detect_isa, read_recipe
+from worker.engine.__main__ import read_recipe
 from worker.engine.calibrate import collect
 from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Array
@@ -278,7 +279,7 @@ def _judge(case: Case, name: str) -> tuple[str, str, str]:
     recipe, out = read_recipe(RECIPES[name]), case.folder / "out.onnx"
     out.unlink(missing_ok=True)
     statistics = case.statistics if uses_calibration(recipe) else None
-    setting = Setting(isa=detect_isa(), statistics=statistics, samples=lambda: case.feeds)
+    setting = Setting(isa=isa(), statistics=statistics, samples=lambda: case.feeds)
     try:
         resolved = quantize(case.prepared, out, recipe, setting).recipe
         refuse_unfaithful(resolved, fidelity_on(case.model, out, case.feeds))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from app.domain.job import Benchmark, JobSpec
 from app.domain.note import Note
+from app.domain.processor import allowed_cores
 from app.domain.report import Latency, Memory
-from worker import host
 from worker.engine import rounds
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
 from worker.work import Work
@@ -38,7 +38,7 @@ def measure(
 ) -> Comparison:
     """Measure the float model and every candidate, each round in a fresh process."""
     models = (baseline, *candidates.values())
-    with ThreadPoolExecutor(host.cores_allowed()) as pool:  # peaks do not depend on what runs beside
+    with ThreadPoolExecutor(allowed_cores()) as pool:  # peaks do not depend on what runs beside
         uses = list(pool.map(lambda model: _memory(work, model, feeds, spec.benchmark.threads), models))
 
     def run_round(seed: int) -> Round:

@@ -3,19 +3,8 @@
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 
-from app.domain.target import Isa, detect
-
-
-def isa() -> Isa:
-    """The instruction set that quantized kernels can use here."""
-    return detect(platform.machine(), _cpuinfo("flags").split())
-
-
-def cores_allowed() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+from app.domain import processor
 
 
 def memory() -> int:
@@ -27,19 +16,10 @@ def describe() -> dict[str, str]:
     """CPU, system and versions, kept with every job's result."""
     versions = {name: version(name) for name in ("onnxruntime", "onnx", "numpy")}
     return {
-        "cpu": _cpuinfo("model name") or platform.processor() or platform.machine(),
-        "isa": isa(),
-        "cores": str(cores_allowed()),
+        "cpu": processor.cpu_info("model name") or platform.processor() or platform.machine(),
+        "isa": processor.isa(),
+        "cores": str(processor.allowed_cores()),
         "system": platform.platform(),
         "python": platform.python_version(),
         **versions,
     }
-
-
-def _cpuinfo(name: str) -> str:
-    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    return next((v.strip() for k, _, v in (line.partition(":") for line in lines) if k.strip() == name), "")

@@ -13,6 +13,7 @@ from app.db import queries
 from app.db.base import adapter
 from app.db.models import Candidate, Dataset, Job, Version
 from app.db.queries import earlier
+from app.domain import processor
 from app.domain.against import Earlier, Outcomes
 from app.domain.errors import Refused
 from app.domain.job import PREPARED
@@ -76,7 +77,7 @@ def prepare(work: Work) -> Record:
     prepared = work.call("prepare", request, Prepared)
     names = {kind: getattr(prepared, kind) for kind in PREPARED}
     files = {kind: (name, work.publish(out / name)) for kind, name in names.items() if name}
-    isa = host.isa() if job.spec.target.isa == "auto" else job.spec.target.isa
+    isa = processor.isa() if job.spec.target.isa == "auto" else job.spec.target.isa
 
     def record(db: Session) -> None:
         row = db.get_one(Job, job.id)

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter
 
 from app.db import queries
+from app.domain import processor
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
@@ -99,7 +100,7 @@ class Work:
         staged = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
         return Limits(
             memory=min(max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB), host.memory()),
-            cpu_s=seconds * host.cores_allowed(),
+            cpu_s=seconds * processor.allowed_cores(),
             file=settings.sandbox_output,
             wall_s=seconds,
         )

@@ -1,9 +1,9 @@
 """The commands that make up the service."""
 
-import os
 import sys
 from pathlib import Path
 
+from app.domain.processor import allowed_cores
 from app.embedded import home, redis_server
 from app.embedded.address import Address
 from app.embedded.children import Child
@@ -36,7 +36,7 @@ def api(folder: Path, address: Address) -> Child:
 
 def engine(folder: Path) -> Child:
     """Inspects, prepares and builds, on all cores."""
-    return worker(folder, "engine", "inspect,default", cores())
+    return worker(folder, "engine", "inspect,default", allowed_cores())
 
 
 def soloists(folder: Path) -> list[Child]:
@@ -62,8 +62,3 @@ def worker(folder: Path, name: str, queues: str, concurrency: int) -> Child:
     pool = ["--pool", "threads", "--concurrency", str(concurrency)]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "info"]
     return Child(name, [*celery, *pool, *quiet], home.fresh_log(folder, name))
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -15,10 +15,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from app.domain import processor
 from app.domain.note import Note
 from app.domain.report import Latency
 from tests.engine.graphs import build, weights
-from worker.engine.evaluate import cores
 from worker.engine.evaluate.ready import write_feeds
 from worker.engine.latency import measure_round
 from worker.engine.requests import Contestant, MeasureRound, Round
@@ -290,8 +290,8 @@ def hosted(folder: Path, monkeypatch: pytest.MonkeyPatch, own: str, **files: str
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (folder / "own").write_text(own)
-    monkeypatch.setattr(cores, "CGROUPS", folder)
-    monkeypatch.setattr(cores, "OWN", folder / "own")
+    monkeypatch.setattr(processor, "CGROUPS", folder)
+    monkeypatch.setattr(processor, "OWN", folder / "own")
 
 
 def test_throttling_and_quota_are_read_from_cgroups_of_version_2(
@@ -300,8 +300,8 @@ def test_throttling_and_quota_are_read_from_cgroups_of_version_2(
     files = {"a__cpu_dot_stat": "usage_usec 5\nnr_throttled 7\n", "a__cpu_dot_max": "100000 100000\n"}
     hosted(tmp_path, monkeypatch, "0::/a\n", **files)
 
-    assert cores.throttled_periods() == 7
-    assert cores.allowed_cores() == 1
+    assert processor.throttled_periods() == 7
+    assert processor.allowed_cores() == 1
 
 
 def test_throttling_and_quota_are_read_from_cgroups_of_version_1(
@@ -314,14 +314,14 @@ def test_throttling_and_quota_are_read_from_cgroups_of_version_1(
     }
     hosted(tmp_path, monkeypatch, "4:memory:/x\n3:cpu,cpuacct:/b\n", **files)
 
-    assert cores.throttled_periods() == 4
-    assert cores.allowed_cores() == 1
+    assert processor.throttled_periods() == 4
+    assert processor.allowed_cores() == 1
 
 
 def test_without_a_quota_all_cores_are_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hosted(tmp_path, monkeypatch, "0::/a\n", a__cpu_dot_max="max 100000\n")
 
-    assert cores.throttled_periods() == 0
-    assert cores.allowed_cores() == (
+    assert processor.throttled_periods() == 0
+    assert processor.allowed_cores() == (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     )

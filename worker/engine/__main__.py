@@ -6,7 +6,6 @@ Exit codes: 0 done, 2 refused (standard output is the problem: code, detail, err
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 import tempfile
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 from pydantic import Discriminator, TypeAdapter, ValidationError
 
+from app.domain import processor
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import DomainError, FieldError, Problem, Refused
 from app.domain.job import Evaluation, MetricName
 from app.domain.note import Note
 from app.domain.recipe import Recipe, reads_ranges
-from app.domain.target import RULES, Target, detect
+from app.domain.target import RULES, Target
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from worker.engine.methods import Setting
 
 DONE, REFUSED = 0, 2
-CPU_INFO = Path("/proc/cpuinfo")
 STEP = 0.05
 METRICS = get_args(MetricName)
 
@@ -86,7 +85,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         prepared = _prepare(arguments, Path(folder), ranges=reads_ranges(recipe))
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
         statistics = load_statistics(given) if given else None
-        isa = detect_isa() if target.isa == "auto" else target.isa
+        isa = processor.isa() if target.isa == "auto" else target.isa
         model, order = (Path(folder) / (prepared[kind] or "") for kind in ("model", "calibration_order"))
         samples = calibration_samples(_data(arguments), order if order.is_file() else None, model)
         setting = Setting(isa=isa, runtime=target.onnxruntime, statistics=statistics, samples=samples)
@@ -168,13 +167,6 @@ def read_question(text: str, metric: MetricName | None) -> Evaluation:
     except ValidationError as error:
         raise _invalid("invalid_evaluation", "The evaluation", error) from error
     return replace(found, metric=metric) if metric else found
-
-
-def detect_isa() -> str:
-    """The instruction set of this host."""
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.exists() else []
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
-    return detect(platform.machine(), flags)
 
 
 class Report:

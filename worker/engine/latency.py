@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from worker.engine.evaluate.cores import pinned, throttled_periods
+from app.domain.processor import throttled_periods
+from worker.engine.evaluate.cores import pinned
 from worker.engine.evaluate.ready import Feed, read_feeds
 from worker.engine.interface import as_fed
 from worker.engine.requests import Contestant, MeasureRound, Round

@@ -12,8 +12,8 @@ from statistics import median
 
 from app.domain.intervals import median_interval
 from app.domain.note import Note
+from app.domain.processor import allowed_cores
 from app.domain.report import Latency
-from worker.engine.evaluate.cores import allowed_cores
 from worker.engine.evaluate.progress import Progress
 from worker.engine.requests import Round
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app.domain.errors import Refused
+from app.domain.processor import allowed_cores
 from worker.engine.calibrate.observers import Extent, Statistics, merge, observe, widen
 from worker.engine.calibrate.sessions import Feed, Plan, open_plan
-from worker.engine.evaluate.cores import allowed_cores
 
 MOST_THREADS = 4  # each holds a sample's activations
 _FLOATS = frozenset({np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64)})
