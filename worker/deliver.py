@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -36,18 +37,22 @@ def hand_over(process: Process, step_id: str) -> None:
         endpoint = attempts.look(db, step_id)
         proven = endpoint is not None and attempts.is_proven(endpoint)
     if endpoint is not None:
-        _senders(proven).submit(run, process, step_id)
+        _senders(proven).submit(_send_and_pass_on, process, step_id)
 
 
-def run(process: Process, step_id: str) -> None:
-    """Make one attempt, if it is still to be made; every way it can end is written down."""
+def run(process: Process, step_id: str) -> Sequence[str]:
+    """Make one attempt, if it is still to be made; the steps that are next in turn at its endpoint."""
     if process.stopping.is_set():
-        return
+        return ()
+    with process.database.writing() as db:
+        message = attempts.begin(db, step_id, process.name)
+    if message is None:
+        return ()
     try:
-        with acting_as("worker"):
-            _claim_and_send(process, step_id)
-    except Exception:  # nobody waits for this thread's result
-        log.exception("%s could not be written; the sweeper sees to it", step_id)
+        return _send(process, message)
+    except Stale:
+        log.info("%s was taken away; its result is dropped", step_id)
+        return ()
 
 
 @cache
@@ -55,18 +60,17 @@ def _senders(proven: bool) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(SENDERS, "sender" if proven else "prober")
 
 
-def _claim_and_send(process: Process, step_id: str) -> None:
-    with process.database.writing() as db:
-        message = attempts.begin(db, step_id, process.name)
-    if message is None:
-        return
+def _send_and_pass_on(process: Process, step_id: str) -> None:
+    """Nobody waits for this thread's result; what could not be written, the sweeper sees to."""
     try:
-        _send(process, message)
-    except Stale:
-        log.info("%s was taken away; its result is dropped", step_id)
+        with acting_as("worker"):
+            for following in run(process, step_id):
+                hand_over(process, following)
+    except Exception:
+        log.exception("%s could not be delivered", step_id)
 
 
-def _send(process: Process, message: Message) -> None:
+def _send(process: Process, message: Message) -> Sequence[str]:
     """Send the message and write down what came of it.
 
     Raises:
@@ -81,10 +85,10 @@ def _send(process: Process, message: Message) -> None:
         with process.database.writing() as db:
             detail = f"{type(error).__name__}: {error}"
             outcomes.lose(db, process.storage, claim, detail, TROUBLE_S * (claim.losses + 1))
-        return
+        return ()
     log.info("%s: status %s, error %s", claim.subject_id, attempt.status, attempt.error)
     with process.database.writing() as db:
-        attempts.record(db, claim, attempt, random.random())  # noqa: S311 - spreads load, hides nothing
+        return attempts.record(db, claim, attempt, random.random())  # noqa: S311 - spreads load, hides nothing
 
 
 def _post(settings: Settings, message: Message) -> Attempt:

@@ -3,18 +3,17 @@
 Locks are taken in the order endpoint, deliveries, steps.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from sqlalchemy.orm import Session
 
-from app import broker
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Step
 from app.db.queries import webhooks as stored
-from app.db.session import after_commit
 from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.domain import patience, webhook
 from app.domain.errors import Problem
@@ -82,8 +81,8 @@ def begin(db: Session, step_id: str, worker: str) -> Message | None:
     return Message(claim, endpoint.url, _secrets(endpoint, now), delivery.message_id, delivery.payload)
 
 
-def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> None:
-    """Write down what came of an attempt and when the next one is; ring for who is next in turn.
+def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> Sequence[str]:
+    """Write down what came of an attempt and when the next one is; the steps that are next in turn.
 
     Raises:
         Stale: The delivery is not ours any more; nothing may be written.
@@ -99,7 +98,7 @@ def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> None:
         _not_delivered(db, claim, delivery, attempt, jitter, now)
         if delivery.type != webhook.PING:
             _blame(db, endpoint, attempt, now)
-    _give_way(db, endpoint, now)
+    return _next_in_turn(db, endpoint, now)
 
 
 def _delivered(db: Session, claim: Claim, endpoint: WebhookEndpoint, delivery: Delivery, now: int) -> None:
@@ -141,12 +140,11 @@ def _blame(db: Session, endpoint: WebhookEndpoint, attempt: Attempt, now: int) -
         endpoints.disable(db, endpoint, "failing")
 
 
-def _give_way(db: Session, endpoint: WebhookEndpoint, now: int) -> None:
-    """Others may have waited for their turn at this endpoint."""
+def _next_in_turn(db: Session, endpoint: WebhookEndpoint, now: int) -> Sequence[str]:
+    """Others may have waited for this attempt to end."""
     db.flush()
     free = 0 if endpoint.rest_until > now else _free(db, endpoint)
-    for step_id in stored.waiting(db, endpoint.id, free) if free > 0 else ():
-        after_commit(db, broker.ring, step_id, "deliver")
+    return stored.waiting(db, endpoint.id, free) if free > 0 else ()
 
 
 def _close(

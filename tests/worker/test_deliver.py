@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -23,6 +24,7 @@ from app.domain.errors import Problem
 from app.domain.webhook import EVENT_TYPES
 from app.secrets import Sealer, new_key
 from app.services import attempts, endpoints, events, jobs, outcomes, steps
+from app.services.events import acting_as
 from app.services.steps import Stale
 from app.settings import Settings
 from app.storage import LocalStorage
@@ -95,7 +97,8 @@ def attempt(process: Process, found: Delivery | None = None) -> None:
     with process.database.writing() as db:
         db.execute(update(Step).where(Step.id == step.id).values(not_before=0))
         db.execute(update(WebhookEndpoint).values(rest_until=0))
-    deliver.run(process, step.id)
+    with acting_as("worker"):
+        deliver.run(process, step.id)
 
 
 def test_the_end_of_a_job_is_told_signed_and_with_links(
@@ -383,7 +386,7 @@ def held(receiver: Receiver) -> tuple[threading.Event, threading.Semaphore]:
 
 
 def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
-    process: Process, project: str, receiver: Receiver, rings: list[str]
+    process: Process, project: str, receiver: Receiver
 ) -> None:
     listen(process, project, receiver.url)
     end_a_job(process, project)
@@ -393,17 +396,16 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
     for _ in range(4):
         end_a_job(process, project)
     slow = deliveries(process)[1:]
-    threads = [threading.Thread(target=deliver.run, args=[process, step_of(process, d).id]) for d in slow[:2]]
-    for thread in threads:
-        thread.start()
+    pool = ThreadPoolExecutor()
+    sending = []
+    for found in slow[:2]:
+        sending.append(pool.submit(deliver.run, process, step_of(process, found).id))
         hanging.acquire()
 
-    deliver.run(process, step_of(process, slow[2]).id)  # returns at once
+    assert deliver.run(process, step_of(process, slow[2]).id) == ()  # at once
     with process.database.writing() as db:
         tests = [endpoints.test(db, project, slow[0].endpoint_id) for _ in range(2)]
-    for found in tests:
-        threads.append(threading.Thread(target=deliver.run, args=[process, step_of(process, found).id]))
-        threads[-1].start()
+    sending += [pool.submit(deliver.run, process, step_of(process, found).id) for found in tests]
     hanging.acquire()  # one test is sent beside them, not two
     with receiving() as quick:
         other = factories.make_project(process.database)
@@ -412,35 +414,33 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
         attempt(process, deliveries(process)[-1])
         assert len(quick.received) == 1
     waiting = [step_of(process, d) for d in slow[2:]]
-    rings.clear()
     release.set()
-    for thread in threads:
-        thread.join()
+    following = {step_id for sent in sending for step_id in sent.result()}
+    pool.shutdown()
 
     assert [(step.state, step.attempt) for step in waiting] == [("queued", 0)] * 2
     assert len(receiver.received) == 3
-    assert set(rings) >= {step.id for step in waiting}  # their turn has come
+    assert following >= {step.id for step in waiting}  # their turn has come
 
 
 def test_an_endpoint_gets_one_message_at_a_time_until_it_has_taken_one(
-    process: Process, project: str, receiver: Receiver, rings: list[str]
+    process: Process, project: str, receiver: Receiver
 ) -> None:
     listen(process, project, receiver.url)
     for _ in range(4):
         end_a_job(process, project)
     release, hanging = held(receiver)
     first, *others = [step_of(process, found).id for found in deliveries(process)]
-    thread = threading.Thread(target=deliver.run, args=[process, first])
-    thread.start()
-    hanging.acquire()
-
-    deliver.run(process, others[0])
-    rings.clear()
-    release.set()
-    thread.join()
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(deliver.run, process, first)
+        hanging.acquire()
+        beside = deliver.run(process, others[0])
+        release.set()
+        following = sending.result()
 
     assert len(receiver.received) == 1
-    assert rings == others[:2]  # from now on two
+    assert beside == ()
+    assert following == others[:2]  # from now on two
 
 
 SENDER = """
@@ -614,20 +614,16 @@ def test_an_address_that_is_not_public_is_refused_at_each_attempt(
     assert made.detail is not None
 
 
-def test_thirty_deliveries_that_are_rung_for_at_once_arrive_once_each(
-    process: Process, project: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+def test_one_doorbell_is_enough_for_all_that_waits_at_an_endpoint(
+    process: Process, project: str, receiver: Receiver
 ) -> None:
-    ring: Callable[[str, str], None] = lambda step_id, _kind: run.run(process, step_id)  # noqa: E731
     listen(process, project, receiver.url)
     job = end_a_job(process, project)
     with process.database.writing() as db:
-        event = db.scalars(select(Event).where(Event.type == "job.canceled")).one()
         for _ in range(29):
-            events.record(db, project, job, event.type, state="canceled")
-    monkeypatch.setattr("app.broker.ring", ring)
+            events.record(db, project, job, "job.canceled", state="canceled")
 
-    for found in deliveries(process):
-        run.run(process, step_of(process, found).id)
+    run.run(process, step_of(process, deliveries(process)[0]).id)
 
     assert in_time(lambda: {d.state for d in deliveries(process)} == {"delivered"})
     assert len(receiver.ids) == len(set(receiver.ids)) == 30
