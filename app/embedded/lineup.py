@@ -11,7 +11,7 @@ from app.embedded.children import Child
 CONNECTIONS = 512
 IDLE_SECONDS = 15
 DRAIN_SECONDS = 5
-CONTROL_THREADS = 2  # a sweep must not wait for a report; webhooks are sent by threads of their own
+CONTROL_THREADS = 32  # what a worker without prefetch takes at once; then it looks again a second later
 
 
 def broker(folder: Path, private: Path) -> Child:
