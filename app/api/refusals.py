@@ -68,7 +68,7 @@ _OTHERS: dict[str, tuple[int, Problem]] = {
         429,
         Problem(
             "rate_limited",
-            "A key may make 600 writes a minute; the next minute begins in 17 s.",
+            "A key may make 6000 writes a minute; the next minute begins in 17 s.",
             retryable=True,
         ),
     ),

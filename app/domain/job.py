@@ -91,7 +91,6 @@ class IllegalTransition(DomainError):
 JOB_OPEN = frozenset({"queued", "running"})
 JOB_ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
 CANDIDATE_ENDED = frozenset({"measured", "failed", "pruned", "canceled"})
-STEP_ENDED = frozenset({"done", "failed", "canceled"})
 # Artifacts that a job's preparation makes for its other steps: they hold the model's weights or its samples.
 PREPARED = ("model", "statistics", "calibration_order", "reference", "feeds")
 

@@ -55,7 +55,6 @@ def delete_dataset(db: Session, storage: Storage, project_id: str, dataset_id: s
     digests = [dataset.sha256] if dataset.sha256 else []
     dataset.sha256 = dataset.content_key = dataset.preview = None
     dataset.deleted_at = queries.now(db)
-    dataset.preview = None
     _drop(db, storage, project_id, [dataset_id], digests)
     events.record(db, project_id, dataset_id, "dataset.deleted")
 

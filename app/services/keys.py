@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy.orm import Session
 
@@ -15,10 +15,11 @@ from app.db.base import MICROSECONDS, new_id
 from app.db.models import ApiKey, Project
 from app.db.queries import keys as stored
 from app.domain.errors import Conflict, FieldError, Forbidden, InvalidInput, Unauthenticated
+from app.domain.states import Scope
 from app.services import events
 
 PREFIX = "fb_"
-SCOPES = ("read", "write", "admin", "operator")
+SCOPES = get_args(Scope)
 LAST_SHOWN = int(datetime.max.replace(tzinfo=UTC).timestamp()) * MICROSECONDS
 FIRST_SCOPES = ("read", "write", "admin")
 

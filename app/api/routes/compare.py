@@ -19,6 +19,7 @@ from app.domain import comparison
 from app.domain.comparison import CheckPair, Difference, Side
 from app.domain.gate import Check
 from app.domain.report import Figures
+from app.domain.states import JobConclusion
 
 router = APIRouter()
 CandidateId = Annotated[str, Query(max_length=40)]
@@ -44,7 +45,7 @@ class TrendPoint(BaseModel):
     finished_at: datetime
     candidate: str | None
     name: str | None
-    conclusion: str | None
+    conclusion: JobConclusion | None
     speedup: float | None
     speedup_ci: tuple[float, float] | None
     metric: str | None

@@ -1,6 +1,6 @@
 """Jobs: asked for, listed, read, canceled, tried again."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.orm import Session, selectinload
@@ -14,6 +14,7 @@ from app.api.schemas.values import Page
 from app.db import queries
 from app.db.models import Job
 from app.db.queries.job_lists import JobFilter, jobs_where
+from app.domain.states import JobConclusion, JobState
 from app.services import jobs, quotas
 
 router = APIRouter(prefix="/jobs", route_class=OncePerKey)
@@ -39,8 +40,6 @@ BRANCH: dict[str, Any] = {
     "example": "main",
 }
 BY_LABEL = {"parameters": [BRANCH]}
-State = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
-Conclusion = Literal["pass", "fail", "inconclusive", "none"]
 
 
 @router.post("", status_code=202, responses=refuses("too_many_jobs"))
@@ -70,8 +69,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     caller: Who,
     db: ReadDb,
     paging: Paged,
-    state: Annotated[State | None, Query(description="Only in this state")] = None,
-    conclusion: Annotated[Conclusion | None, Query(description="Only with this verdict")] = None,
+    state: Annotated[JobState | None, Query(description="Only in this state")] = None,
+    conclusion: Annotated[JobConclusion | None, Query(description="Only with this verdict")] = None,
     version: Annotated[str | None, Query(description="Only of this version", max_length=40)] = None,
     model: Annotated[str | None, Query(description="Only of this model", max_length=40)] = None,
 ) -> Page[JobRead]:

@@ -17,19 +17,11 @@ from app.api.stream import EventStream
 from app.db import queries
 from app.db.models import Candidate, Job
 from app.db.queries import timeline, watching
+from app.domain.states import CandidateState, StepKind, StepState
 
 router = APIRouter(prefix="/jobs/{job_id}")
-StepState = Annotated[
-    Literal["queued", "running", "done", "failed", "canceled"] | None, Query(description="Only in this state")
-]
-StepKind = Annotated[
-    Literal["prepare", "build", "benchmark", "report", "profile", "propose"] | None,
-    Query(description="Only of this kind"),
-]
-CandidateState = Annotated[
-    Literal["planned", "building", "built", "measured", "failed", "pruned", "canceled"] | None,
-    Query(description="Only in this state"),
-]
+IN_STATE = Query(description="Only in this state")
+OF_KIND = Query(description="Only of this kind")
 EVENTS = """: the server says how soon to come back, then every event, then the progress as it changes
 retry: 2000
 
@@ -93,7 +85,7 @@ def list_candidates(
     caller: Who,
     db: ReadDb,
     paging: PagedMany,
-    state: CandidateState = None,
+    state: Annotated[CandidateState | None, IN_STATE] = None,
 ) -> Page[CandidateRead]:
     """The job's candidates in the order of its recipes, of one state if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
@@ -112,8 +104,8 @@ def list_steps(
     caller: Who,
     db: ReadDb,
     paging: PagedMany,
-    state: StepState = None,
-    kind: StepKind = None,
+    state: Annotated[StepState | None, IN_STATE] = None,
+    kind: Annotated[StepKind | None, OF_KIND] = None,
 ) -> Page[StepRead]:
     """The job's timeline: what ran when, where, how long and how often, of one state or kind if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
@@ -136,8 +128,8 @@ def read_logs(
     Of what the engine printed, the last 64 kB of each attempt are kept, also of attempts that failed.
     """
     queries.get_owned(db, Job, caller.project_id, job_id)
-    behind = [line for line in logs.lines(db, job_id) if paging.cursor is None or line.id > paging.cursor]
-    shown = paging.show(behind[: paging.limit + 1], logs.Line.shown)
+    behind = logs.lines(db, job_id, paging.cursor, paging.limit)
+    shown = paging.show(behind, logs.Line.shown)
     if form == "json":
         return shown
     return PlainTextResponse(logs.as_text(behind[: paging.limit]), headers=dict(response.headers))

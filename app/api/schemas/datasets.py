@@ -11,6 +11,7 @@ from app.domain.dataset import Preprocess
 from app.domain.gate import Gate
 from app.domain.job import MetricName
 from app.domain.report import DatasetSummary
+from app.domain.states import InputState
 
 
 class DatasetCreate(BaseModel):
@@ -44,7 +45,7 @@ class DatasetRead(BaseModel):
 
     id: str
     name: str
-    state: str
+    state: InputState
     sha256: str | None
     size: int
     preprocess: Preprocess

@@ -12,16 +12,17 @@ from app.api.schemas.values import Problem, moment, moment_or_none
 from app.db.models import Candidate, Job
 from app.domain import plan
 from app.domain.gate import Check
+from app.domain.states import JobConclusion, JobPhase, JobState
 
 
 class JobRead(BaseModel):
     """A job: its state, and once it has ended what came of it."""
 
     id: str
-    state: str
-    phase: str | None
+    state: JobState
+    phase: JobPhase | None
     progress: float
-    conclusion: str | None
+    conclusion: JobConclusion | None
     error: Problem | None
     spec: JobCreate
     baseline: CandidateRead | None
@@ -65,7 +66,7 @@ class VerdictRead(BaseModel):
     """The gate's answer; `blocking` says whether a pipeline should stop."""
 
     job: str
-    conclusion: str
+    conclusion: JobConclusion
     blocking: bool
     best: str | None
     checks: list[Check]

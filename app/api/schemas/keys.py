@@ -1,16 +1,14 @@
 """What API keys and browser sessions look like."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.api.schemas.values import Name, moment, moment_or_none
 from app.db.models import ApiKey
+from app.domain.states import Scope
 from app.services.keys import Issued
-
-Scope = Literal["read", "write", "admin", "operator"]
-
 
 Scopes = Annotated[
     list[Scope],
@@ -57,7 +55,7 @@ class KeyRead(BaseModel):
 
     id: str
     name: str
-    scopes: list[str]
+    scopes: list[Scope]
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: Annotated[datetime | None, Field(description="to the minute")]
@@ -102,7 +100,7 @@ class CallerRead(BaseModel):
     name: str
     project: str
     project_name: str
-    scopes: list[str]
+    scopes: list[Scope]
     expires_at: datetime | None
 
 

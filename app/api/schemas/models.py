@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.schemas.values import Labels, Name, Problem, Sha256, moment
 from app.db.models import Model, Version
 from app.domain.report import Examination
+from app.domain.states import InputState
 
 
 class ModelCreate(BaseModel):
@@ -49,7 +50,7 @@ class VersionRead(BaseModel):
     id: str
     model: str
     name: str
-    state: str
+    state: InputState
     labels: dict[str, str]
     files: list[FileRead]
     examination: Examination | None

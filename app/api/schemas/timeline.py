@@ -8,16 +8,17 @@ from pydantic import BaseModel, Field
 from app.api.schemas.values import Problem, moment, moment_or_none
 from app.db.base import MICROSECONDS
 from app.db.models import Event, Step
+from app.domain.states import StepKind, StepState
 
 
 class StepRead(BaseModel):
     """One unit of work of a job; `name` is the candidate's that it is about, `seconds` how long it ran."""
 
     id: str
-    kind: str
+    kind: StepKind
     subject: str
     name: str | None
-    state: str
+    state: StepState
     attempt: int
     losses: int
     worker: str | None

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from app.api.schemas.values import Problem, moment
 from app.db.models import Upload
+from app.domain.states import UploadState
 
 
 class BlobRead(BaseModel):
@@ -19,7 +20,7 @@ class UploadRead(BaseModel):
     """A resumable upload: how far it got, and the SHA-256 that it became."""
 
     id: str
-    state: str
+    state: UploadState
     offset: int
     length: int
     filename: str | None

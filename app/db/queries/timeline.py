@@ -47,9 +47,10 @@ def candidate_names(db: Session, job_id: str) -> dict[str, str]:
     return {row.id: row.name for row in found}
 
 
-def printed(db: Session, job_id: str) -> Sequence[Row[StepLog, Step]]:
-    """What the engine printed in each attempt of each step, with the step."""
-    found = select(StepLog, Step).join(Step, Step.id == StepLog.step_id).where(Step.job_id == job_id)
+def printed(db: Session, job_id: str, since: int) -> Sequence[Row[StepLog, Step]]:
+    """What the engine printed in each attempt of each step that ended then or later, with the step."""
+    found = select(StepLog, Step).join(Step, Step.id == StepLog.step_id)
+    found = found.where(Step.job_id == job_id, StepLog.created_at >= since)
     return db.execute(found.order_by(StepLog.created_at, StepLog.step_id, StepLog.attempt)).all()
 
 

@@ -1,0 +1,13 @@
+"""The words for states, phases, kinds of steps and scopes; what a request or an answer may say."""
+
+from typing import Literal
+
+UploadState = Literal["receiving", "ready", "failed", "expired"]
+InputState = Literal["inspecting", "ready", "rejected"]  # of versions and datasets
+JobState = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+JobPhase = Literal["preparing", "building", "benchmarking", "reporting"]
+JobConclusion = Literal["pass", "fail", "inconclusive", "none"]
+CandidateState = Literal["planned", "building", "built", "measured", "failed", "canceled"]
+StepState = Literal["queued", "running", "done", "failed", "canceled"]
+StepKind = Literal["prepare", "build", "benchmark", "report"]  # of a job
+Scope = Literal["read", "write", "admin", "operator"]
