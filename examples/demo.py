@@ -301,6 +301,11 @@ def percent(share: float) -> str:
     return f"{share:.1%}".replace("-0.0%", "0.0%")
 
 
+def points(share: float) -> str:
+    """Percentage points, in which shares differ."""
+    return f"{100 * share:.1f} pt".replace("-0.0 pt", "0.0 pt")
+
+
 def with_interval(value: float, ci: Sequence[float], words: Callable[[float], str]) -> str:
     """A figure, and its interval if it has one."""
     return words(value) if ci[0] == ci[1] else f"{words(value)} ({words(ci[0])} … {words(ci[1])})"
@@ -309,7 +314,7 @@ def with_interval(value: float, ci: Sequence[float], words: Callable[[float], st
 FIGURES: dict[str, Callable[[Any], str]] = {
     "size": cell("size", lambda s: f"{s['bytes'] / 1000:.0f} kB, {s['ratio']:.2f} of float"),
     "top-1 accuracy": cell("accuracy", lambda a: percent(a["value"])),
-    "accuracy drop (95 % CI)": cell("accuracy", lambda a: with_interval(a["drop"], a["ci"], percent)),
+    "accuracy drop (95 % CI)": cell("accuracy", lambda a: with_interval(a["drop"], a["ci"], points)),
     "fidelity (SQNR)": cell(
         "fidelity", lambda f: "exact" if f["sqnr_db"] >= EXACT_DB else f"{f['sqnr_db']:.1f} dB"
     ),
@@ -336,14 +341,14 @@ def gate(checks: list[Any], candidate: str) -> str:
 def verdict(report: Json) -> str:
     """The result in a sentence."""
     found, limits = report["verdict"], SPEC["gate"]
-    asked = f"at most {limits['max_accuracy_drop']:.0%} accuracy lost and {limits['min_speedup']}× the speed"
+    asked = f"at most {points(limits['max_accuracy_drop'])} of accuracy lost and {limits['min_speedup']}× the speed"
     if found["conclusion"] != "pass":
         return f"Verdict: {found['conclusion']}. No candidate is sure to keep {asked}."
     best = next(c for c in report["candidates"] if c["id"] == found["best"])
     bounds = {c["name"]: c["bound"] for c in found["checks"] if c["candidate"] == found["best"]}
     return (
         f"Verdict: pass. {best['name']} is at least {bounds['min_speedup']:.2f}× as fast and loses "
-        f"at most {percent(bounds['max_accuracy_drop'])} of accuracy, 95 % sure.\nAsked were {asked}."
+        f"at most {points(bounds['max_accuracy_drop'])} of accuracy, 95 % sure.\nAsked were {asked}."
     )
 
 
