@@ -20,7 +20,7 @@ from app.api import tus
 from app.api.schemas.values import SHA256
 from app.db.session import Unstorable
 from app.domain import against
-from app.domain.errors import DomainError, FieldError, InvalidInput, Problem, Refused
+from app.domain.errors import DomainError, FieldError, InvalidInput, Problem, Refused, pointer
 from app.domain.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def _pointer(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
     if parts and parts[0] in {"body", "query", "path", "header"}:
         del parts[0]
     shown = [p for i, p in enumerate(parts) if not (i and isinstance(parts[i - 1], int) and p in METHODS)]
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in shown)
+    return pointer(*shown)
 
 
 def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row

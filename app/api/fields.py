@@ -73,7 +73,7 @@ def preset(name: str, pointer: str) -> Preprocess:
     """
     if name not in PRESETS:
         detail = f"there is no preset {name!r}; use {', '.join(PRESETS)}, or a JSON object"
-        raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+        raise InvalidInput.at(pointer, detail)
     return PRESETS[name]
 
 
@@ -96,7 +96,7 @@ def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
     found = loaded(text, "/spec") if text.strip() else {}
     if not isinstance(found, dict):
         detail = "must be a JSON object"
-        raise InvalidInput(f"/spec: {detail}", errors=(FieldError("/spec", detail),))
+        raise InvalidInput.at("/spec", detail)
     parsed = parse(SpecWithoutIds, found, "/spec")
     given = {name: _number_or_text(form[name]) for name in GATE_FIELDS & form.keys()}
     if not given:
@@ -158,7 +158,7 @@ def file_paths(texts: Iterable[str], pointer: str) -> list[str]:
     for i, path in enumerate(paths):
         if path in folders or path in paths[:i]:
             detail = f"{path!r} is in the way of another file; every file needs a path of its own"
-            raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+            raise InvalidInput.at(pointer, detail)
     return paths
 
 
@@ -174,5 +174,5 @@ def _file_path(text: str, pointer: str) -> str:
     if unsafe or long or not path.parts:
         allowed = f"a plain relative path below the model's folder, of names of at most {NAME_BYTES} bytes"
         detail = f"{text[:100]!r} is not {allowed}"
-        raise InvalidInput(f"{pointer}: {detail}", errors=(FieldError(pointer, detail),))
+        raise InvalidInput.at(pointer, detail)
     return str(path)

@@ -49,7 +49,7 @@ class Form:
         only, *others = self.every(name)
         if others:
             detail = f"one file belongs here, not {1 + len(others)}"
-            raise InvalidInput(f"/{name}: {detail}", errors=(FieldError(f"/{name}", detail),))
+            raise InvalidInput.at(f"/{name}", detail)
         return only
 
     def every(self, name: str) -> list[FilePart]:
@@ -177,7 +177,7 @@ class _Sink:
         elif self._name not in self._fields:
             known = ", ".join(sorted(self._files | self._fields))
             detail = f"there is no part of this name; known are {known}"
-            raise InvalidInput(f"/{self._name}: {detail}", errors=(FieldError(f"/{self._name}", detail),))
+            raise InvalidInput.at(f"/{self._name}", detail)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._writer:
@@ -186,7 +186,7 @@ class _Sink:
         self._text += data[start:end]
         if len(self._text) > FIELD_BYTES:
             detail = f"this field has more than {FIELD_BYTES} bytes"
-            raise InvalidInput(f"/{self._name}: {detail}", errors=(FieldError(f"/{self._name}", detail),))
+            raise InvalidInput.at(f"/{self._name}", detail)
 
     def _end(self) -> None:
         if self._writer:
@@ -201,7 +201,7 @@ class _Sink:
         text = self._text.decode(errors="replace")
         if "\0" in text:
             detail = "this text holds a NUL, which cannot be stored"
-            raise InvalidInput(f"/{self._name}: {detail}", errors=(FieldError(f"/{self._name}", detail),))
+            raise InvalidInput.at(f"/{self._name}", detail)
         return text
 
     def _finished(self) -> None:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.base import MICROSECONDS
 from app.db.models import Upload
-from app.domain.errors import FieldError, InvalidInput
+from app.domain.errors import InvalidInput
 
 PATH = "/v1/uploads"
 VERSION = "1.0.0"
@@ -99,4 +99,4 @@ def _text(value: str) -> str:
 
 
 def _invalid(header: str, detail: str) -> InvalidInput:
-    return InvalidInput(f"/{header}: {detail}", errors=(FieldError(f"/{header}", detail),))
+    return InvalidInput.at(f"/{header}", detail)

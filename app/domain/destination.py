@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from app.domain.address import Address, Network, refusal
-from app.domain.errors import FieldError, InvalidInput
+from app.domain.errors import InvalidInput
 
 LONGEST_URL = 2000
 ASCII_WITHOUT_SPACE = re.compile(r"[!-~]+")
@@ -64,7 +64,7 @@ def check_url(url: str, allow: Sequence[Network]) -> None:
 
 
 def _invalid(reason: str) -> InvalidInput:
-    return InvalidInput(f"/url: {reason}", errors=(FieldError("/url", reason),))
+    return InvalidInput.at("/url", reason)
 
 
 def _host(parts: SplitResult) -> str:

@@ -13,10 +13,15 @@ class FieldError:
     detail: str
 
 
+def pointer(*parts: str | int) -> str:
+    """A JSON pointer to these parts (RFC 6901)."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
 class DomainError(Exception):
     """Something went wrong."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
     retryable: ClassVar[bool] = False
     retry_after_s: int | None = None
 
@@ -43,6 +48,11 @@ class InvalidInput(DomainError):
     """The request has fields that do not fit."""
 
     code = "invalid_input"
+
+    @classmethod
+    def at(cls, where: str, detail: str) -> "InvalidInput":
+        """One thing is wrong, at this JSON pointer."""
+        return cls(f"{where}: {detail}", errors=(FieldError(where, detail),))
 
 
 class Conflict(DomainError):
@@ -191,7 +201,7 @@ class Refused(DomainError):
 
     def __init__(self, code: str, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(detail, errors=errors)
-        self.refusal = code
+        self.code = self.refusal = code
 
 
 @dataclass(frozen=True)
@@ -206,8 +216,7 @@ class Problem:
     @classmethod
     def of(cls, error: DomainError) -> "Problem":
         """The problem that this error is shown as."""
-        code = error.refusal if isinstance(error, Refused) else error.code
-        return cls(code, error.detail, error.errors, error.retryable)
+        return cls(error.code, error.detail, error.errors, error.retryable)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Problem":

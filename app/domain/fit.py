@@ -10,6 +10,7 @@ from typing import Literal
 from app.domain import binding
 from app.domain.dataset import Preprocess, calibration_share
 from app.domain.decidable import Decidable, decidable
+from app.domain.errors import pointer
 from app.domain.estimate import SHARES
 from app.domain.gate import Gate
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
@@ -97,19 +98,19 @@ def _unfed(item: TensorInfo, arrays: Mapping[str, ArrayInfo]) -> Finding:
     found = ", ".join(f"{a.name} {binding.described(a.dtype, a.shape)}" for a in arrays.values())
     wanted = binding.described(item.dtype, _axes(item))
     detail = f"expected {wanted}, found {found or 'no arrays'}; name each array after its input"
-    return Finding("error", _pointer(item), detail)
+    return Finding("error", pointer("inputs", item.name), detail)
 
 
 def _input(item: TensorInfo, array: ArrayInfo, preprocess: Preprocess) -> Iterator[Finding]:
     if item.dtype not in binding.FEEDABLE:
         detail = f"it takes {item.dtype}, which arrays cannot hold; no dataset can feed this model"
-        yield Finding("error", _pointer(item), detail)
+        yield Finding("error", pointer("inputs", item.name), detail)
         return
     arranged = binding.arrange(array.shape, array.dtype, _axes(item))
     converts = _converts(array, item.dtype, preprocess)
     if not (arranged and converts):
         detail = binding.expected(array.dtype, array.shape, item.dtype, _axes(item))
-        yield Finding("error", _pointer(item), detail)
+        yield Finding("error", pointer("inputs", item.name), detail)
     if not converts:
         return
     if binding.takes_preprocess(array.dtype, item.dtype):
@@ -121,7 +122,7 @@ def _input(item: TensorInfo, array: ArrayInfo, preprocess: Preprocess) -> Iterat
 def _unscaled(item: TensorInfo, array: ArrayInfo) -> Iterator[Finding]:
     if (array.high or 0) > RAW_PIXELS:
         detail = f"{array.name} goes up to {array.high:g} and is fed so: only uint8 arrays take preprocess"
-        yield Finding("warning", _pointer(item), detail)
+        yield Finding("warning", pointer("inputs", item.name), detail)
 
 
 def _batches(fed: Mapping[TensorInfo, ArrayInfo]) -> Iterator[Finding]:
@@ -138,7 +139,7 @@ def _ids(item: TensorInfo, array: ArrayInfo, rows: int | None) -> Iterator[Findi
         detail = (
             f"{array.name} holds the id {array.high:g}, but the model's table has the rows 0 to {rows - 1}"
         )
-        yield Finding("error", _pointer(item), detail)
+        yield Finding("error", pointer("inputs", item.name), detail)
 
 
 def _axes(item: TensorInfo) -> binding.Axes:
@@ -171,12 +172,12 @@ def _channels(array: ArrayInfo, shape: binding.Axes, preprocess: Preprocess) -> 
 
 def _values(summary: DatasetSummary) -> Iterator[Finding]:
     for array in summary.arrays:
-        pointer = f"/arrays/{_escaped(array.name)}"
+        where = pointer("arrays", array.name)
         if not array.finite:
             detail = f"{array.name} holds NaN or an infinity; a job refuses a model whose output is NaN"
-            yield Finding("warning", pointer, detail)
+            yield Finding("warning", where, detail)
         if array.low is not None and array.low == array.high and array.shape:
-            yield Finding("warning", pointer, f"{array.name} is {array.low:g} everywhere")
+            yield Finding("warning", where, f"{array.name} is {array.low:g} everywhere")
 
 
 def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> Iterator[Finding]:
@@ -241,12 +242,3 @@ def _limits_out_of_reach(decided: Decidable) -> Iterator[Finding]:
                 f"{least.samples} would, if {least.flip_rate:.0%} of them flip"
             )
             yield Finding("warning", f"/gate/{limit.name}", detail)
-
-
-def _pointer(item: TensorInfo) -> str:
-    return f"/inputs/{_escaped(item.name)}"
-
-
-def _escaped(name: str) -> str:
-    """A name as one part of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")

@@ -11,7 +11,7 @@ from app.db.models import Event
 from app.db.queries import projects
 from app.db.queries import webhooks as stored
 from app.db.webhooks import Delivery, WebhookEndpoint
-from app.domain.errors import Conflict, FieldError, InvalidInput, TooManyEndpoints
+from app.domain.errors import Conflict, InvalidInput, TooManyEndpoints
 from app.domain.webhook import new_secret
 from app.secrets import Sealer
 from app.services import deliveries, events
@@ -165,7 +165,7 @@ def _awake(db: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
 def _check_count(count: int) -> None:
     if count > MOST_REPLAYED:
         detail = f"more than {MOST_REPLAYED} deliveries are in this time, the limit of one replay; shorten it"
-        raise InvalidInput(f"/since: {detail}", errors=(FieldError("/since", detail),))
+        raise InvalidInput.at("/since", detail)
 
 
 def _forgive(endpoint: WebhookEndpoint) -> None:

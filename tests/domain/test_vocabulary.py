@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from app.domain.dataset import PRESETS, Preprocess
-from app.domain.errors import DomainError, FieldError, NotFound, Problem, Refused
+from app.domain.errors import DomainError, FieldError, InvalidInput, NotFound, Problem, Refused, pointer
 from app.domain.job import (
     CANDIDATE_ENDED,
     JOB_ENDED,
@@ -173,3 +173,17 @@ def test_a_problem_survives_json() -> None:
 
     assert (problem.code, problem.detail) == ("not_onnx", "This is a cat.")
     assert Problem.from_json(asdict(problem)) == problem
+
+
+def test_a_json_pointer_escapes_what_stands_for_something_in_it() -> None:
+    assert pointer("inputs", "a/b~c", 0) == "/inputs/a~1b~0c/0"
+
+
+def test_what_is_wrong_at_one_place_names_it_in_both_ways() -> None:
+    error = InvalidInput.at("/since", "is no time")
+
+    assert (error.detail, error.errors) == ("/since: is no time", (FieldError("/since", "is no time"),))
+
+
+def test_a_refusal_is_a_problem_with_its_own_code() -> None:
+    assert Problem.of(Refused("broken_tensor", "It is broken.")).code == "broken_tensor"

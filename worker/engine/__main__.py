@@ -19,7 +19,7 @@ from pydantic import Discriminator, TypeAdapter, ValidationError
 
 from app.domain import processor
 from app.domain.dataset import PRESETS, Preprocess
-from app.domain.errors import DomainError, FieldError, Problem, Refused
+from app.domain.errors import DomainError, FieldError, Problem, Refused, pointer
 from app.domain.job import Evaluation, MetricName
 from app.domain.note import Note
 from app.domain.recipe import Recipe, reads_ranges
@@ -323,13 +323,9 @@ def _write_layers(
 
 
 def _invalid(code: str, what: str, error: ValidationError, skip: int = 0) -> Refused:
-    errors = tuple(FieldError(_pointer(e["loc"][skip:]), e["msg"]) for e in error.errors())
+    errors = tuple(FieldError(pointer(*e["loc"][skip:]), e["msg"]) for e in error.errors())
     listed = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in errors)
     return Refused(code, f"{what} is not valid: {listed}.", errors=errors)
-
-
-def _pointer(location: Sequence[int | str]) -> str:
-    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in location)
 
 
 def _print(answer: Mapping[str, Any]) -> None:

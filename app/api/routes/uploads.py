@@ -13,7 +13,7 @@ from app.api.resumable import take_in
 from app.api.schemas.uploads import UploadRead
 from app.db import queries
 from app.db.models import Upload
-from app.domain.errors import EmptyFile, FieldError, InvalidInput, TooLarge
+from app.domain.errors import EmptyFile, InvalidInput, TooLarge
 from app.services import quotas, uploads
 from app.services.keys import Caller
 from app.services.uploads import Announced, Claim
@@ -64,7 +64,7 @@ def _declared(
     sha256 = known.get("sha256")
     if sha256 is not None and (len(sha256) != tus.SHA256_HEX or set(sha256) - set("0123456789abcdef")):
         detail = f"sha256 is {sha256[:100]!r}, not 64 hexadecimal digits"
-        raise InvalidInput(f"/upload-metadata: {detail}", errors=(FieldError("/upload-metadata", detail),))
+        raise InvalidInput.at("/upload-metadata", detail)
     return Announced(length, known.get("filename", "")[:500] or None, sha256, upload_metadata)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.domain import binding as rules
 from app.domain.dataset import Preprocess
-from app.domain.errors import FieldError, Refused
+from app.domain.errors import FieldError, Refused, pointer
 from worker.engine.data.dataset import Array, Dataset, Sample
 from worker.engine.data.preprocess import values
 
@@ -70,7 +70,7 @@ def bind(
             found = _arrangement(array, item)
             convert(_apply(found, array), item, preprocess)
         except ValueError as error:
-            errors.append(FieldError(f"/inputs/{_escaped(item.name)}", f"{item.name}: {error}"))
+            errors.append(FieldError(pointer("inputs", item.name), f"{item.name}: {error}"))
         else:
             arranged[item.name] = found
             if found.channels_moved:
@@ -151,7 +151,7 @@ def _check_known(image_input: str, names: Sequence[str]) -> None:
 def _unfed(free: Sequence[Input], sample: Sample) -> Refused:
     found = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in sample.items())
     errors = [
-        FieldError(f"/inputs/{_escaped(i.name)}", f"{i.name}: expected {_described(i)}; found {found}")
+        FieldError(pointer("inputs", i.name), f"{i.name}: expected {_described(i)}; found {found}")
         for i in free
     ]
     names = ", ".join(item.name for item in free)
@@ -169,7 +169,7 @@ def _batch(inputs: Sequence[Input], stacked: frozenset[str]) -> int:
     if len(set(sizes.values())) > 1:
         detail = f"Inputs differ in their fixed batch: {sizes}. Give samples in the inputs' full shapes."
         raise Refused(
-            "dataset_mismatch", detail, errors=tuple(FieldError(f"/inputs/{n}", detail) for n in sizes)
+            "dataset_mismatch", detail, errors=tuple(FieldError(pointer("inputs", n), detail) for n in sizes)
         )
     return next(iter(sizes.values()), 1)
 
@@ -186,7 +186,7 @@ def _stack(binding: Binding, item: Input, samples: Sequence[Sample]) -> Array:
             arrays = [np.pad(a, (0, longest - len(a)), constant_values=fill) for a in arrays]
         return np.stack([_one(binding, item, array) for array in arrays])
     except ValueError as error:
-        raise _mismatch([FieldError(f"/inputs/{_escaped(item.name)}", f"{item.name}: {error}")]) from error
+        raise _mismatch([FieldError(pointer("inputs", item.name), f"{item.name}: {error}")]) from error
 
 
 def _one(binding: Binding, item: Input, array: Array) -> Array:
@@ -218,8 +218,3 @@ def _described(item: Input) -> str:
 
 def _dtype(item: Input) -> str:
     return str(item.dtype or item.kind)
-
-
-def _escaped(name: str) -> str:
-    """A name as one part of a JSON pointer (RFC 6901)."""
-    return name.replace("~", "~0").replace("/", "~1")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.domain.dataset import Preprocess
-from app.domain.errors import FieldError, Refused
+from app.domain.errors import FieldError, Refused, pointer
 from worker.engine.data.bind import Input, arrange, convert
 from worker.engine.data.dataset import Array, Sample
 
@@ -77,7 +77,5 @@ def _given(array: Array, item: Input, output: str) -> Array:
 
 
 def _invalid(output: str, detail: str) -> Refused:
-    pointer = f"/state/{output.replace('~', '~0').replace('/', '~1')}"
-    return Refused(
-        "invalid_state", f"State cannot be fed back: {detail}.", errors=(FieldError(pointer, detail),)
-    )
+    errors = (FieldError(pointer("state", output), detail),)
+    return Refused("invalid_state", f"State cannot be fed back: {detail}.", errors=errors)
