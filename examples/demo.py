@@ -341,7 +341,8 @@ def gate(checks: list[Any], candidate: str) -> str:
 def verdict(report: Json) -> str:
     """The result in a sentence."""
     found, limits = report["verdict"], SPEC["gate"]
-    asked = f"at most {points(limits['max_accuracy_drop'])} of accuracy lost and {limits['min_speedup']}× the speed"
+    lost = points(limits["max_accuracy_drop"])
+    asked = f"at most {lost} of accuracy lost and {limits['min_speedup']}× the speed"
     if found["conclusion"] != "pass":
         return f"Verdict: {found['conclusion']}. No candidate is sure to keep {asked}."
     best = next(c for c in report["candidates"] if c["id"] == found["best"])
