@@ -138,3 +138,36 @@ def test_what_only_looks_like_a_nul_is_stored(http: httpx.Client, version: str) 
 @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/jobs?version=%00", "/v1/jobs?label.a=%00"])
 def test_a_nul_in_an_address_is_refused(http: httpx.Client, path: str) -> None:
     problem(http.get(path), 422, "invalid_input")
+
+
+def test_what_must_have_a_form_is_told_in_words(http: httpx.Client, version: str) -> None:
+    asked = {"version": version, "gate": {"min_speedup": 1.1, "against": "yesterday"}}
+    upload = {"Tus-Resumable": "1.0.0", "Upload-Length": "many"}
+
+    answers = (
+        http.post("/v1/jobs", json=asked),
+        http.post("/v1/uploads", headers=upload),
+        http.post("/v1/uploads", headers=upload | {"Upload-Length": "1", "Upload-Checksum": "md5 x"}),
+    )
+
+    told = [problem(answer, 422, "invalid_input")["detail"] for answer in answers]
+    assert "latest:key=value" in told[0]
+    assert "a number of bytes" in told[1]
+    assert "the digest in base64" in told[2]
+    assert not [detail for detail in told if "^" in detail]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"deadline_s": True},
+        {"benchmark": {"threads": "2"}},
+        {"gate": {"min_speedup": True}},
+        {"calibration": {"samples": 1.5}},
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_not_taken_for_one(
+    http: httpx.Client, version: str, part: dict[str, Any]
+) -> None:
+    assert len(pointers(http.post("/v1/jobs", json={"version": version} | part))) == 1
