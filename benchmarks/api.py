@@ -110,12 +110,15 @@ def under_load(known: Known, folder: Path, asked: argparse.Namespace) -> list[tu
         ],
         env=os.environ | {f"LOAD_{name}": value for name, value in told.items()},
         stdout=subprocess.DEVNULL,
+        stderr=(folder / "clients.log").open("w"),
     )
     time.sleep(asked.seconds / 2)
     middle = resident(known.pid)
     time.sleep(asked.seconds * 0.45)
     growth = resident(known.pid) / middle
     clients.wait()
+    if "Traceback" in (folder / "clients.log").read_text():
+        sys.exit((folder / "clients.log").read_text()[-2000:])
     rows = list(csv.DictReader((folder / "load_stats.csv").open()))
     failed = sum(int(row["Failure Count"]) for row in rows if row["Name"] == "Aggregated")
     quick = [

@@ -47,8 +47,9 @@ class Pipeline(HttpUser):
         }
         job = self.client.post("/v1/jobs", json=spec, name="POST job").json()["id"]
         self.client.get(f"/v1/jobs/{job}", name="GET job")
-        with self.client.get(f"/v1/jobs/{job}/events", stream=True, name="GET events") as events:
-            next(events.iter_lines(), None)
+        events = self.client.get(f"/v1/jobs/{job}/events", stream=True, name="GET events")
+        next(events.iter_lines(), None)
+        events.close()
         self.client.post(f"/v1/jobs/{job}/cancel", name="POST cancel")
         self.jobs = [*self.jobs, job][-20:]
 
