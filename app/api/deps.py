@@ -113,7 +113,8 @@ def _paging(default: int, most: int, of: str) -> Callable[..., Paging]:
         response: Response,
         limit: Annotated[int, Query(ge=1, le=most, description=f"{of} on one page")] = default,
         cursor: Annotated[
-            str | None, Query(description="`next_cursor` of the page before", max_length=40)
+            str | None,
+            Query(description="`next_cursor` of the page before", max_length=40, pattern="^[ -~]*$"),
         ] = None,
     ) -> Paging:
         return Paging(request, response, limit, cursor)

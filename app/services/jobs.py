@@ -195,7 +195,11 @@ def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> None:
         "/evaluation/dataset": spec.evaluation.dataset,
         **{f"/candidates/{i}": version for i, version in enumerate(spec.candidates)},
     }
-    wrong = [_input_error(db, project_id, pointer, row_id) for pointer, row_id in named.items() if row_id]
+    wrong = [
+        _input_error(db, project_id, pointer, row_id)
+        for pointer, row_id in named.items()
+        if row_id is not None
+    ]
     found = tuple(error for error in wrong if error)
     if found:
         raise InvalidInput("The job names inputs that it cannot use.", errors=found)

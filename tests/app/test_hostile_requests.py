@@ -171,3 +171,9 @@ def test_what_is_no_number_is_not_taken_for_one(
     http: httpx.Client, version: str, part: dict[str, Any]
 ) -> None:
     assert len(pointers(http.post("/v1/jobs", json={"version": version} | part))) == 1
+
+
+def test_an_empty_id_is_no_id(http: httpx.Client, version: str) -> None:
+    assert pointers(http.post("/v1/jobs", json={"version": ""})) == ["/version"]
+    nothing = {"version": version, "evaluation": {"dataset": ""}}
+    assert pointers(http.post("/v1/jobs", json=nothing)) == ["/evaluation/dataset"]
