@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ import httpx
 from sqlalchemy import func, select, update
 from standardwebhooks.webhooks import Webhook
 
+from app import broker
 from app.db import queries
 from app.db.base import MICROSECONDS, now_us
 from app.db.models import Project, Step
@@ -95,12 +97,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--events", type=int, default=1000, help="of the second part")
+    parser.add_argument("--per-second", type=float, default=4.0, help="events of the second part")
     parser.add_argument("--quiet-events", type=int, default=200, help="of the first part")
     parser.add_argument("--seconds", type=float, default=120.0, help="of each window of the third part")
     options = parser.parse_args()
+    broker.ring = lambda *_: (
+        None
+    )  # what is uploaded here is inspected by nobody; the service rings for itself
     parts = {
         1: lambda service, there: _healthy(service, there, options.quiet_events),
-        2: lambda service, there: _faulty(service, there, options.events),
+        2: lambda service, there: _faulty(service, there, options.events, options.per_second),
         3: lambda service, there: _dead(service, there, options.seconds),
     }
     held = []
@@ -120,16 +126,18 @@ def _healthy(service: Service, there: Receivers, events: int) -> bool:
     return _in_time(there, events)
 
 
-def _faulty(service: Service, there: Receivers, events: int) -> bool:
+def _faulty(service: Service, there: Receivers, events: int, per_second: float) -> bool:
     """What bad receivers get in the end, and what that does to good ones beside them."""
     tenants = [_tenant(service) for _ in range(PROJECTS)]
     for number, tenant in enumerate(tenants):
         tenant.listen(there, f"/faulty/{number}")
         tenant.listen(there, f"/healthy/{number}")
     started = time.monotonic()
-    for number in range(events):
-        _pace(tenants[number % PROJECTS].end_a_job, 0.25)
-        _hasten(service)
+    with ThreadPoolExecutor(PROJECTS) as pool:
+        made = [
+            pool.submit(_pace, tenants[n % PROJECTS].end_a_job, PROJECTS / per_second) for n in range(events)
+        ]
+        _wait(lambda: all(job.done() for job in made), lambda: _hasten(service))
     _wait(lambda: len(_taken(there)) >= events or _none_waits(service), lambda: _hasten(service))
     counts = Counter(seen.outcome for seen in there.of("faulty"))
     taken, invalid = len(_taken(there)), sum(not seen.valid for seen in there.seen)
@@ -208,14 +216,18 @@ def _attempts_at(service: Service, path: str) -> tuple[int, float]:
 
 
 def _age(service: Service) -> None:
-    """Write what there would be after hours: many failures in a row, and long pauses that end one by one."""
+    """Write what there would be after hours: many failures in a row, and pauses that end one by one."""
+    _pause(service, lambda _share: patience.LONGEST_REST_S)
+    time.sleep(SETTLE_S)
+    _pause(service, lambda share: share * patience.LONGEST_REST_S)
+
+
+def _pause(service: Service, seconds: Callable[[float], float]) -> None:
     with service.database.writing() as db:
         dead = db.scalars(select(WebhookEndpoint).where(WebhookEndpoint.url.contains("/dead/"))).all()
         for number, endpoint in enumerate(dead):
             endpoint.failures = HOURS_OF_FAILURES
-            pause = patience.LONGEST_REST_S * number // len(dead)
-            endpoint.rest_until = queries.now(db) + pause * MICROSECONDS
-    time.sleep(SETTLE_S)
+            endpoint.rest_until = queries.now(db) + int(seconds(number / len(dead)) * MICROSECONDS)
 
 
 def _cpu_share(service: Service, act: Callable[[], None]) -> float:
