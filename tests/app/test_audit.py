@@ -60,6 +60,7 @@ def test_events_are_listed_in_pages_and_by_type_and_time(service: Service, tenan
 def test_a_time_without_a_zone_is_refused(http: httpx.Client) -> None:
     assert pointers(http.get("/v1/events?since=2026-01-01T00:00:00")) == ["/since"]
     assert pointers(http.get("/v1/events?since=yesterday")) == ["/since"]
+    assert pointers(http.get("/v1/events?since=0.5")) == ["/since"]
 
 
 def test_times_that_no_event_can_have_find_nothing_or_everything(http: httpx.Client) -> None:

@@ -3,11 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime
 
 from app.api.deps import Paged, ReadDb, Who
 from app.api.schemas.timeline import EventRead
-from app.api.schemas.values import Page
+from app.api.schemas.values import Page, Time
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Event
@@ -25,7 +24,7 @@ def list_events(
     kind: Annotated[
         str | None, Query(alias="type", description="such as `job.succeeded`", max_length=50)
     ] = None,
-    since: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    since: Annotated[Time | None, Query(description="RFC 3339")] = None,
 ) -> Page[EventRead]:
     """The project's events, newest first: every transition, who caused it, and when."""
     since_us = int(since.timestamp() * MICROSECONDS) if since else None

@@ -3,13 +3,12 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy.orm import Session
 
 from app.api.deps import App, Paged, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
-from app.api.schemas.values import Page, microseconds
+from app.api.schemas.values import Page, Time, microseconds
 from app.api.schemas.webhooks import (
     DeliveryRead,
     EndpointChange,
@@ -156,7 +155,7 @@ def list_deliveries(
     kind: Annotated[
         EventType | Literal["ping"] | None, Query(alias="type", description="Only of this type")
     ] = None,
-    since: Annotated[AwareDatetime | None, Query(description="RFC 3339")] = None,
+    since: Annotated[Time | None, Query(description="RFC 3339")] = None,
 ) -> Page[DeliveryRead]:
     """The project's deliveries with every attempt, newest first."""
     since_us = microseconds(since) if since else None

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.values import Name, moment, moment_or_none
+from app.api.schemas.values import Name, Time, moment, moment_or_none
 from app.db.models import ApiKey
 from app.domain.states import Scope
 from app.services.keys import Issued
@@ -28,7 +28,7 @@ class KeyCreate(BaseModel):
     name: Annotated[Name, Field(examples=["nightly pipeline"])]
     scopes: Scopes = ["read", "write"]
     expires_at: Annotated[
-        AwareDatetime | None, Field(description="null: never", examples=["2027-11-21T00:00:00Z"])
+        Time | None, Field(description="null: never", examples=["2027-11-21T00:00:00Z"])
     ] = None
 
 
@@ -38,7 +38,7 @@ class KeyChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Annotated[Name, Field(examples=["nightly pipeline"])] = ""
     scopes: Scopes = []
-    expires_at: Annotated[AwareDatetime | None, Field(description="null: never")] = None
+    expires_at: Annotated[Time | None, Field(description="null: never")] = None
 
 
 class KeyRotation(BaseModel):

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from app.db.base import MICROSECONDS
 from app.domain.errors import FieldError
@@ -31,6 +31,16 @@ InputName = Annotated[str, Field(max_length=500)]
 
 LabelText = Annotated[str, Field(max_length=200)]
 Labels = Annotated[dict[LabelText, LabelText], Field(max_length=50)]
+
+
+def _written_out(value: object) -> object:
+    """Pydantic takes numbers too, as seconds since 1970."""
+    if isinstance(value, str) and "T" in value.upper():
+        return value
+    raise ValueError("must be a date and time with its offset, such as 2026-11-21T05:00:00Z")
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_written_out)]
 
 
 class Problem(BaseModel):

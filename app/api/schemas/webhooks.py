@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.values import moment, moment_or_none
+from app.api.schemas.values import Time, moment, moment_or_none
 from app.db.models import Event
 from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.domain.destination import LONGEST_URL
@@ -86,8 +86,8 @@ class Replay(BaseModel):
     """Which deliveries to make again: those of one state, made in this time."""
 
     model_config = ConfigDict(extra="forbid")
-    since: Annotated[AwareDatetime, Field(examples=["2026-11-21T00:00:00Z"])]
-    until: Annotated[AwareDatetime | None, Field(description="null: now")] = None
+    since: Annotated[Time, Field(examples=["2026-11-21T00:00:00Z"])]
+    until: Annotated[Time | None, Field(description="null: now")] = None
     state: Annotated[
         Literal["failed", "canceled", "delivered", "missed"],
         Field(description="`missed`: what happened while there was no endpoint, or a disabled one"),
