@@ -6,6 +6,7 @@ A ring that is lost costs time, never work: the row is the truth and the sweeper
 import logging
 import queue
 import threading
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -14,6 +15,8 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 WAITING_RINGS = 1000
+IDLE_SECONDS = 2.0
+Message = tuple[str, str, dict[str, Any]]
 WRITE_OPTIONS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 QUEUES = {
     "inspect_version": "inspect",
@@ -47,7 +50,7 @@ class Doorbell:
     """Rings from a bounded background thread, so that no request waits for the broker."""
 
     def __init__(self) -> None:
-        self._waiting: queue.Queue[tuple[str, str, dict[str, Any]]] = queue.Queue(WAITING_RINGS)
+        self._waiting: queue.Queue[Message] = queue.Queue(WAITING_RINGS)
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
 
@@ -71,14 +74,29 @@ class Doorbell:
 
     def _run(self) -> None:
         while True:
-            task, target, options = self._waiting.get()
-            try:
-                with celery.connection_for_write(transport_options=WRITE_OPTIONS) as connection:
+            self._publish_all(self._waiting.get())
+
+    def _publish_all(self, message: Message | None) -> None:
+        """Publish this message, and over the same connection those that follow it within seconds."""
+        try:
+            with celery.connection_for_write(transport_options=WRITE_OPTIONS) as connection:
+                while message:
+                    task, target, options = message
                     celery.send_task(
                         task, queue=target, ignore_result=True, retry=False, connection=connection, **options
                     )
-            except Exception as error:  # noqa: BLE001 - whatever the client raises, the sweeper rings again
-                log.warning("could not ring %s for %s: %s", target, options.get("args"), error)
+                    message = self._next()
+        except Exception as error:  # noqa: BLE001 - whatever the client raises, the sweeper rings again
+            log.warning("could not ring %s: %s", _named(message), error)
+
+    def _next(self) -> Message | None:
+        with suppress(queue.Empty):
+            return self._waiting.get(timeout=IDLE_SECONDS)
+        return None
+
+
+def _named(message: Message | None) -> str:
+    return f"{message[1]} for {message[2].get('args')}" if message else "any more"
 
 
 doorbell = Doorbell()
