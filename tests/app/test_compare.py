@@ -126,6 +126,8 @@ def test_both_must_be_named_and_be_mine(service: Service, tenant: Tenant, strang
 
     missing = problem(tenant.http.get("/v1/compare", params={"a": mine}), 422, "invalid_input")
     assert missing["errors"][0]["pointer"] == "/b"
+    nul = problem(tenant.http.get("/v1/compare?a=%00&b=%00"), 422, "invalid_input")
+    assert [error["pointer"] for error in nul["errors"]] == ["/a", "/b"]
     problem(tenant.http.get("/v1/compare", params={"a": mine, "b": "cnd_none"}), 404, "not_found")
     problem(stranger.http.get("/v1/compare", params={"a": mine, "b": mine}), 404, "not_found")
     undone = tenant.http.get("/v1/compare", params={"a": mine, "b": mine}).json()

@@ -23,6 +23,10 @@ Sha256 = Annotated[
 ]
 
 
+# Ids, cursors and types of events; a NUL, which no database stores, is none of these.
+VISIBLE = "^[ -~]*$"
+
+
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
