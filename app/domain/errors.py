@@ -201,7 +201,7 @@ class Refused(DomainError):
 
     def __init__(self, code: str, detail: str, *, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(detail, errors=errors)
-        self.code = self.refusal = code
+        self.code = code
 
 
 @dataclass(frozen=True)

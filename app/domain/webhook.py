@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from typing import Literal, get_args
 
-EVENT_TYPES = (
+EventType = Literal[
     "job.succeeded",
     "job.failed",
     "job.canceled",
@@ -20,7 +21,8 @@ EVENT_TYPES = (
     "gate.failed",
     "version.rejected",
     "dataset.rejected",
-)
+]
+EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 PING = "ping"  # sent by an endpoint's test alone; nobody subscribes to it
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what a secret starts with

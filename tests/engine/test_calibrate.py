@@ -90,7 +90,7 @@ def test_no_sample_is_refused(model: Path) -> None:
     with pytest.raises(Refused) as refusal:
         collect(model, [])
 
-    assert refusal.value.refusal == "no_calibration_data"
+    assert refusal.value.code == "no_calibration_data"
 
 
 def test_tensors_that_are_not_finite_are_named_and_get_no_range(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_what_is_no_statistics_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         load_statistics(tmp_path / "other")
 
-    assert refusal.value.refusal == "invalid_statistics"
+    assert refusal.value.code == "invalid_statistics"
 
 
 @given(some_statistics)

@@ -118,7 +118,7 @@ def test_without_labels_a_metric_that_was_asked_for_is_refused(job: Job) -> None
     with pytest.raises(Refused, match="top5 cannot be measured") as refused:
         job.prepare(save_digits(job.folder / "digits", labels=False), question={"metric": "top5"})
 
-    assert refused.value.refusal == "labels_missing"
+    assert refused.value.code == "labels_missing"
 
 
 def test_a_label_that_is_no_class_is_refused(job: Job) -> None:
@@ -128,7 +128,7 @@ def test_a_label_that_is_no_class_is_refused(job: Job) -> None:
     with pytest.raises(Refused) as refused:
         job.prepare(job.folder / "data.npz")
 
-    assert refused.value.refusal == "labels_out_of_range"
+    assert refused.value.code == "labels_out_of_range"
 
 
 def test_two_datasets_that_share_samples_are_refused(job: Job) -> None:
@@ -137,7 +137,7 @@ def test_two_datasets_that_share_samples_are_refused(job: Job) -> None:
     with pytest.raises(Refused) as refused:
         job.prepare(calibration={"path": one}, evaluation={"path": other})
 
-    assert refused.value.refusal == "overlapping_datasets"
+    assert refused.value.code == "overlapping_datasets"
 
 
 def test_samples_cap_both_uses(job: Job) -> None:
@@ -167,7 +167,7 @@ def test_another_batch_than_the_fixed_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         job.prepare(save_digits(tmp_path / "digits", 100), batch=4)
 
-    assert refused.value.refusal == "fixed_batch"
+    assert refused.value.code == "fixed_batch"
 
 
 def test_a_dynamic_batch_takes_what_is_asked_for(job: Job) -> None:
@@ -184,7 +184,7 @@ def test_a_model_that_gives_nan_is_refused_with_the_sample(tmp_path: Path) -> No
     with pytest.raises(Refused, match="NaN") as refused:
         job.prepare(evaluation={"path": tmp_path / "data.npz"})
 
-    assert refused.value.refusal == "nan_output"
+    assert refused.value.code == "nan_output"
 
 
 def two_outputs() -> onnx.ModelProto:
@@ -211,14 +211,14 @@ def test_with_several_outputs_a_labelled_metric_needs_one_of_them_named(tmp_path
     assert unnamed["metric"] is None
     assert any(note.startswith("accuracy: the model has several") for note in unnamed["baseline"]["notes"])
     assert named["baseline"]["accuracy"]["value"] == 1
-    assert refused.value.refusal == "output_required"
+    assert refused.value.code == "output_required"
 
 
 def test_an_output_that_does_not_exist_is_refused(job: Job) -> None:
     with pytest.raises(Refused) as refused:
         job.prepare(save_digits(job.folder / "digits", 50), question={"output": "nothing"})
 
-    assert refused.value.refusal == "unknown_output"
+    assert refused.value.code == "unknown_output"
 
 
 def test_samples_stop_when_the_reference_is_full(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def test_each_wrong_field_of_a_recipe_has_its_pointer(text: str, pointers: set[s
     with pytest.raises(Refused) as refused:
         read_recipe(text)
 
-    assert refused.value.refusal == "invalid_recipe"
+    assert refused.value.code == "invalid_recipe"
     assert {error.pointer for error in refused.value.errors} == pointers
 
 

@@ -296,7 +296,7 @@ def test_a_correction_that_needs_samples_is_refused_without(tmp_path: Path, name
     case = case_of(tmp_path, depthwise())
     with pytest.raises(Refused, match=f"corrections {name}: it needs calibration samples") as refused:
         case.quantize(StaticInt8(corrections=(name,)))
-    assert refused.value.refusal == "no_calibration_data"
+    assert refused.value.code == "no_calibration_data"
 
 
 def test_weight_clipping_needs_statistics_alone(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_pickles_are_refused_and_never_loaded(tmp_path: Path) -> None:
 
     with pytest.raises(Refused, match="never unpickled") as refused:
         open_dataset(Data(path=tmp_path / "data"))
-    assert refused.value.refusal == "pickled_array"
+    assert refused.value.code == "pickled_array"
     assert not (tmp_path / "sprung").exists()
 
 
@@ -121,7 +121,7 @@ def test_a_header_that_claims_more_than_there_is_is_refused_before_allocation(
 
     with pytest.raises(Refused, match="claims 4398046511104 bytes") as refused:
         open_dataset(write_member(tmp_path / "data", lying, compress=compress))
-    assert refused.value.refusal == "broken_array"
+    assert refused.value.code == "broken_array"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_arrays_that_make_no_dataset_are_refused(tmp_path: Path, arrays: dict[st
     with pytest.raises(Refused) as refused:
         open_arrays(tmp_path, **arrays)
 
-    assert refused.value.refusal == code
+    assert refused.value.code == code
     assert len(refused.value.detail.split()) > 5
 
 
@@ -167,7 +167,7 @@ def test_files_that_are_no_dataset_are_refused_by_their_content(
     with pytest.raises(Refused) as refused:
         open_dataset(Data(path=tmp_path / "data.npz"))
 
-    assert refused.value.refusal == code
+    assert refused.value.code == code
 
 
 @pytest.mark.parametrize("labels", [np.array([0.25, 0.5]), np.zeros((2, 3, 3), np.float32), np.eye(2, 4)])
@@ -199,7 +199,7 @@ def test_labels_that_are_not_finite_are_refused(tmp_path: Path, labels: list[flo
     with pytest.raises(Refused) as refused:
         open_dataset(Data(path=tmp_path / "data.npz"))
 
-    assert refused.value.refusal == "labels_not_finite"
+    assert refused.value.code == "labels_not_finite"
 
 
 def test_a_header_with_a_negative_axis_is_refused(tmp_path: Path) -> None:
@@ -210,4 +210,4 @@ def test_a_header_with_a_negative_axis_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         open_dataset(Data(path=tmp_path / "data.npy"))
 
-    assert refused.value.refusal == "broken_array"
+    assert refused.value.code == "broken_array"

@@ -60,7 +60,7 @@ def test_what_nothing_feeds_is_named_with_what_there_is(tmp_path: Path) -> None:
         bound(dataset, wanted("ids/0", (None, 4)))
 
     error = refused.value.errors[0]
-    assert refused.value.refusal == "dataset_mismatch"
+    assert refused.value.code == "dataset_mismatch"
     assert error.pointer == "/inputs/ids~10"
     assert all(words in error.detail for words in ("float32 [?, 4]", "p float32 [2]", "q float32 [4]"))
 
@@ -201,7 +201,7 @@ def test_a_channel_axis_is_not_taken_for_a_batch(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="expected float32") as refused:
         bound(dataset_of(tmp_path, x=np.ones((2, 3, 8, 8), np.float32)), wanted("x", (None, 1, 8, 8)))
 
-    assert refused.value.refusal == "dataset_mismatch"
+    assert refused.value.code == "dataset_mismatch"
 
 
 def binds(dataset: Dataset, *inputs: Input) -> bool:

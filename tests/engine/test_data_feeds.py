@@ -67,7 +67,7 @@ def test_a_fixed_batch_is_kept_and_another_one_refused(tmp_path: Path) -> None:
     assert (feeds[0]["x"].shape[0], batch) == (3, 3)
     with pytest.raises(Refused, match="takes 3 samples at a time, not 8") as refused:
         synthetic_feeds(tmp_path / "m.onnx", session, {}, 8, attempt)
-    assert refused.value.refusal == "fixed_batch"
+    assert refused.value.code == "fixed_batch"
 
 
 def test_a_free_dimension_without_a_size_is_1(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_model_that_runs_on_nothing_made_up_asks_for_shapes(tmp_path: Path) ->
     with pytest.raises(Refused, match="height, width") as refused:
         made(tmp_path / "m.onnx", convolution(300), {})
 
-    assert refused.value.refusal == "shapes_needed"
+    assert refused.value.code == "shapes_needed"
 
 
 def test_made_up_inputs_are_always_the_same(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def opened(path: Path, preprocess: Preprocess | None = None) -> Dataset:
 def refusal(path: Path) -> str:
     with pytest.raises(Refused) as refused:
         summarize(opened(path))
-    return refused.value.refusal
+    return refused.value.code
 
 
 FOLDERS = {"val/dog/1.png": picture(1), "val/cat/2.png": picture(2), "val/dog/3.png": picture(3)}
@@ -187,7 +187,7 @@ def test_a_broken_image_is_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(Refused, match=r"'folder/bad\.png'") as refused:
         summarize(opened(path))
 
-    assert refused.value.refusal == "broken_image"
+    assert refused.value.code == "broken_image"
 
 
 def test_a_flipped_bit_in_a_zip_names_the_image(tmp_path: Path) -> None:
@@ -224,4 +224,4 @@ def test_an_archive_without_images_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"model\.txt") as refused:
         opened(path)
 
-    assert refused.value.refusal == "unknown_data_format"
+    assert refused.value.code == "unknown_data_format"

@@ -101,7 +101,7 @@ def test_numbers_that_do_not_match_the_channels_are_refused(spec: Preprocess) ->
     with pytest.raises(Refused) as refused:
         values(np.zeros((1, 4, 4), np.uint8), spec)
 
-    assert refused.value.refusal == "invalid_preprocess"
+    assert refused.value.code == "invalid_preprocess"
     assert refused.value.errors[0].pointer.startswith("/preprocess/")
 
 

@@ -88,7 +88,7 @@ def test_what_cannot_be_followed_is_refused(content: bytes, says: str) -> None:
     with pytest.raises(Refused) as refused:
         read_config(content)
 
-    assert refused.value.refusal == "unsupported_preprocessor"
+    assert refused.value.code == "unsupported_preprocessor"
     assert says in refused.value.detail
 
 

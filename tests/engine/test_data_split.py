@@ -79,7 +79,7 @@ def test_samples_that_are_all_equal_cannot_be_split() -> None:
     with pytest.raises(Refused) as refused:
         halves([(7, 0)] * 50)
 
-    assert refused.value.refusal == "too_few_samples"
+    assert refused.value.code == "too_few_samples"
 
 
 def test_datasets_that_share_a_sample_are_refused() -> None:
@@ -88,4 +88,4 @@ def test_datasets_that_share_a_sample_are_refused() -> None:
     with pytest.raises(Refused, match="1 of 2 evaluation samples") as refused:
         check_disjoint([content(1), content(2)], [content(3), content(2)])
 
-    assert refused.value.refusal == "overlapping_datasets"
+    assert refused.value.code == "overlapping_datasets"

@@ -46,7 +46,7 @@ def test_a_label_outside_the_classes_is_refused_with_sample_value_and_limit(labe
     ) as refused:
         check_labels([0, None, label], 10)
 
-    assert refused.value.refusal == "labels_out_of_range"
+    assert refused.value.code == "labels_out_of_range"
     assert refused.value.errors[0].pointer == "/labels/2"
 
 

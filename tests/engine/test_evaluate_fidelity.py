@@ -103,4 +103,4 @@ def test_an_output_of_another_shape_is_refused() -> None:
     with pytest.raises(Refused) as refused:
         Closeness().add(np.zeros((1, 10)), np.zeros((1, 11)))
 
-    assert refused.value.refusal == "output_changed"
+    assert refused.value.code == "output_changed"

@@ -107,7 +107,7 @@ def test_a_label_of_a_position_that_is_no_class_is_refused(tmp_path: Path) -> No
     with pytest.raises(Refused) as refused:
         judged(samples(tmp_path, labels), np.zeros((12, 1, 3, 2)), np.zeros((12, 1, 3, 2)))
 
-    assert refused.value.refusal == "labels_out_of_range"
+    assert refused.value.code == "labels_out_of_range"
 
 
 def test_f1_that_lost_nothing_is_not_certain(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_metric_that_does_not_fit_is_refused(
 
     with pytest.raises(Refused) as refused:
         settled(dataset, {"y": output}, **asked)
-    assert refused.value.refusal == code
+    assert refused.value.code == code
     assert refused.value.detail.startswith(f"The metric {asked['metric']} cannot be measured: ")
 
 

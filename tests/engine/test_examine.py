@@ -108,13 +108,13 @@ def test_a_function_of_the_model_itself_is_no_foreign_operator(tmp_path: Path) -
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path, b"").refusal == "empty_file"
+    assert refusal(tmp_path, b"").code == "empty_file"
 
 
 def test_a_lfs_pointer_is_refused_with_the_command_that_helps(tmp_path: Path) -> None:
     found = refusal(tmp_path, b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
 
-    assert found.refusal == "lfs_pointer"
+    assert found.code == "lfs_pointer"
     assert "git lfs pull" in found.detail
 
 
@@ -133,7 +133,7 @@ def test_a_lfs_pointer_is_refused_with_the_command_that_helps(tmp_path: Path) ->
 def test_other_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, said: str) -> None:
     found = refusal(tmp_path, content)
 
-    assert found.refusal == "not_onnx"
+    assert found.code == "not_onnx"
     assert said in found.detail
 
 
@@ -144,7 +144,7 @@ def test_a_cut_off_model_is_told_from_another_file(tmp_path: Path) -> None:
 
     found = refusal(tmp_path, content[: len(content) // 2])
 
-    assert found.refusal == "truncated_model"
+    assert found.code == "truncated_model"
     assert "bytes too early" in found.detail
 
 
@@ -152,13 +152,13 @@ def test_a_model_without_opset_is_refused(tmp_path: Path) -> None:
     model = convolution()
     del model.opset_import[:]
 
-    assert refusal(tmp_path, model).refusal == "no_opset"
+    assert refusal(tmp_path, model).code == "no_opset"
 
 
 def test_a_foreign_operator_is_refused_with_domain_operator_and_node(tmp_path: Path) -> None:
     found = refusal(tmp_path, foreign())
 
-    assert found.refusal == "unsupported_domain"
+    assert found.code == "unsupported_domain"
     assert all(word in found.detail for word in ("'acme.ops'", "Noise", "'noise'"))
 
 
@@ -167,7 +167,7 @@ def test_a_foreign_operator_in_a_branch_is_refused_too(tmp_path: Path) -> None:
     then = next(entry.g for entry in model.graph.node[0].attribute if entry.name == "then_branch")
     then.node[1].domain = "acme.ops"
 
-    assert refusal(tmp_path, model).refusal == "unsupported_domain"
+    assert refusal(tmp_path, model).code == "unsupported_domain"
 
 
 def test_an_invalid_model_is_refused_with_the_reason(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_invalid_model_is_refused_with_the_reason(tmp_path: Path) -> None:
 
     found = refusal(tmp_path, model)
 
-    assert found.refusal == "invalid_model"
+    assert found.code == "invalid_model"
     assert "nowhere" in found.detail
 
 
@@ -189,4 +189,4 @@ def test_an_operator_without_a_kernel_is_refused(tmp_path: Path) -> None:
         kind=TensorProto.BFLOAT16,
     )
 
-    assert refusal(tmp_path, model).refusal == "model_not_loadable"
+    assert refusal(tmp_path, model).code == "model_not_loadable"

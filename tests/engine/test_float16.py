@@ -127,7 +127,7 @@ def test_full_is_refused_where_no_constant_would_be_halved(case: Start) -> None:
     with pytest.raises(Refused, match="this model has none") as refusal:
         started.quantize(Float16(compute="full"))
 
-    assert refusal.value.refusal == "nothing_to_quantize"
+    assert refusal.value.code == "nothing_to_quantize"
 
 
 def test_full_is_refused_where_tensors_pass_through_sequences(case: Start) -> None:
@@ -141,14 +141,14 @@ def test_full_is_refused_where_tensors_pass_through_sequences(case: Start) -> No
     with pytest.raises(Refused, match="through sequences") as refusal:
         started.quantize(Float16(compute="full"))
 
-    assert refusal.value.refusal == "unsupported_option"
+    assert refusal.value.code == "unsupported_option"
 
 
 def test_full_bfloat16_is_refused_for_there_are_no_kernels(case: Start) -> None:
     with pytest.raises(Refused, match="no bfloat16 kernels") as refusal:
         case(dense(), ROWS).quantize(BFloat16(compute="full"))
 
-    assert refusal.value.refusal == "unsupported_option"
+    assert refusal.value.code == "unsupported_option"
 
 
 def test_the_runtime_indeed_has_no_bfloat16_product(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_another_interface_is_refused(case: Start) -> None:
     with pytest.raises(Refused, match="keep_io") as refusal:
         case(dense(), ROWS).quantize(Float16(keep_io=False))
 
-    assert refusal.value.refusal == "unsupported_option"
+    assert refusal.value.code == "unsupported_option"
 
 
 SCRIPT = """

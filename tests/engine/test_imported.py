@@ -85,7 +85,7 @@ def test_another_interface_is_refused(original: Path, other: onnx.ModelProto, sa
     with pytest.raises(Refused) as refusal:
         bring_in(imported, original, original.with_name("out.onnx"))
 
-    assert refusal.value.refusal == "interface_mismatch"
+    assert refusal.value.code == "interface_mismatch"
     assert said in refusal.value.detail
     assert refusal.value.errors[0].pointer.startswith("/inputs")
 

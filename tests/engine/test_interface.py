@@ -41,4 +41,4 @@ def test_scales_that_do_not_fit_the_model_are_refused(tmp_path: Path, told: str)
     with pytest.raises(Refused) as refusal:
         affine_of(open_session(tmp_path / "model.onnx"))
 
-    assert refusal.value.refusal == "invalid_model"
+    assert refusal.value.code == "invalid_model"

@@ -55,7 +55,7 @@ def test_external_data_outside_the_upload_is_refused(tmp_path: Path, location: s
     with pytest.raises(Refused) as refusal:
         load_model(saved_outside(folder, location))
 
-    assert refusal.value.refusal == "external_data_unsafe"
+    assert refusal.value.code == "external_data_unsafe"
 
 
 def test_a_link_out_of_the_upload_is_refused(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_a_link_out_of_the_upload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         load_model(saved_outside(folder, "weights"))
 
-    assert refusal.value.refusal == "external_data_unsafe"
+    assert refusal.value.code == "external_data_unsafe"
 
 
 def test_external_data_that_was_not_uploaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         load_model(saved_outside(tmp_path, "weights.bin"))
 
-    assert refusal.value.refusal == "external_data_missing"
+    assert refusal.value.code == "external_data_missing"
     assert "weights.bin" in refusal.value.detail
     assert "w1" in refusal.value.detail
 
@@ -91,7 +91,7 @@ def test_external_data_that_ends_too_early_is_refused_with_both_sizes(tmp_path: 
     with pytest.raises(Refused) as refusal:
         load_model(path)
 
-    assert refusal.value.refusal == "external_data_missing"
+    assert refusal.value.code == "external_data_missing"
     assert "1736" in refusal.value.detail
     assert "100" in refusal.value.detail
 
@@ -105,7 +105,7 @@ def test_what_the_runtime_cannot_load_is_refused_without_naming_this_host(tmp_pa
     with pytest.raises(Refused) as refusal:
         open_session(path)
 
-    assert refusal.value.refusal == "model_not_loadable"
+    assert refusal.value.code == "model_not_loadable"
     assert "opset" in refusal.value.detail.lower()
     assert str(tmp_path) not in refusal.value.detail
 
@@ -117,7 +117,7 @@ def test_writing_what_the_checker_refuses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         save_model(model, tmp_path / "model.onnx")
 
-    assert refusal.value.refusal == "invalid_model"
+    assert refusal.value.code == "invalid_model"
     assert "nowhere" in refusal.value.detail
 
 

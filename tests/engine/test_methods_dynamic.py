@@ -39,7 +39,7 @@ def test_dynamic_convolutions_stay_float_unless_asked_for(case: Start) -> None:
     with pytest.raises(Refused) as refusal:
         convolution_case.quantize(DynamicInt8())
 
-    assert refusal.value.refusal == "nothing_to_quantize"
+    assert refusal.value.code == "nothing_to_quantize"
     assert "include" in refusal.value.detail
 
 

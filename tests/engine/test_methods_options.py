@@ -149,7 +149,7 @@ def test_what_cannot_be_combined_is_refused_by_field(tmp_path: Path, name: str) 
     with pytest.raises(Refused) as refusal:
         case.quantize(REFUSED[name])
 
-    assert refusal.value.refusal == "unsupported_option"
+    assert refusal.value.code == "unsupported_option"
     assert [error.pointer for error in refusal.value.errors] == [name.split(" ", maxsplit=1)[0]]
     assert refusal.value.detail.count(";") >= 1, "the next step follows a semicolon"
 
@@ -158,7 +158,7 @@ def test_operators_cannot_hold_half_precision_scales() -> None:
     with pytest.raises(Refused) as refusal:
         resolve_static(half(), StaticInt8(format="qoperator"), "x86-vnni")
 
-    assert refusal.value.refusal == "unsupported_option"
+    assert refusal.value.code == "unsupported_option"
 
 
 @pytest.mark.parametrize("override", [Override(nodes=("nobody",)), Override(tensors=("nothing*",))])
@@ -168,7 +168,7 @@ def test_an_override_of_nothing_is_refused(tmp_path: Path, override: Override) -
     with pytest.raises(Refused) as refusal:
         case.quantize(StaticInt8(overrides=(override,)))
 
-    assert refusal.value.refusal == "selection_matches_nothing"
+    assert refusal.value.code == "selection_matches_nothing"
 
 
 def test_the_last_override_wins(tmp_path: Path) -> None:

@@ -69,5 +69,5 @@ def test_a_glob_that_matches_nothing_is_refused_by_name(
     with pytest.raises(Refused) as refusal:
         case(dense(), ROWS).quantize(recipe(selection))
 
-    assert refusal.value.refusal == "selection_matches_nothing"
+    assert refusal.value.code == "selection_matches_nothing"
     assert (selection.nodes or selection.op_types)[0] in refusal.value.detail

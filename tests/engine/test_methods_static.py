@@ -96,7 +96,7 @@ def test_without_data_a_static_recipe_is_refused(case: Start) -> None:
     with pytest.raises(Refused) as refusal:
         quantize(convolution_case.prepared, convolution_case.out, StaticInt8(), Setting(isa="x86-vnni"))
 
-    assert refusal.value.refusal == "no_calibration_data"
+    assert refusal.value.code == "no_calibration_data"
 
 
 def test_a_model_without_integer_kernels_has_nothing_to_quantize(case: Start) -> None:
@@ -106,7 +106,7 @@ def test_a_model_without_integer_kernels_has_nothing_to_quantize(case: Start) ->
     with pytest.raises(Refused) as refusal:
         case(model, feeds()).quantize(StaticInt8())
 
-    assert refusal.value.refusal == "nothing_to_quantize"
+    assert refusal.value.code == "nothing_to_quantize"
     assert "Erf has no integer kernel: erf" in refusal.value.detail
 
 

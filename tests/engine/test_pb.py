@@ -88,7 +88,7 @@ def test_what_is_no_tensor_of_numbers_is_refused(tmp_path: Path, content: bytes,
     with pytest.raises(Refused) as refused:
         packed(tmp_path, {"test_data_set_0/input_0.pb": content})
 
-    assert refused.value.refusal in ({code} if code else {"broken_tensor", "unsupported_array"})
+    assert refused.value.code in ({code} if code else {"broken_tensor", "unsupported_array"})
     assert "test_data_set_0/input_0.pb" in refused.value.detail
 
 
@@ -96,4 +96,4 @@ def test_a_set_without_inputs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         packed(tmp_path, {"test_data_set_3/output_0.pb": tensor(np.zeros(2, np.float32))})
 
-    assert refused.value.refusal == "empty_dataset"
+    assert refused.value.code == "empty_dataset"

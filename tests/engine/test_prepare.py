@@ -129,7 +129,7 @@ def test_data_that_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refusal:
         prepare_model(source, tmp_path / "out.onnx", feeds(1, shape=(1, 4, 16, 16)), {})
 
-    assert refusal.value.refusal == "model_fails"
+    assert refusal.value.code == "model_fails"
 
 
 def test_a_dimension_that_the_model_does_not_have_is_refused(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_dimension_that_the_model_does_not_have_is_refused(tmp_path: Path) -> 
     with pytest.raises(Refused) as refusal:
         prepare_model(source, tmp_path / "out.onnx", IMAGES, {"sequence": 128})
 
-    assert refusal.value.refusal == "unknown_dimension"
+    assert refusal.value.code == "unknown_dimension"
     assert "batch" in refusal.value.detail
 
 

@@ -140,7 +140,7 @@ def test_one_stream_cannot_serve_both_uses(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         prepare(tmp_path, data, calibration={"path": data, "state": STATE})
 
-    assert refused.value.refusal == "too_few_samples"
+    assert refused.value.code == "too_few_samples"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_links_that_lead_nowhere_are_refused(
     with pytest.raises(Refused) as refused:
         prepare(tmp_path, streams(tmp_path / "data.npz"), state)
 
-    assert refused.value.refusal == "invalid_state"
+    assert refused.value.code == "invalid_state"
     assert refused.value.errors[0].pointer == pointer
     assert says in refused.value.detail
 

@@ -138,7 +138,7 @@ def test_what_the_target_cannot_load_is_refused(tmp_path: Path, recipe: Recipe, 
     with pytest.raises(Refused) as refusal:
         on(older)
 
-    assert refusal.value.refusal == "target_too_old"
+    assert refusal.value.code == "target_too_old"
     assert f"needs ONNX Runtime {needed}; the target has {older}" in refusal.value.detail
     on(f"{needed}.3")
     assert requires(case.out).onnxruntime == needed

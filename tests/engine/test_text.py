@@ -146,7 +146,7 @@ def test_broken_tables_are_refused_with_the_place(
     with pytest.raises(Refused) as refused:
         opened(tmp_path, table)
 
-    assert refused.value.refusal == code
+    assert refused.value.code == code
     assert says in refused.value.detail
 
 
@@ -157,7 +157,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, own: str) -> Non
     with pytest.raises(Refused) as refused:
         opened(tmp_path, jsonl([{"text": "cat"}]), own=own)
 
-    assert refused.value.refusal == "broken_tokenizer"
+    assert refused.value.code == "broken_tokenizer"
 
 
 @pytest.mark.parametrize("table", ["text,label\ncat,1\n", '{"text": "cat"}\n', '{"text": "' + "c" * 2000])
@@ -167,7 +167,7 @@ def test_a_table_alone_asks_for_its_tokenizer(tmp_path: Path, table: str) -> Non
     with pytest.raises(Refused) as refused:
         open_dataset(Data(path=tmp_path / "data.jsonl"))
 
-    assert refused.value.refusal == "tokenizer_missing"
+    assert refused.value.code == "tokenizer_missing"
 
 
 def test_a_tokenizer_says_its_own_longest_text(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_of_several_models_the_one_called_model_is_meant(tmp_path: Path) -> None
 def test_several_models_are_refused_by_name(tmp_path: Path) -> None:
     found = refusal(tmp_path, zipped({"encoder.onnx": plain(), "decoder.onnx": plain()}))
 
-    assert found.refusal == "several_models"
+    assert found.code == "several_models"
     assert "'decoder.onnx'" in found.detail
 
 
@@ -151,21 +151,21 @@ HOSTILE = {
 def test_what_no_archive_of_a_model_is_is_refused(tmp_path: Path, case: str) -> None:
     content, code = HOSTILE[case]
 
-    assert refusal(tmp_path, content).refusal == code
+    assert refusal(tmp_path, content).code == code
 
 
 def test_files_above_the_limit_are_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).bytes(3000)
     content = zipped({"m.onnx": model(), "w.bin": noise})
 
-    assert refusal(tmp_path, content, limit=2000).refusal == "archive_too_large"
+    assert refusal(tmp_path, content, limit=2000).code == "archive_too_large"
 
 
 def test_files_that_are_too_large_together_are_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).bytes(3000)
     content = zipped({"m.onnx": model(), "w.bin": noise})
 
-    assert refusal(tmp_path, content, limit=3000 + len(model()) - 1).refusal == "model_too_large"
+    assert refusal(tmp_path, content, limit=3000 + len(model()) - 1).code == "model_too_large"
 
 
 def test_no_model_looks_like_an_archive(tmp_path: Path) -> None:

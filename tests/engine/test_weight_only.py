@@ -177,7 +177,7 @@ def test_gptq_without_samples_is_refused(case: Start) -> None:
     with pytest.raises(Refused) as refusal:
         case(product(64), rows(64)).quantize(WeightOnly(algorithm="gptq"))
 
-    assert refusal.value.refusal == "no_calibration_data"
+    assert refusal.value.code == "no_calibration_data"
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
@@ -264,7 +264,7 @@ def test_a_matrix_that_blocks_would_not_shrink_stays(case: Start) -> None:
     with pytest.raises(Refused, match="blocks would take no fewer bytes") as refusal:
         case(product(4, outputs=8), [{"x": np.ones((1, 4), np.float32)}]).quantize(WeightOnly())
 
-    assert refusal.value.refusal == "nothing_to_quantize"
+    assert refusal.value.code == "nothing_to_quantize"
 
 
 def test_the_interface_and_the_opset_stay(case: Start) -> None:

@@ -15,7 +15,6 @@ from app.api.schemas.webhooks import (
     EndpointCreate,
     EndpointIssued,
     EndpointRead,
-    EventType,
     Replay,
     Replayed,
     SecretRotation,
@@ -25,6 +24,7 @@ from app.db.models import Event
 from app.db.queries import webhooks as stored
 from app.db.webhooks import Delivery, WebhookEndpoint
 from app.domain.destination import check_url
+from app.domain.webhook import EventType
 from app.secrets import Sealer
 from app.services import endpoints
 from app.services.endpoints import Issued

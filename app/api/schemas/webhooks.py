@@ -9,18 +9,9 @@ from app.api.schemas.values import Time, moment, moment_or_none
 from app.db.models import Event
 from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.domain.destination import LONGEST_URL
-from app.domain.webhook import EVENT_TYPES
+from app.domain.webhook import EVENT_TYPES, EventType
 from app.services.endpoints import Issued
 
-EventType = Literal[
-    "job.succeeded",
-    "job.failed",
-    "job.canceled",
-    "job.expired",
-    "gate.failed",
-    "version.rejected",
-    "dataset.rejected",
-]
 Url = Annotated[
     str,
     Field(

@@ -47,8 +47,8 @@ def settle(
                 f"The metric {question.metric} cannot be measured: "
                 f"{refusal.detail.removeprefix('accuracy: ').removesuffix('.')}."
             )
-            raise Refused(refusal.refusal, detail, errors=refusal.errors) from refusal
-        if refusal.refusal in {"labels_out_of_range", "label_unmapped"}:
+            raise Refused(refusal.code, detail, errors=refusal.errors) from refusal
+        if refusal.code in {"labels_out_of_range", "label_unmapped"}:
             raise
         return None, [Note("accuracy", refusal.detail.removeprefix("accuracy: "))]
     missing = labelled.labels.count(None) if source.dataset.labels else 0
