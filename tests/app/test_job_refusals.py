@@ -1,5 +1,7 @@
 """Jobs that are refused when they are asked for, and the place in them that is wrong."""
 
+from typing import Any
+
 import pytest
 
 from app.db.session import Database
@@ -11,20 +13,30 @@ from app.storage import LocalStorage
 from tests import factories
 
 
-@pytest.mark.parametrize(
-    ("pointer", "spec"),
-    [
-        ("/version", JobSpec(version="ver_unknown")),
-        ("/version", JobSpec(version="dst_wrong")),
-        ("/calibration/dataset", JobSpec(version="", calibration=Calibration(dataset="dst_unknown"))),
-        ("/evaluation/dataset", JobSpec(version="", evaluation=Evaluation(dataset="ver_wrong"))),
-    ],
-)
-def test_a_job_that_names_what_is_not_there_is_refused(
-    database: Database, project: str, pointer: str, spec: JobSpec
+@pytest.mark.parametrize("version", ["", "ver_unknown", "dst_wrong"])
+def test_a_job_on_a_version_that_is_not_there_is_refused(
+    database: Database, project: str, version: str
 ) -> None:
     with pytest.raises(InvalidInput) as refusal, database.writing() as db:
-        jobs.create(db, project, spec)
+        jobs.create(db, project, JobSpec(version=version))
+
+    assert [error.pointer for error in refusal.value.errors] == ["/version"]
+
+
+@pytest.mark.parametrize(
+    ("pointer", "named"),
+    [
+        ("/calibration/dataset", {"calibration": Calibration(dataset="dst_unknown")}),
+        ("/evaluation/dataset", {"evaluation": Evaluation(dataset="ver_wrong")}),
+    ],
+)
+def test_a_job_that_names_a_dataset_that_is_not_there_is_refused(
+    database: Database, project: str, pointer: str, named: dict[str, Any]
+) -> None:
+    version = factories.make_version(database, project)
+
+    with pytest.raises(InvalidInput) as refusal, database.writing() as db:
+        jobs.create(db, project, JobSpec(version=version, **named))
 
     assert [error.pointer for error in refusal.value.errors] == [pointer]
 
