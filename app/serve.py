@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from app import start
 from app.embedded import address, children, home, lineup, redis_server
 from app.embedded.address import Address
 from app.embedded.children import Child
@@ -27,7 +28,7 @@ READY_POLL_SECONDS = 0.1
 EARLY_DEATHS = 3
 LOG_TAIL = 15
 WORKER_PATIENCE = 10.0
-API_PATIENCE = lineup.DRAIN_SECONDS + 2.0
+API_PATIENCE = start.DRAIN_SECONDS + 2.0
 BROKER_PATIENCE = 5.0
 
 

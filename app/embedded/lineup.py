@@ -1,17 +1,11 @@
-"""The commands that make up the service."""
+"""The processes that make up the service, each with its log in the home folder."""
 
-import sys
 from pathlib import Path
 
-from app.domain.processor import allowed_cores
+from app import start
 from app.embedded import home, redis_server
 from app.embedded.address import Address
 from app.embedded.children import Child
-
-CONNECTIONS = 512
-IDLE_SECONDS = 15
-DRAIN_SECONDS = 5
-CONTROL_THREADS = 32  # what a worker without prefetch takes at once; then it looks again a second later
 
 
 def broker(folder: Path, private: Path) -> Child:
@@ -20,45 +14,21 @@ def broker(folder: Path, private: Path) -> Child:
 
 
 def api(folder: Path, address: Address) -> Child:
-    """The HTTP side; slow and idle clients are bounded."""
-    options = {
-        "host": address.host,
-        "port": address.port,
-        "limit-concurrency": CONNECTIONS,
-        "log-level": "warning",
-        "timeout-graceful-shutdown": DRAIN_SECONDS,
-        "timeout-keep-alive": IDLE_SECONDS,
-    }
-    words = [f"--{name}={value}" for name, value in options.items()]
-    factory = ["app.main:create_app", "--factory", "--no-server-header", "--no-access-log"]
-    return Child("api", [sys.executable, "-m", "uvicorn", *factory, *words], home.fresh_log(folder, "api"))
+    """The HTTP side."""
+    return Child("api", start.api(address.host, address.port), home.fresh_log(folder, "api"))
 
 
 def engine(folder: Path) -> Child:
-    """Inspects, prepares and builds, on all cores."""
-    return worker(folder, "engine", "inspect,default", allowed_cores())
+    """Inspects, prepares and builds."""
+    return Child("engine", start.engine(), home.fresh_log(folder, "engine"))
 
 
 def soloists(folder: Path) -> list[Child]:
     """Measuring, and sweeping and sending webhooks, none of which waits for engine work."""
-    control = worker(folder, "control", "control,webhooks", CONTROL_THREADS)
-    return [worker(folder, "benchmark", "benchmark", 1), control]
+    commands = {"benchmark": start.benchmark(), "control": start.control()}
+    return [Child(name, command, home.fresh_log(folder, name)) for name, command in commands.items()]
 
 
 def worker(folder: Path, name: str, queues: str, concurrency: int) -> Child:
-    """One Celery worker. A thread per task is enough: the engine itself runs in processes of its own."""
-    celery = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "worker.tasks",
-        "worker",
-        "-n",
-        f"{name}@%h",
-        "-Q",
-        queues,
-    ]
-    pool = ["--pool", "threads", "--concurrency", str(concurrency)]
-    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "info"]
-    return Child(name, [*celery, *pool, *quiet], home.fresh_log(folder, name))
+    """Any other worker."""
+    return Child(name, start.worker(name, queues, concurrency), home.fresh_log(folder, name))
