@@ -6,6 +6,7 @@ Started with `celery -A worker.tasks worker`; what runs it decides which queues 
 import logging
 import threading
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from celery.signals import worker_init, worker_ready, worker_shutting_down
@@ -20,6 +21,7 @@ from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
 SHOW_UP_SECONDS = 60.0
+SEEN = "seen"  # its age in the home folder tells whoever watches over this process what /readyz tells of it
 CONTROL, BENCHMARK = "control", "benchmark"
 UNSAFE = (
     "FEWBITS_SANDBOX=require, but on this host these layers do not hold: {missing}. "
@@ -90,7 +92,13 @@ def _show_up(queues: list[str]) -> None:
                 workers.see_worker(db, process().name, queues, probe.found())
                 if BENCHMARK in queues:
                     hosts.seen(db, host.describe())
+            _leave_sign(process().settings.home)
         except DBAPIError:
             log.warning("this worker could not be noted; trying again", exc_info=True)
         if process().stopping.wait(SHOW_UP_SECONDS):
             return
+
+
+def _leave_sign(home: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / SEEN).touch()

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_a_worker_that_is_told_to_stop_hands_its_steps_back() -> None:
     tasks.stop()
 
     assert tasks.process().stopping.is_set()
+    tasks._process.cache_clear()
+
+
+@pytest.mark.parametrize("table", ["there", "missing"])
+def test_a_worker_that_was_noted_leaves_a_file_for_health_checks(
+    table: str, sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWBITS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEWBITS_DATABASE_URL", sqlite_url if table == "there" else "sqlite://")
+    tasks._process.cache_clear()
+    tasks.stop()
+
+    tasks._show_up(["default"])
+
+    assert (tmp_path / "home" / tasks.SEEN).exists() == (table == "there")
     tasks._process.cache_clear()
 
 
