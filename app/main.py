@@ -54,7 +54,7 @@ SUMMARY = "Quantize ONNX models and measure honestly what it costs and wins."
 def create_app(settings: Settings | None = None) -> FastAPI:
     """One application with its own settings, database and storage."""
     settings = settings or Settings()
-    held = App(settings, Database(settings.database), open_storage(settings.storage))
+    held = App(settings, Database(settings.database), open_storage(settings))
     rates, last_used = Rates(settings.redis_url), LastUsed(lambda: held.database)
 
     @asynccontextmanager
@@ -63,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         yield
         await rates.close()
         await run_in_threadpool(last_used.close)
+        held.storage.close()
         held.database.dispose()
 
     app = FastAPI(

