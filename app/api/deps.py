@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.digests import Digests
 from app.api.metrics import Metrics
 from app.api.middleware import caller_of
-from app.api.schemas.values import VISIBLE, Page
+from app.api.schemas.values import Page, Visible
 from app.api.waiting import Watch, seconds_preferred
 from app.db.session import Database
 from app.services.keys import Caller
@@ -112,10 +112,7 @@ def _paging(default: int, most: int, of: str) -> Callable[..., Paging]:
         request: Request,
         response: Response,
         limit: Annotated[int, Query(ge=1, le=most, description=f"{of} on one page")] = default,
-        cursor: Annotated[
-            str | None,
-            Query(description="`next_cursor` of the page before", max_length=40, pattern=VISIBLE),
-        ] = None,
+        cursor: Annotated[Visible | None, Query(description="`next_cursor` of the page before")] = None,
     ) -> Paging:
         return Paging(request, response, limit, cursor)
 

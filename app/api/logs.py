@@ -13,6 +13,7 @@ from app.api.schemas.values import moment
 from app.db import queries
 from app.db.models import Candidate, Event, Step, StepLog
 from app.db.queries import timeline, watching
+from app.domain.states import LogLevel
 
 
 @dataclass(frozen=True, order=True)
@@ -25,7 +26,7 @@ class Line:
     owner: str
     step: str | None
     name: str | None
-    level: str
+    level: LogLevel
     text: str
 
     @property
@@ -80,7 +81,7 @@ def _events(events: Sequence[Event], names: dict[str, str]) -> Iterator[Line]:
         name = names.get(str(event.data.get("candidate")))
         facts = ", ".join(f"{key} {value}" for key, value in event.data.items() if value and key != "state")
         text = f"{event.type} ({facts})" if facts else event.type
-        level = "error" if event.type.endswith(".failed") else "info"
+        level: LogLevel = "error" if event.type.endswith(".failed") else "info"
         yield Line(event.created_at, 0, event.seq, event.id, None, name, level, text)
 
 
@@ -93,7 +94,7 @@ def _steps(steps: Sequence[Step], names: dict[str, str]) -> Iterator[Line]:
             yield Line(step.started_at, 1, 0, step.id, step.id, name, "info", text)
         if step.finished_at is not None:
             why = f": {step.problem.detail} ({step.problem.code})" if step.problem else ""
-            level = "error" if step.problem else "info"
+            level: LogLevel = "error" if step.problem else "info"
             yield Line(
                 step.finished_at, 3, 0, step.id, step.id, name, level, f"{step.kind} {step.state}{why}"
             )

@@ -1,11 +1,12 @@
 """What a job is asked to do, the states things pass through, and which transitions are legal."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from app.domain.errors import DomainError
 from app.domain.gate import Gate
 from app.domain.recipe import FORBID_UNKNOWN, Recipe
+from app.domain.states import PreparedKind
 from app.domain.target import Target
 
 
@@ -92,7 +93,7 @@ JOB_OPEN = frozenset({"queued", "running"})
 JOB_ENDED = frozenset({"succeeded", "failed", "canceled", "expired"})
 CANDIDATE_ENDED = frozenset({"measured", "failed", "pruned", "canceled"})
 # Artifacts that a job's preparation makes for its other steps: they hold the model's weights or its samples.
-PREPARED = ("model", "statistics", "calibration_order", "reference", "feeds")
+PREPARED = get_args(PreparedKind)
 
 TRANSITIONS: dict[str, dict[str, frozenset[str]]] = {
     "upload": {"receiving": frozenset({"ready", "failed", "expired"})},

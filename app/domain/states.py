@@ -10,4 +10,7 @@ JobConclusion = Literal["pass", "fail", "inconclusive", "none"]
 CandidateState = Literal["planned", "building", "built", "measured", "failed", "canceled"]
 StepState = Literal["queued", "running", "done", "failed", "canceled"]
 StepKind = Literal["prepare", "build", "benchmark", "report"]  # of a job
+PreparedKind = Literal["model", "statistics", "calibration_order", "reference", "feeds"]  # of artifacts, for other steps
+ArtifactKind = Literal[PreparedKind, "candidate", "outcomes", "flips", "layers"]
+LogLevel = Literal["info", "error", "printed", "note"]  # of a line in a job's log
 Scope = Literal["read", "write", "admin", "operator"]

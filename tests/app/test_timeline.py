@@ -61,7 +61,7 @@ def test_a_step_says_what_it_was_about_and_how_long_it_took(tenant: Tenant, job:
         ("candidates?state=measured", 2),
         ("candidates?state=failed", 0),
         ("artifacts?kind=candidate", 2),
-        ("artifacts?kind=nothing", 0),
+        ("artifacts?kind=layers", 0),
     ],
 )
 def test_lists_are_filtered(tenant: Tenant, job: str, path: str, found: int) -> None:

@@ -11,7 +11,7 @@ from app.api.deps import Paged, ReadDb, Who
 from app.api.refusals import refuses
 from app.api.routes.jobs import BY_LABEL, labels_asked
 from app.api.schemas.candidates import CandidateRead
-from app.api.schemas.values import VISIBLE, Page, moment
+from app.api.schemas.values import Page, Visible, moment
 from app.db import queries
 from app.db.models import Candidate, Job, Model, Version
 from app.db.queries import trend
@@ -22,7 +22,7 @@ from app.domain.report import Figures
 from app.domain.states import JobConclusion
 
 router = APIRouter()
-CandidateId = Annotated[str, Query(max_length=40, pattern=VISIBLE)]
+CandidateId = Annotated[Visible, Query()]
 
 
 class ComparisonRead(BaseModel):

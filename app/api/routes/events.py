@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.api.deps import Paged, ReadDb, Who
 from app.api.schemas.timeline import EventRead
-from app.api.schemas.values import VISIBLE, Page, Time
+from app.api.schemas.values import Page, Time, Visible
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Event
@@ -20,12 +20,8 @@ def list_events(
     caller: Who,
     db: ReadDb,
     paging: Paged,
-    subject: Annotated[
-        str | None, Query(description="id of a job, version, key …", max_length=40, pattern=VISIBLE)
-    ] = None,
-    kind: Annotated[
-        str | None, Query(alias="type", description="such as `job.succeeded`", max_length=50, pattern=VISIBLE)
-    ] = None,
+    subject: Annotated[Visible | None, Query(description="id of a job, version, key …")] = None,
+    kind: Annotated[Visible | None, Query(alias="type", description="such as `job.succeeded`")] = None,
     since: Annotated[Time | None, Query(description="RFC 3339")] = None,
 ) -> Page[EventRead]:
     """The project's events, newest first: every transition, who caused it, and when."""

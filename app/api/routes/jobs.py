@@ -10,7 +10,7 @@ from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.schemas.jobs import JobRead
 from app.api.schemas.specs import JobCreate
-from app.api.schemas.values import VISIBLE, Page
+from app.api.schemas.values import Page, Visible
 from app.db import queries
 from app.db.models import Job
 from app.db.queries.job_lists import JobFilter, jobs_where
@@ -71,12 +71,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     paging: Paged,
     state: Annotated[JobState | None, Query(description="Only in this state")] = None,
     conclusion: Annotated[JobConclusion | None, Query(description="Only with this verdict")] = None,
-    version: Annotated[
-        str | None, Query(description="Only of this version", max_length=40, pattern=VISIBLE)
-    ] = None,
-    model: Annotated[
-        str | None, Query(description="Only of this model", max_length=40, pattern=VISIBLE)
-    ] = None,
+    version: Annotated[Visible | None, Query(description="Only of this version")] = None,
+    model: Annotated[Visible | None, Query(description="Only of this model")] = None,
 ) -> Page[JobRead]:
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))

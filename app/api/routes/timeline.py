@@ -12,12 +12,12 @@ from app.api.deps import PagedLines, PagedMany, ReadDb, Service, Who
 from app.api.schemas.artifacts import ArtifactRead
 from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.timeline import LogLine, StepRead
-from app.api.schemas.values import VISIBLE, Page
+from app.api.schemas.values import Page
 from app.api.stream import EventStream
 from app.db import queries
 from app.db.models import Candidate, Job
 from app.db.queries import timeline, watching
-from app.domain.states import CandidateState, StepKind, StepState
+from app.domain.states import ArtifactKind, CandidateState, StepKind, StepState
 
 router = APIRouter(prefix="/jobs/{job_id}")
 IN_STATE = Query(description="Only in this state")
@@ -141,9 +141,7 @@ def list_artifacts(
     caller: Who,
     db: ReadDb,
     paging: PagedMany,
-    kind: Annotated[
-        str | None, Query(description="Only of this kind", max_length=20, pattern=VISIBLE)
-    ] = None,
+    kind: Annotated[ArtifactKind | None, OF_KIND] = None,
 ) -> Page[ArtifactRead]:
     """The files that the job made, of one kind if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from app.api.schemas.values import moment
 from app.db.models import Artifact
+from app.domain.states import ArtifactKind
 
 
 class ArtifactRead(BaseModel):
@@ -14,7 +15,7 @@ class ArtifactRead(BaseModel):
     id: str
     job: str
     subject: str
-    kind: str
+    kind: ArtifactKind
     filename: str
     media_type: str
     sha256: str

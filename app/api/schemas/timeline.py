@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from app.api.schemas.values import Problem, moment, moment_or_none
 from app.db.base import MICROSECONDS
 from app.db.models import Event, Step
-from app.domain.states import StepKind, StepState
+from app.domain.states import LogLevel, StepKind, StepState
 
 
 class StepRead(BaseModel):
@@ -64,7 +64,7 @@ class LogLine(BaseModel):
     at: datetime
     step: str | None
     name: str | None
-    level: str
+    level: LogLevel
     text: str
 
 

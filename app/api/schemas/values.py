@@ -23,8 +23,8 @@ Sha256 = Annotated[
 ]
 
 
-# Ids, cursors and types of events; a NUL, which no database stores, is none of these.
-VISIBLE = "^[ -~]*$"
+# Ids, cursors and types of events in a query; a NUL, which no database stores, is none of these.
+Visible = Annotated[str, Field(max_length=50, pattern="^[ -~]*$")]
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
