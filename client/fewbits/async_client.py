@@ -157,7 +157,7 @@ class AsyncClient:
         content = _read(request.body) if request.body else None
         try:
             async with self._http.stream(**http.words(request), content=content) as response:
-                head = http.head_of(response.status_code, response.headers)
+                head = http.head_of(response)
                 if request.into is None or not response.is_success:
                     return Answer(head.status, head.headers, await response.aread())
                 write = request.into(head)
@@ -170,7 +170,7 @@ class AsyncClient:
     async def _open(self, request: Request, opened: AsyncExitStack) -> Stream | Answer | Broken:
         try:
             response = await opened.enter_async_context(self._http.stream(**http.words(request)))
-            head = http.head_of(response.status_code, response.headers)
+            head = http.head_of(response)
             if http.is_stream(head):
                 return Stream(EventSource(response).aiter_sse())
             return Answer(head.status, head.headers, await response.aread())

@@ -155,7 +155,7 @@ class Client:
         content = _read(request.body) if request.body else None
         try:
             with self._http.stream(**http.words(request), content=content) as response:
-                head = http.head_of(response.status_code, response.headers)
+                head = http.head_of(response)
                 if request.into is None or not response.is_success:
                     return Answer(head.status, head.headers, response.read())
                 write = request.into(head)
@@ -168,7 +168,7 @@ class Client:
     def _open(self, request: Request, opened: ExitStack) -> Stream | Answer | Broken:
         try:
             response = opened.enter_context(self._http.stream(**http.words(request)))
-            head = http.head_of(response.status_code, response.headers)
+            head = http.head_of(response)
             if http.is_stream(head):
                 return Stream(EventSource(response).iter_sse())
             return Answer(head.status, head.headers, response.read())

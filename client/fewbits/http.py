@@ -1,7 +1,6 @@
 """How requests and answers look to httpx; the same for both clients."""
 
 import platform
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,13 +37,17 @@ def words(request: Request) -> dict[str, Any]:
         "params": dict(request.params),
         "headers": dict(request.headers),
         "timeout": httpx.Timeout(request.patience_s, connect=CONNECT_S),
+        "follow_redirects": request.into is not None,  # files may lie elsewhere, where the key is not sent
         **({} if request.json is None else {"json": request.json}),
     }
 
 
-def head_of(status: int, headers: Mapping[str, str]) -> Answer:
-    """An answer before its body was read."""
-    return Answer(status, {name.lower(): value for name, value in headers.items()})
+def head_of(response: httpx.Response) -> Answer:
+    """An answer before its body was read; its ETag is the service's, wherever the bytes come from."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if response.history:
+        headers["etag"] = response.history[0].headers.get("etag", "")
+    return Answer(response.status_code, headers)
 
 
 def broken(error: httpx.HTTPError) -> Broken:

@@ -15,10 +15,13 @@ import pytest
 from app.db.session import Database
 from app.settings import Settings
 from app.storage import LocalStorage
+from fewbits import Client
+from fewbits.downloads import fetch_file
 from tests import object_stores
 from tests.app import tus
 from tests.app.conftest import MIB, Service, new_tenant, serving
 from tests.app.problems import problem
+from tests.e2e.proxies import line_to
 from tests.object_stores import Store
 
 SENT = os.urandom(9 * MIB + 1)
@@ -126,6 +129,29 @@ def test_what_is_refused_or_deleted_leaves_nothing(served: Served) -> None:
     assert served.http.delete(f"/v1/models/{version['model']}").status_code == 204
 
     assert served.store.traces() == 0
+
+
+def test_the_client_fetches_from_the_bucket_and_goes_on_where_the_line_broke(
+    s3_url: str, own_postgres_url: str, tmp_path: Path, quiet_broker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert quiet_broker is None
+    settings = Settings(home=tmp_path, database_url=own_postgres_url, storage_url=s3_url)
+    database = Database(own_postgres_url)
+    target = tmp_path / "m.onnx"
+    with line_to(os.environ["AWS_ENDPOINT_URL"]) as line:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+        with (
+            serving(settings) as url,
+            new_tenant(Service(url, database, LocalStorage(tmp_path))) as tenant,
+            Client(url, tenant.http.headers["authorization"].split()[1]) as client,
+        ):
+            version = tenant.http.post("/v1/models", files={"file": ("m.onnx", SENT)}).json()
+            before, line.down = line.connections, [3 * MIB, 2 * MIB]
+            client.perform(fetch_file(version["links"]["content"], target, lambda _: None))
+
+    assert target.read_bytes() == SENT
+    assert line.connections - before == 3
+    database.dispose()
 
 
 def test_a_bucket_that_does_not_answer_is_unavailable(
