@@ -6,6 +6,7 @@ A ring that is lost costs time, never work: the row is the truth and the sweeper
 import logging
 import queue
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 WAITING_RINGS = 1000
 IDLE_SECONDS = 2.0
+SETTLE_POLL_SECONDS = 0.02
 Message = tuple[str, str, dict[str, Any]]
 WRITE_OPTIONS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 QUEUES = {
@@ -66,6 +68,12 @@ class Doorbell:
         except queue.Full:
             log.warning("doorbell full, %s on %s waits for the sweeper", task, target)
 
+    def settle(self, seconds: float) -> None:
+        """Return when everything was rung for, or when the time is over: for a process that ends then."""
+        end = time.monotonic() + seconds
+        while self._waiting.unfinished_tasks and time.monotonic() < end:
+            time.sleep(SETTLE_POLL_SECONDS)
+
     def _start(self) -> None:
         with self._guard:
             if self._thread is None or not self._thread.is_alive():
@@ -85,9 +93,12 @@ class Doorbell:
                     celery.send_task(
                         task, queue=target, ignore_result=True, retry=False, connection=connection, **options
                     )
+                    self._waiting.task_done()
                     message = self._next()
         except Exception as error:  # noqa: BLE001 - whatever the client raises, the sweeper rings again
             log.warning("could not ring %s: %s", _named(message), error)
+            if message:
+                self._waiting.task_done()
 
     def _next(self) -> Message | None:
         with suppress(queue.Empty):

@@ -16,7 +16,7 @@ from app.broker import celery, doorbell
 from app.db.queries import workers
 from app.services import hosts, sweeper
 from app.settings import Settings
-from worker import host, probe, run
+from worker import drain, host, probe, run
 from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
@@ -76,6 +76,7 @@ def tick(sender: Any, **_: Any) -> None:  # noqa: ANN401 - Celery's signal argum
     """The control worker calls for sweeps; every worker says that it is there."""
     queues = list(sender.app.amqp.queues.consume_from)
     threading.Thread(target=_show_up, args=(queues,), name="worker clock", daemon=True).start()
+    drain.follow(process(), sender, queues)
     if CONTROL in queues:
         threading.Thread(target=_ring_for_sweeps, name="sweep clock", daemon=True).start()
 

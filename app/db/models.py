@@ -27,6 +27,7 @@ from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
 
 LOST = text("losses > 0")
+UNTALLIED = text("finished_at IS NOT NULL AND NOT tallied")  # NULL: ended before there were tallies
 
 
 def _id(prefix: str) -> Mapped[str]:
@@ -226,6 +227,7 @@ class Job(Base):
         Index("ix_jobs_project_id_conclusion_id", "project_id", "conclusion", "id"),
         Index("ix_jobs_version_id_id", "version_id", "id"),
         Index("ix_jobs_model_id_id", "model_id", "id"),
+        Index("ix_jobs_untallied", "finished_at", postgresql_where=UNTALLIED, sqlite_where=UNTALLIED),
     )
     id: Mapped[str] = _id("job")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
@@ -250,6 +252,7 @@ class Job(Base):
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
     deadline_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    tallied: Mapped[bool | None] = mapped_column(Boolean, default=False)
     version: Mapped[Version] = relationship()
     candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")
     steps: Mapped[list["Step"]] = relationship(order_by="Step.id", viewonly=True)
@@ -297,6 +300,7 @@ class Step(Base):
         Index("ix_steps_state_lease_until", "state", "lease_until"),
         Index("ix_steps_state_rung_at", "state", "rung_at"),
         Index("ix_steps_losses", "losses", postgresql_where=LOST, sqlite_where=LOST),
+        Index("ix_steps_untallied", "finished_at", postgresql_where=UNTALLIED, sqlite_where=UNTALLIED),
     )
     id: Mapped[str] = _id("stp")
     project_id: Mapped[str] = _project()
@@ -317,6 +321,7 @@ class Step(Base):
     created_at: Mapped[int] = _created()
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    tallied: Mapped[bool | None] = mapped_column(Boolean, default=False)
 
 
 class StepLog(Base):

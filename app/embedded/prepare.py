@@ -5,7 +5,8 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 
-from app.admin import bootstrap
+from app.admin.access import bootstrap
+from app.db.session import Database
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -14,7 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def main() -> None:
     """Both in one process, because starting one takes longer than either."""
     command.upgrade(Config(ROOT / "alembic.ini"), "head")
-    bootstrap(Settings())
+    settings = Settings()
+    database = Database(settings.database)
+    bootstrap(settings, database)
+    database.dispose()
 
 
 if __name__ == "__main__":

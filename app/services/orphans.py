@@ -14,12 +14,14 @@ FORGOTTEN_S = 7 * 24 * 3600
 SHELF_S = 5
 
 
-def collect(database: Database, storage: Storage, shelf: int | None = None) -> None:
+def collect(database: Database, storage: Storage, shelf: int | None = None) -> int:
     """Delete what no row has known for a week, of one shelf: each has its turn within half an hour."""
     which = int(time.time()) // SHELF_S % SHELVES if shelf is None else shelf
     old = storage.older(which, FORGOTTEN_S)
     with database.reading() as db:
         known = statements.known_keys(db, old)
-    for key in set(old) - known:
+    unknown = set(old) - known
+    for key in unknown:
         log.warning("no row knows the object %s: deleted", key)
         storage.delete(key)
+    return len(unknown)

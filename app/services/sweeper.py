@@ -1,40 +1,66 @@
 """What keeps everything moving when messages or workers are lost. Harmless to run twice at once."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from app.db import queries
-from app.db.queries import idempotency, keys, workers
+from app.db.queries import drains, idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
 from app.db.session import Database
-from app.services import blobs, jobs, orphans, outcomes, steps, uploads
+from app.services import blobs, counting, jobs, orphans, outcomes, steps, uploads
 from app.services.steps import Stale
 from app.storage import Storage
+from app.storage.base import SHELVES
 
 log = logging.getLogger(__name__)
 
 
 def sweep(database: Database, storage: Storage) -> None:
     """End what is late, requeue what was lost, ring for what nobody heard."""
+    begun = time.monotonic()
     with database.reading() as db:
         late, lost = list(queries.jobs_past_deadline(db)), [s.id for s in queries.expired_leases(db)]
-        unfinished, unused = expired_uploads(db), expired_grants(db)
     for job_id in late:
         _alone(database, jobs.expire, job_id)
     for step_id in lost:
         _alone(database, outcomes.recover, storage, step_id)
-    for upload_id in unfinished:
-        _alone(database, uploads.expire, storage, upload_id)
-    for project_id, sha256 in unused:
-        _alone(database, blobs.collect, storage, project_id, sha256)
+    _collect(database, storage)
     with database.writing() as db:
         steps.ring_again(db)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
         workers.forget_silent_workers(db)
+        drains.forget_ended(db)
     storage.tidy()
     orphans.collect(database, storage)
+    _alone(database, counting.count_ended)
+    _alone(database, counting.measure_blobs)
+    with database.writing() as db:
+        counting.swept(db, time.monotonic() - begun)
+
+
+def collect_all(database: Database, storage: Storage) -> dict[str, int]:
+    """Delete now what sweep after sweep deletes in time; how many of what went."""
+    tried: set[tuple[str, ...]] = set()
+    while found := _collect(database, storage) - tried:
+        tried |= found
+    storage.tidy()
+    objects = sum(orphans.collect(database, storage, shelf) for shelf in range(SHELVES))
+    uploads_ended = sum(len(what) == 1 for what in tried)
+    return {"uploads": uploads_ended, "blobs": len(tried) - uploads_ended, "objects": objects}
+
+
+def _collect(database: Database, storage: Storage) -> set[tuple[str, ...]]:
+    """Some uploads and blobs whose time is over: `(upload,)` and `(project, sha256)`."""
+    with database.reading() as db:
+        unfinished, unused = expired_uploads(db), expired_grants(db)
+    for upload_id in unfinished:
+        _alone(database, uploads.expire, storage, upload_id)
+    for project_id, sha256 in unused:
+        _alone(database, blobs.collect, storage, project_id, sha256)
+    return {(upload_id,) for upload_id in unfinished} | set(unused)
 
 
 def _alone(database: Database, verb: Callable[..., None], *what: object) -> None:
@@ -45,4 +71,4 @@ def _alone(database: Database, verb: Callable[..., None], *what: object) -> None
     except Stale:
         log.info("%s ended while it was being swept", what[-1])
     except Exception:
-        log.exception("%s could not be swept", what[-1])
+        log.exception("%s of %s failed in a sweep", verb.__name__, what[-1:])

@@ -15,7 +15,7 @@ from app.db.queries import projects, workers
 router = APIRouter()
 EXAMPLE = """# HELP fewbits_steps Steps that wait or run
 # TYPE fewbits_steps gauge
-fewbits_steps{kind="build",state="queued"} 3.0
+fewbits_steps{kind="build",queue="default",state="queued"} 3.0
 """
 EXPOSITION: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": EXAMPLE}}}

@@ -1,0 +1,179 @@
+"""No list and no metric reads a whole table, however many rows there are: Postgres's own plans say so.
+
+Each statement that a request runs is explained as it was run, on tables of tens of thousands of rows.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import Engine, event, text
+
+from app.db.queries import workload
+from app.db.session import Database
+from app.settings import Settings
+from benchmarks import api_jobs
+from tests.app.conftest import serving
+from tests.waiting import SECONDS
+
+ROWS = 20_000
+LARGE = 5_000
+MORE = {
+    "steps": """INSERT INTO steps (id, project_id, job_id, subject_id, kind, round, state, attempt, losses,
+    not_before, rung_at, progress, created_at, started_at, finished_at, tallied)
+SELECT 'stp_00' || lpad(n::text, 24, '0'), :project, NULL, 'dlv_00' || lpad(n::text, 24, '0'), 'deliver', 0,
+    CASE n % 1000 WHEN 0 THEN 'queued' ELSE 'done' END, 1, 0, 0, 0, 1, n, n,
+    CASE n % 1000 WHEN 0 THEN NULL ELSE n END, n < :rows - 100
+FROM generate_series(1, :rows) n""",
+    "endpoint": """INSERT INTO webhook_endpoints (id, project_id, url, description, events, state, secret,
+    failures, rest_until, created_at) VALUES ('whe_1', :project, '', '', '[]', 'enabled', '', 0, 0, 0)""",
+    "deliveries": """INSERT INTO deliveries (id, project_id, endpoint_id, message_id, type, payload, state,
+    round, tries, created_at)
+SELECT 'dlv_00' || lpad(n::text, 24, '0'), :project, 'whe_1', 'msg', 'job.failed', '{}',
+    CASE n % 1000 WHEN 0 THEN 'failed' ELSE 'delivered' END, 0, 1, n
+FROM generate_series(1, :rows) n""",
+    "candidates": """INSERT INTO candidates (id, project_id, job_id, position, baseline, name, state, figures,
+    created_at)
+SELECT 'cnd_00' || lpad(n::text, 24, '0'), :project, 'job_00' || lpad(n::text, 24, '0'), 0, true, 'float',
+    'measured', '{}', n
+FROM generate_series(1, :rows) n""",
+}
+OF_JOB = "jobs/job_00000000000000000000000100"
+LISTS = (
+    "jobs?limit=20",
+    "jobs?state=succeeded",
+    "jobs?state=expired",
+    "jobs?conclusion=inconclusive",
+    "jobs?version=ver_00000000000000000000000001",
+    "jobs?model=mdl_00000000000000000000000001",
+    "jobs?label.branch=b7&state=failed",
+    "models",
+    "models/mdl_00000000000000000000000001/versions",
+    "models/mdl_00000000000000000000000001/trend",
+    "datasets",
+    "events",
+    "events?type=key.created",
+    "webhook-endpoints",
+    "webhook-deliveries",
+    "webhook-deliveries?endpoint=whe_1&state=failed",
+    f"{OF_JOB}/candidates",
+    f"{OF_JOB}/steps",
+    f"{OF_JOB}/logs",
+    f"{OF_JOB}/artifacts",
+)
+
+
+@dataclass(frozen=True)
+class Large:
+    """A service whose database has many rows, and a client of it."""
+
+    database: Database
+    http: httpx.Client
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One statement with what it was given."""
+
+    statement: str
+    parameters: Any
+
+
+@pytest.fixture(scope="module")
+def large(
+    fresh_postgres: Callable[[str], str], quiet_broker: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Large]:
+    assert quiet_broker is None
+    url = fresh_postgres("large")
+    settings, database = Settings(home=tmp_path_factory.mktemp("large"), database_url=url), Database(url)
+    key = fill(database)
+    headers = {"Authorization": f"Bearer {key}"}
+    with (
+        serving(settings) as at,
+        httpx.Client(base_url=f"{at}/v1/", headers=headers, timeout=SECONDS) as http,
+    ):
+        yield Large(database, http)
+    database.dispose()
+
+
+def fill(database: Database) -> str:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("app.broker.ring", lambda *_: None)
+        known = api_jobs.fill(database, ROWS)
+    with database.writing() as db:
+        db.execute(text("SET LOCAL session_replication_role = replica"))
+        for statement in MORE.values():
+            copy = text(statement)
+            given = {"project": known["project"], "rows": ROWS}
+            db.execute(copy, {name: given[name] for name in copy.compile().params})
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    return known["key"]
+
+
+@contextmanager
+def statements() -> Iterator[list[Ran]]:
+    """The SELECTs that run meanwhile."""
+    found: list[Ran] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        if statement.lstrip().startswith(("SELECT", "WITH", "UPDATE steps", "UPDATE jobs", "DELETE")):
+            found.append(Ran(statement, parameters))
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def whole_tables_read(database: Database, ran: Ran) -> set[str]:
+    """The large tables that this statement's plan reads from one end to the other."""
+    with database.engine.connect() as connection:
+        sizes = "SELECT relname FROM pg_class WHERE relkind = 'r' AND reltuples > :large"
+        large = set(connection.scalars(text(sizes), {"large": LARGE}))
+        explained = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {ran.statement}", ran.parameters)
+        return {
+            node["Relation Name"]
+            for node in nodes(explained.scalar_one()[0]["Plan"])
+            if node["Node Type"] == "Seq Scan"
+        } & large
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A plan's nodes."""
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+def check(database: Database, found: list[Ran]) -> None:
+    assert found
+    read = {ran.statement: whole_tables_read(database, ran) for ran in found}
+    assert {statement: tables for statement, tables in read.items() if tables} == {}
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_a_list_reads_no_large_table_from_end_to_end(large: Large, path: str) -> None:
+    with statements() as found:
+        answer = large.http.get(path)
+
+    assert answer.status_code == 200
+    check(large.database, found)
+
+
+def test_a_scrape_reads_no_large_table_from_end_to_end(large: Large) -> None:
+    with statements() as found, large.database.reading() as db:
+        read = workload.read(db)
+
+    assert {state: count for _, state, count in read.steps}["queued"] >= ROWS // 1000
+    check(large.database, found)
+
+
+def test_a_plan_that_reads_a_whole_table_is_seen(large: Large) -> None:
+    ran = Ran("SELECT count(*) FROM jobs WHERE isa = %(isa)s", {"isa": "generic"})
+
+    assert whole_tables_read(large.database, ran) == {"jobs"}
