@@ -1,5 +1,6 @@
 """The web application: settings → middleware, routers, error handlers, lifespan."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -60,6 +61,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(app.openapi)  # it takes a second, which whoever asks first would wait
+        gc.collect()
+        gc.freeze()  # what is here stays: looking through it again would hold up every request
         yield
         await rates.close()
         await run_in_threadpool(last_used.close)

@@ -9,14 +9,21 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from time import monotonic
 from typing import Any
 
-from sqlalchemy import Engine, QueuePool, create_engine, event, text
+from sqlalchemy import Dialect, Engine, QueuePool, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 log = logging.getLogger(__name__)
 CALLBACKS = "after_commit"
 STATEMENT_SECONDS = 30
+CONNECTIONS = 30
+RESTED_SECONDS = 1.0
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -81,17 +88,35 @@ def _connect(url: str) -> Engine:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "before_cursor_execute", _refuse_nul)
         return engine
-    return create_engine(
+    engine = create_engine(
         url,
-        pool_pre_ping=True,
-        pool_size=10,
-        max_overflow=20,
+        pool_size=CONNECTIONS,
+        max_overflow=0,  # what is more than the pool would be opened and closed for each request
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": 15_000,  # milliseconds: shorter than a lease, so that a heartbeat cannot hang
             "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s",
         },
     )
+    event.listen(engine, "checkin", _note_return)
+    event.listen(engine, "checkout", partial(_ping_when_rested, engine.dialect))
+    return engine
+
+
+def _note_return(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["returned"] = monotonic()
+
+
+def _ping_when_rested(
+    dialect: Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Replace a connection that died while it rested; one that was used just now needs no round trip."""
+    if monotonic() - record.info.get("returned", 0.0) < RESTED_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
 
 
 def _as_text(value: object) -> str:

@@ -6,8 +6,8 @@ from contextvars import ContextVar
 
 from sqlalchemy.orm import Session
 
-from app.db import queries
 from app.db.models import Event
+from app.db.queries.events import next_seq
 from app.services import deliveries
 
 # Who acts is known where work begins (a request, a step, a sweep) and needed where it is written down.
@@ -26,8 +26,8 @@ def acting_as(actor: str) -> Iterator[None]:
 
 def record(db: Session, project_id: str, subject_id: str, kind: str, **data: object) -> Event:
     """Write one event, and what is to be delivered of it; the caller holds the subject's lock."""
-    seq = queries.next_seq(db, subject_id)
-    event = Event(project_id=project_id, subject_id=subject_id, seq=seq, type=kind, data=data)
+    event = Event(project_id=project_id, subject_id=subject_id, type=kind, data=data)
+    event.seq = next_seq(subject_id)  # a flush takes SQL, and reads its value back
     event.actor = _actor.get()
     db.add(event)
     db.flush()

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.base import MICROSECONDS
-from app.db.models import Candidate, Job, JobLabel, Version
+from app.db.models import Candidate, Dataset, Job, JobLabel, Version
 from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
@@ -21,13 +21,13 @@ def create(db: Session, project_id: str, spec: JobSpec, retry_of: str | None = N
         InvalidInput: A version or dataset is not there or was rejected, or a recipe needs data.
     """
     calibration = spec.calibration.dataset or spec.evaluation.dataset
-    _check_inputs(db, project_id, spec)
+    inputs = _check_inputs(db, project_id, spec)  # held to the end: a session forgets what nobody holds
     gates.check(db, project_id, spec)
     _check_recipes(spec, calibration)
     job = Job(
         project_id=project_id,
         version_id=spec.version,
-        model_id=db.get_one(Version, spec.version).model_id,
+        model_id=next(row.model_id for row in inputs if isinstance(row, Version)),
         calibration_id=calibration,
         evaluation_id=spec.evaluation.dataset or spec.calibration.dataset,
         retry_of=retry_of,
@@ -48,8 +48,7 @@ def cancel(db: Session, project_id: str, job_id: str) -> Job:
     Raises:
         JobFinished: It has ended already.
     """
-    queries.get_owned(db, Job, project_id, job_id)
-    job = queries.lock_job(db, job_id)
+    job = queries.lock_owned(db, Job, project_id, job_id)
     if job.state in JOB_ENDED:
         raise JobFinished(f"The job {job_id} is {job.state}; nothing is left to cancel.")
     end(db, job, "canceled")
@@ -188,24 +187,23 @@ def _failure(db: Session, job: Job, code: str, subject: str) -> Problem:
     return Problem("no_candidate", "No recipe gave a model. " + " ".join(reasons))
 
 
-def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> None:
+def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> list[Version | Dataset]:
     named = {
         "/version": spec.version,
         "/calibration/dataset": spec.calibration.dataset,
         "/evaluation/dataset": spec.evaluation.dataset,
         **{f"/candidates/{i}": version for i, version in enumerate(spec.candidates)},
     }
-    wrong = [
-        _input_error(db, project_id, pointer, row_id)
-        for pointer, row_id in named.items()
-        if row_id is not None
+    found = [
+        _input(db, project_id, pointer, row_id) for pointer, row_id in named.items() if row_id is not None
     ]
-    found = tuple(error for error in wrong if error)
-    if found:
-        raise InvalidInput("The job names inputs that it cannot use.", errors=found)
+    wrong = tuple(error for error in found if isinstance(error, FieldError))
+    if wrong:
+        raise InvalidInput("The job names inputs that it cannot use.", errors=wrong)
+    return [row for row in found if not isinstance(row, FieldError)]
 
 
-def _input_error(db: Session, project_id: str, pointer: str, row_id: str) -> FieldError | None:
+def _input(db: Session, project_id: str, pointer: str, row_id: str) -> Version | Dataset | FieldError:
     noun, prefix = ("dataset", "dst_") if pointer.endswith("/dataset") else ("version", "ver_")
     if not row_id.startswith(prefix):
         return FieldError(pointer, f"{row_id!r} is no id of a {noun}; those begin with {prefix}")
@@ -215,7 +213,7 @@ def _input_error(db: Session, project_id: str, pointer: str, row_id: str) -> Fie
         return FieldError(pointer, error.detail)
     if row.state == "rejected" and row.problem:
         return FieldError(pointer, f"{row_id} was rejected: {row.problem.detail}")
-    return None
+    return row
 
 
 def _check_recipes(spec: JobSpec, calibration: str | None) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from app.db import queries
 from app.db.base import MICROSECONDS, new_id
@@ -78,7 +78,7 @@ def authenticate(db: Session, text: str) -> Caller:
     identifier, _, secret = text.removeprefix(PREFIX).partition("_")
     if not text.startswith(PREFIX) or not secret:
         raise Unauthenticated
-    key = db.get(ApiKey, f"key_{identifier}")
+    key = db.get(ApiKey, f"key_{identifier}", options=[joinedload(ApiKey.project)])
     if key is None or not hmac.compare_digest(key.digest, digest(text)):
         raise Unauthenticated
     return caller_of(db, key)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm import Session
 
 from app.api.deps import Paged, ReadDb, Service, Wait, Who
 from app.api.idempotency import Once, OncePerKey
@@ -13,6 +13,7 @@ from app.api.schemas.specs import JobCreate
 from app.api.schemas.values import Page, Visible
 from app.db import queries
 from app.db.models import Job
+from app.db.queries import steps
 from app.db.queries.job_lists import JobFilter, jobs_where
 from app.domain.states import JobConclusion, JobState
 from app.services import jobs, quotas
@@ -76,8 +77,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
 ) -> Page[JobRead]:
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
-    chosen = jobs_where(caller.project_id, wanted)
-    rows = queries.newest_first(db, chosen.options(selectinload(Job.steps)), Job, paging.cursor, paging.limit)
+    rows = queries.newest_first(db, jobs_where(caller.project_id, wanted), Job, paging.cursor, paging.limit)
+    steps.load_steps(db, [row for row in rows if row.finished_at is None])  # what has ended shows none
     baselines = queries.measured_baselines(db, [row.id for row in rows])
     return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))
 

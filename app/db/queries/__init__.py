@@ -1,7 +1,6 @@
 """Named statements, session first, one file per noun. Nothing here decides; nothing here commits."""
 
 from app.db.queries.blobs import blob, blob_references, forget_blob, grant_blob, insert_blob, project_blob
-from app.db.queries.events import next_seq
 from app.db.queries.inputs import share_upload, upload
 from app.db.queries.jobs import (
     artifacts,
@@ -59,7 +58,6 @@ __all__ = [
     "measured_baseline",
     "measured_baselines",
     "newest_first",
-    "next_seq",
     "now",
     "open_jobs",
     "open_jobs_using",

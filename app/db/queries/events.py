@@ -1,23 +1,20 @@
 """The log of transitions."""
 
-from sqlalchemy import (
-    Select,
-    func,
-    select,
-)
-from sqlalchemy.orm import Session
+from sqlalchemy import ScalarSelect, Select, func, select
+from sqlalchemy.orm import aliased
 
 from app.db.base import first_id
-from app.db.models import (
-    Event,
-)
+from app.db.models import Event
 
 
-def next_seq(db: Session, subject_id: str) -> int:
-    """The next event number of a subject; its row is locked by the caller."""
-    return db.scalars(
-        select(func.coalesce(func.max(Event.seq), 0) + 1).where(Event.subject_id == subject_id)
-    ).one()
+def next_seq(subject_id: str) -> ScalarSelect[int]:
+    """The next event number of a subject, for an INSERT; the subject's row is locked by the caller."""
+    last = aliased(Event)
+    return (
+        select(func.coalesce(func.max(last.seq), 0) + 1)
+        .where(last.subject_id == subject_id)
+        .scalar_subquery()
+    )
 
 
 def of_project(project_id: str, subject: str | None, kind: str | None, since_us: int | None) -> Select[Event]:

@@ -1,5 +1,6 @@
 """Steps: claims, leases, fences, rings."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import (
@@ -11,11 +12,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.db.base import MICROSECONDS, now_us
-from app.db.models import (
-    Step,
-)
+from app.db.models import Job, Step
 from app.db.queries.statements import changed
 from app.domain.errors import Problem
 
@@ -28,6 +28,15 @@ def job_steps(db: Session, job_id: str) -> Sequence[Step]:
     """The job's steps in the order of their creation, as they are now: the fence writes past the session."""
     found = select(Step).where(Step.job_id == job_id).order_by(Step.id)
     return db.scalars(found.execution_options(populate_existing=True)).all()
+
+
+def load_steps(db: Session, jobs: Sequence[Job]) -> None:
+    """Give each of these jobs its steps, by one statement."""
+    found = defaultdict[str | None, list[Step]](list)
+    for step in db.scalars(select(Step).where(Step.job_id.in_([job.id for job in jobs])).order_by(Step.id)):
+        found[step.job_id].append(step)
+    for job in jobs:
+        set_committed_value(job, "steps", found[job.id])
 
 
 def claim_step(db: Session, step_id: str, worker: str, sandbox: Sequence[str] = ()) -> int | None:
