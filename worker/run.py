@@ -6,11 +6,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app import broker
 from app.db.models import Step, StepLog
@@ -32,6 +34,8 @@ WITHOUT_ENGINE = ("report",)
 RETRY_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 300.0
 PATIENCE = 6
+WRITE_SECONDS = 60.0
+WRITE_AGAIN_SECONDS = 0.5
 
 
 def run(process: Process, step_id: str) -> None:
@@ -107,8 +111,7 @@ def _work(process: Process, claim: Claim) -> None:
         log.exception("%s of %s failed: this is a bug", claim.kind, claim.subject_id)
         _lose(process, claim, f"{type(error).__name__}: {error}", RETRY_SECONDS * (claim.losses + 1))
     else:
-        with process.database.writing() as db:
-            outcomes.complete(db, claim, record)
+        _write(process, lambda db: outcomes.complete(db, claim, record))
 
 
 def _do(process: Process, claim: Claim) -> Record:
@@ -180,20 +183,38 @@ def _wait(process: Process, claim: Claim, problem: Problem) -> None:
         _fail(process, claim, problem)
         return
     wait_s = min(RETRY_SECONDS * 2**claim.attempt, LONGEST_WAIT_SECONDS)
-    with process.database.writing() as db:
-        steps.hand_back(db, claim, lost=False, wait_s=wait_s)
+    _write(process, lambda db: steps.hand_back(db, claim, lost=False, wait_s=wait_s))
 
 
 def _fail(process: Process, claim: Claim, problem: Problem) -> None:
-    with process.database.writing() as db:
-        outcomes.fail(db, process.storage, claim, problem)
+    _write(process, lambda db: outcomes.fail(db, process.storage, claim, problem))
 
 
 def _lose(process: Process, claim: Claim, detail: str, wait_s: float = 0) -> None:
-    with process.database.writing() as db:
-        outcomes.lose(db, process.storage, claim, detail, wait_s)
+    _write(process, lambda db: outcomes.lose(db, process.storage, claim, detail, wait_s))
 
 
 def _hand_back(process: Process, claim: Claim) -> None:
-    with process.database.writing() as db:
-        steps.hand_back(db, claim, lost=False)
+    _write(process, lambda db: steps.hand_back(db, claim, lost=False))
+
+
+def _write(process: Process, end: Callable[[Session], None]) -> None:
+    """Write how a step ended. A database that is away for a moment costs no work and is no loss.
+
+    Trying again is harmless: what was committed after all, or given to somebody else, is stale.
+
+    Raises:
+        Stale: The step is not ours any more.
+    """
+    give_up = time.monotonic() + WRITE_SECONDS
+    while True:
+        try:
+            with process.database.writing() as db:
+                end(db)
+        except OperationalError as error:
+            if time.monotonic() > give_up or process.stopping.is_set():
+                raise
+            log.warning("the end of a step could not be written; trying again: %s", error)
+            time.sleep(WRITE_AGAIN_SECONDS)
+        else:
+            return

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app.db.models import Step, Version
 from app.db.session import Database
@@ -129,6 +130,42 @@ def test_an_error_of_the_domain_is_final_too(process: Process, step: str, do: Do
     found = one(process.database, step)
     assert found.state == "failed"
     assert found.problem == Problem("not_found", "gone")
+
+
+def test_a_result_waits_for_a_database_that_is_away_for_a_moment(
+    process: Process, version: str, step: str, do: Do
+) -> None:
+    broken: list[str] = []
+
+    def record(db: Session) -> None:
+        if not broken:
+            broken.append(step)
+            raise OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+        factories.accepted(version)(db)
+
+    do(lambda _work: record)
+    run.run(process, step)
+
+    found = one(process.database, step)
+    assert broken == [step]
+    assert (found.state, found.attempt, found.losses) == ("done", 1, 0)
+    assert factories.row(process.database, version).state == "ready"
+
+
+def test_a_database_that_stays_away_leaves_the_step_to_the_sweeper(
+    process: Process, step: str, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "WRITE_SECONDS", 0.0)
+    away = OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+
+    def record(_db: Session) -> None:
+        raise away
+
+    do(lambda _work: record)
+    with pytest.raises(OperationalError):
+        run.run(process, step)
+
+    assert one(process.database, step).state == "running"
 
 
 def test_an_interrupted_step_goes_back_and_costs_nothing(process: Process, step: str, do: Do) -> None:
