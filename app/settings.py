@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.pruning import LONGEST_JOB_DAYS, Kept
 from app.domain.quota import Quotas
 
 MIB = 1024 * 1024
@@ -34,6 +35,9 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 8 * 1024 * MIB
     max_json_bytes: int = 1 * MIB
     blob_grace_s: int = 24 * 3600
+    keep_printed_days: int = Field(default=Kept.printed, ge=1)
+    keep_timeline_days: int = Field(default=Kept.timeline, ge=LONGEST_JOB_DAYS)
+    keep_deliveries_days: int = Field(default=Kept.deliveries, ge=LONGEST_JOB_DAYS)
 
     rate_reads: int = Field(default=12_000, ge=1)  # requests a minute: of a key
     rate_writes: int = Field(default=6_000, ge=1)
@@ -94,6 +98,11 @@ class Settings(BaseSettings):
             unfinished_jobs=self.quota_unfinished_jobs,
             running_candidates=self.quota_running_candidates,
         )
+
+    @cached_property
+    def kept(self) -> Kept:
+        """How long what happened stays readable."""
+        return Kept(self.keep_printed_days, self.keep_timeline_days, self.keep_deliveries_days)
 
     @cached_property
     def locks(self) -> Path:

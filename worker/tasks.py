@@ -53,7 +53,7 @@ def run_step(step_id: str) -> None:
 @celery.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """End what is late, requeue what was lost, ring again for what nobody heard."""
-    sweeper.sweep(process().database, process().storage)
+    sweeper.sweep(process().database, process().storage, process().settings.kept)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -27,6 +27,10 @@ from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
 
 LOST = text("losses > 0")
+PASSING = text(  # events that tell how far a job is, and neither who began it nor how it ended
+    "type IN ('job.running', 'job.phase', 'step.reused', 'candidate.building', 'candidate.built', "
+    "'candidate.measured', 'candidate.failed', 'candidate.canceled')"
+)
 UNTALLIED = text("finished_at IS NOT NULL AND NOT tallied")  # NULL: ended before there were tallies
 
 
@@ -381,6 +385,7 @@ class Event(Base):
         UniqueConstraint("subject_id", "seq"),
         Index("ix_events_project_id_id", "project_id", "id"),
         Index("ix_events_project_id_type_id", "project_id", "type", "id"),
+        Index("ix_events_passing", "id", postgresql_where=PASSING, sqlite_where=PASSING),
     )
     id: Mapped[str] = _id("evt")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))

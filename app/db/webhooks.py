@@ -53,7 +53,7 @@ class Delivery(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: new_id("dlv"))
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     endpoint_id: Mapped[str] = mapped_column(Id, ForeignKey("webhook_endpoints.id"))
-    event_id: Mapped[str | None] = mapped_column(Id, ForeignKey("events.id"))
+    event_id: Mapped[str | None] = mapped_column(Id, ForeignKey("events.id"), index=True)
     message_id: Mapped[str] = mapped_column(Id, default=lambda: new_id("msg"))
     type: Mapped[str] = mapped_column(String(50))
     payload: Mapped[dict[str, Any]] = mapped_column(Json)

@@ -9,15 +9,17 @@ from app.db.queries import drains, idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
 from app.db.session import Database
-from app.services import blobs, counting, jobs, orphans, outcomes, steps, uploads
+from app.domain.pruning import Kept
+from app.services import blobs, counting, jobs, orphans, outcomes, pruning, steps, uploads
 from app.services.steps import Stale
 from app.storage import Storage
 from app.storage.base import SHELVES
 
 log = logging.getLogger(__name__)
+KEPT = Kept()
 
 
-def sweep(database: Database, storage: Storage) -> None:
+def sweep(database: Database, storage: Storage, kept: Kept = KEPT) -> None:
     """End what is late, requeue what was lost, ring for what nobody heard."""
     begun = time.monotonic()
     with database.reading() as db:
@@ -36,6 +38,7 @@ def sweep(database: Database, storage: Storage) -> None:
     storage.tidy()
     orphans.collect(database, storage)
     _alone(database, counting.count_ended)
+    _alone(database, pruning.prune, kept)
     _alone(database, counting.measure_blobs)
     with database.writing() as db:
         counting.swept(db, time.monotonic() - begun)
@@ -63,7 +66,7 @@ def _collect(database: Database, storage: Storage) -> set[tuple[str, ...]]:
     return {(upload_id,) for upload_id in unfinished} | set(unused)
 
 
-def _alone(database: Database, verb: Callable[..., None], *what: object) -> None:
+def _alone(database: Database, verb: Callable[..., object], *what: object) -> None:
     """One transaction of its own: one bad row must not keep the sweep from the others."""
     try:
         with database.writing() as db:

@@ -14,6 +14,8 @@ from sqlalchemy import Engine, event, text
 
 from app.db.queries import workload
 from app.db.session import Database
+from app.domain.pruning import Kept
+from app.services import counting, pruning
 from app.settings import Settings
 from benchmarks import api_jobs
 from tests.app.conftest import serving
@@ -31,9 +33,9 @@ FROM generate_series(1, :rows) n""",
     "endpoint": """INSERT INTO webhook_endpoints (id, project_id, url, description, events, state, secret,
     failures, rest_until, created_at) VALUES ('whe_1', :project, '', '', '[]', 'enabled', '', 0, 0, 0)""",
     "deliveries": """INSERT INTO deliveries (id, project_id, endpoint_id, message_id, type, payload, state,
-    round, tries, created_at)
+    round, tries, created_at, finished_at)
 SELECT 'dlv_00' || lpad(n::text, 24, '0'), :project, 'whe_1', 'msg', 'job.failed', '{}',
-    CASE n % 1000 WHEN 0 THEN 'failed' ELSE 'delivered' END, 0, 1, n
+    CASE n % 1000 WHEN 0 THEN 'failed' ELSE 'delivered' END, 0, 1, n, n
 FROM generate_series(1, :rows) n""",
     "candidates": """INSERT INTO candidates (id, project_id, job_id, position, baseline, name, state, figures,
     created_at)
@@ -170,6 +172,15 @@ def test_a_scrape_reads_no_large_table_from_end_to_end(large: Large) -> None:
         read = workload.read(db)
 
     assert {state: count for _, state, count in read.steps}["queued"] >= ROWS // 1000
+    check(large.database, found)
+
+
+def test_a_sweep_counts_and_prunes_by_an_index(large: Large) -> None:
+    with statements() as found, large.database.reading() as db:
+        counting.count_ended(db)
+        pruned = pruning.prune(db, Kept())
+
+    assert pruned >= 500
     check(large.database, found)
 
 

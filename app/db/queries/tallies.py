@@ -15,9 +15,8 @@ AT_ONCE = 1000
 
 def mark_steps(db: Session) -> Sequence[Ended]:
     """Steps that ended and were not counted yet, marked as counted: at most a thousand."""
-    chosen = select(Step.id).where(UNTALLIED).limit(AT_ONCE).with_for_update(skip_locked=True)
     took = Step.finished_at - func.coalesce(Step.started_at, Step.finished_at)
-    marked = update(Step).where(Step.id.in_(chosen)).values(tallied=True)
+    marked = update(Step).where(Step.id.in_(_uncounted(db, Step))).values(tallied=True)
     found = marked.returning(Step.kind, Step.state, Step.problem, Step.attempt, Step.losses, took)
     return [
         Ended(kind, state, problem.code if problem else "", attempts, losses, us or 0)
@@ -27,13 +26,18 @@ def mark_steps(db: Session) -> Sequence[Ended]:
 
 def mark_jobs(db: Session) -> Sequence[Ended]:
     """The same for jobs; they last from their creation on."""
-    chosen = select(Job.id).where(UNTALLIED).limit(AT_ONCE).with_for_update(skip_locked=True)
-    marked = update(Job).where(Job.id.in_(chosen)).values(tallied=True)
+    marked = update(Job).where(Job.id.in_(_uncounted(db, Job))).values(tallied=True)
     found = marked.returning(Job.state, Job.problem, Job.finished_at - Job.created_at)
     return [
         Ended(JOB, state, problem.code if problem else "", 1, 0, us or 0)
         for state, problem, us in db.execute(found)
     ]
+
+
+def _uncounted(db: Session, table: type[Step] | type[Job]) -> Sequence[str]:
+    """Locked, as far as nobody else has them."""
+    chosen = select(table.id).where(UNTALLIED).order_by(table.finished_at).limit(AT_ONCE)
+    return db.scalars(chosen.with_for_update(skip_locked=True)).all()
 
 
 def add(db: Session, sums: Mapping[Key, Sum]) -> None:
