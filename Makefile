@@ -8,12 +8,15 @@ unexport PYTHONDONTWRITEBYTECODE
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-script-location \
   --no-compile --no-deps --require-hashes
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --no-annotate --no-header --extra embedded
+  --no-emit-index-url --no-annotate --no-header
+# A command that makes stand-ins for the base images, where none can be pulled.
+BASE_IMAGES ?= $(wildcard ../shared/tools/base-images)
 
-.PHONY: help setup demo serve test check fmt lint types lock openapi lint-openapi migrate accept clean
+.PHONY: help setup demo serve test test-hosts check fmt lint types lock openapi lint-openapi lint-manifests compose-test migrate \
+  accept clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/dev ## install everything, start nothing
 
@@ -25,6 +28,9 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 
 test: .venv/dev ## run the whole suite on servers that it starts itself
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
+
+test-hosts: .venv/dev ## run whole jobs on hosts that share only Postgres and Redis, and an S3 store
+	@$(BIN)/python -m pytest -m long tests/hosts
 
 check: lint types test ## exactly what CI runs
 
@@ -40,10 +46,11 @@ lint: .venv/dev ## style and the direction of imports
 types: .venv/dev ## check types
 	@$(BIN)/mypy --no-error-summary .
 
-lock: .venv/dev ## choose the newest versions that fit, and write both locks
+lock: .venv/dev ## choose the newest versions that fit, and write the locks: of make serve, of tests, of the image
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
-	@$(LOCK) --upgrade --output-file requirements.lock
-	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(LOCK) --upgrade --extra embedded --output-file requirements.lock
+	@$(LOCK) --upgrade --extra embedded --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@$(LOCK) --upgrade --extra s3 --constraint requirements.lock --output-file requirements-image.lock
 
 openapi: .venv/dev ## write docs/openapi.json and the client's schema anew, after a change of the API on purpose
 	@$(BIN)/python -c 'from app.api import openapi; from app.main import create_app; \
@@ -52,6 +59,15 @@ openapi: .venv/dev ## write docs/openapi.json and the client's schema anew, afte
 
 lint-openapi: ## hold docs/openapi.json against the rules of Spectral, which needs npm
 	@npx --yes --package @stoplight/spectral-cli@6 spectral lint --fail-severity warn docs/openapi.json
+
+lint-manifests: .venv/dev ## hold docker-compose.yml and deploy/kubernetes against their schemas
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/python -m venv .venv/manifests
+	@.venv/manifests/bin/python -m pip install -qq --disable-pip-version-check kubernetes-validate==1.37.0
+	@.venv/manifests/bin/kubernetes-validate --quiet --strict deploy/kubernetes/*
+
+compose-test: .venv/run ## build the image and run the compose file for real, which needs Docker and compose
+	@BASE_IMAGES=$(BASE_IMAGES) $(BIN)/python deploy/compose_test.py
 
 migrate: .venv/run ## bring the database of FEWBITS_DATABASE_URL (or of FEWBITS_HOME) up to date
 	@$(BIN)/python -m alembic upgrade head
