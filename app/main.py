@@ -17,6 +17,7 @@ from app.api.last_used import LastUsed
 from app.api.metrics import Measured
 from app.api.middleware import Gatekeeper
 from app.api.rates import Rates
+from app.api.request_log import RequestLog
 from app.api.routes import (
     artifacts,
     blobs,
@@ -94,6 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.add_middleware(Tus)
     app.add_middleware(Measured, metrics=held.metrics)
+    app.add_middleware(RequestLog)
     errors.install(app)
     _add_routes(app)
     openapi.describe(app)

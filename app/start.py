@@ -57,7 +57,7 @@ def control() -> list[str]:
 
 def worker(name: str, queues: str, concurrency: int) -> list[str]:
     """One Celery worker. A thread per task is enough: the engine itself runs in processes of its own."""
-    celery = [sys.executable, "-m", "celery", "-A", "worker.tasks", "worker"]
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "worker.tasks", "worker"]
     role = ["-n", f"{name}@%h", "-Q", queues]
     pool = ["--pool", "threads", "--concurrency", str(concurrency)]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "info"]

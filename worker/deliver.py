@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from app.domain import notice, webhook
+from app.log import about
 from app.secrets import Sealer
 from app.services import attempts, outcomes
 from app.services.attempts import Message
@@ -48,11 +49,12 @@ def run(process: Process, step_id: str) -> Sequence[str]:
         message = attempts.begin(db, step_id, process.name)
     if message is None:
         return ()
-    try:
-        return _send(process, message)
-    except Stale:
-        log.info("%s was taken away; its result is dropped", step_id)
-        return ()
+    with about(**message.claim.ids):
+        try:
+            return _send(process, message)
+        except Stale:
+            log.info("%s was taken away; its result is dropped", step_id)
+            return ()
 
 
 @cache

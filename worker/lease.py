@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from contextvars import copy_context
 from types import TracebackType
 from typing import Self
 
@@ -25,7 +26,9 @@ class Lease:
         self._database = database
         self._claim = claim
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"lease {claim.step_id}", daemon=True)
+        beat = copy_context()  # what it logs is about this step, too
+        name = f"lease {claim.step_id}"
+        self._thread = threading.Thread(target=beat.run, args=(self._beat,), name=name, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

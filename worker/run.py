@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app import broker
 from app.db.models import Step, StepLog
 from app.domain.errors import DomainError, Problem
+from app.log import about
 from app.services import outcomes, quotas, steps
 from app.services.events import acting_as
 from app.services.outcomes import Record
@@ -69,13 +70,14 @@ def _claim_and_work(process: Process, step_id: str) -> None:
         claim = outcomes.begin(db, step_id, process.name, process.settings.quotas, probe.layers())
     if claim is None:
         return
-    log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
-    try:
-        _work(process, claim)
-    except Stale:
-        log.info("%s was taken away; its result is dropped", step_id)
-    finally:
-        _give_way(process, claim)
+    with about(**claim.ids):
+        log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
+        try:
+            _work(process, claim)
+        except Stale:
+            log.info("%s was taken away; its result is dropped", step_id)
+        finally:
+            _give_way(process, claim)
 
 
 def _give_way(process: Process, claim: Claim) -> None:

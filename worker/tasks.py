@@ -9,9 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
+from app import log as logs
 from app.broker import celery, doorbell
 from app.db.queries import workers
 from app.services import hosts, sweeper
@@ -30,7 +31,6 @@ UNSAFE = (
 log = logging.getLogger(__name__)
 starting = threading.RLock()
 __all__ = ["celery"]
-logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
 
 
 def process() -> Process:
@@ -42,6 +42,12 @@ def process() -> Process:
 @cache
 def _process() -> Process:
     return start(Settings())
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def log_as_we_do(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
+    """Celery leaves logging alone when somebody else sees to it."""
+    logs.configure()
 
 
 @celery.task(name="run_step")  # type: ignore[untyped-decorator]

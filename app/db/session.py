@@ -84,12 +84,14 @@ def _connect(url: str) -> Engine:
             poolclass=QueuePool,
             max_overflow=-1,
             json_serializer=_as_text,
+            hide_parameters=True,
         )
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "before_cursor_execute", _refuse_nul)
         return engine
     engine = create_engine(
         url,
+        hide_parameters=True,  # an error's text is logged, and they hold what users sent
         pool_size=CONNECTIONS,
         max_overflow=0,  # what is more than the pool would be opened and closed for each request
         connect_args={

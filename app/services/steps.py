@@ -1,7 +1,8 @@
 """Steps: queued, claimed under a lease, closed behind a fence. The row is the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sqlalchemy.orm import Session
 
@@ -15,6 +16,7 @@ from app.domain.patience import IN_FLIGHT
 
 LOSSES_ALLOWED = 3
 RINGS_PER_QUEUE = 200
+NOTHING_WAITS: Mapping[str, int] = MappingProxyType({})
 
 
 class Stale(DomainError):
@@ -34,6 +36,12 @@ class Claim:
     job_id: str | None
     project_id: str
     losses: int
+
+    @property
+    def ids(self) -> dict[str, object]:
+        """What the log says of it."""
+        where = {"project": self.project_id, "job": self.job_id, "subject": self.subject_id}
+        return {"step": self.step_id, "kind": self.kind, "attempt": self.attempt, **where}
 
 
 def enqueue(
@@ -78,12 +86,17 @@ def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> No
         after_commit(db, broker.ring, claim.step_id, claim.kind)
 
 
-def ring_again(db: Session) -> int:
-    """Ring for queued steps that nobody seems to have heard of, at most 200 per queue."""
-    found = list(webhooks.unheard(db, IN_FLIGHT, RINGS_PER_QUEUE))
-    for queue in set(broker.QUEUES.values()) - {broker.QUEUES["deliver"]}:
+def ring_again(db: Session, waiting: Mapping[str, int] = NOTHING_WAITS) -> int:
+    """Ring for queued steps that nobody seems to have heard of.
+
+    A queue gets as many messages as fill it up to 200: while `waiting` says that it holds more, its workers
+    have enough to hear, and a day's backlog must not be rung for every minute.
+    """
+    room = {queue: max(RINGS_PER_QUEUE - waiting.get(queue, 0), 0) for queue in broker.QUEUES.values()}
+    found = list(webhooks.unheard(db, IN_FLIGHT, room.pop(broker.QUEUES["deliver"])))
+    for queue, rings in room.items():
         kinds = [kind for kind, its in broker.QUEUES.items() if its == queue]
-        found += queries.unheard_steps(db, kinds, RINGS_PER_QUEUE)
+        found += queries.unheard_steps(db, kinds, rings)
     queries.mark_rung(db, [step.id for step in found])
     for step in found:
         after_commit(db, broker.ring, step.id, step.kind)
