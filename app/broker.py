@@ -11,6 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Celery
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
 
 from app.settings import Settings
 
@@ -112,6 +116,17 @@ def _named(message: Message | None) -> str:
 
 doorbell = Doorbell()
 ring = doorbell.ring
+
+
+def waiting() -> dict[str, int]:
+    """How many messages each queue holds; nothing of any when the broker does not say."""
+    url = str(celery.conf.broker_url).replace("redis+socket://", "unix://", 1)
+    try:
+        with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **WRITE_OPTIONS) as client:
+            return {queue: int(client.llen(queue)) for queue in set(QUEUES.values())}
+    except (RedisError, ValueError) as error:
+        log.warning("how much waits in the broker is not known: %s", error)
+        return {}
 
 
 def reachable() -> bool:

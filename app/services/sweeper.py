@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from app import broker
 from app.db import queries
 from app.db.queries import drains, idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
@@ -29,19 +30,28 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT) -> None:
     for step_id in lost:
         _alone(database, outcomes.recover, storage, step_id)
     _collect(database, storage)
+    waiting = broker.waiting()
     with database.writing() as db:
-        steps.ring_again(db)
+        steps.ring_again(db, waiting)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
         workers.forget_silent_workers(db)
         drains.forget_ended(db)
-    storage.tidy()
-    orphans.collect(database, storage)
+    _tidy(database, storage)
     _alone(database, counting.count_ended)
     _alone(database, pruning.prune, kept)
     _alone(database, counting.measure_blobs)
     with database.writing() as db:
         counting.swept(db, time.monotonic() - begun)
+
+
+def _tidy(database: Database, storage: Storage) -> None:
+    """A store that is away must not keep the sweep from its other work."""
+    try:
+        storage.tidy()
+        orphans.collect(database, storage)
+    except OSError:
+        log.warning("the blob store could not be swept", exc_info=True)
 
 
 def collect_all(database: Database, storage: Storage) -> dict[str, int]:

@@ -46,6 +46,24 @@ def test_a_ring_is_a_message_with_the_steps_id_on_the_queue_of_its_kind(valkey: 
         assert in_time(lambda queue=queue, expected=expected: rung(valkey, queue) == expected)  # type: ignore[misc]
 
 
+@pytest.mark.usefixtures("valkey")
+def test_the_broker_says_how_much_waits() -> None:
+    doorbell = Doorbell()
+    for number in range(3):
+        doorbell.ring(f"stp_{number}", "build")
+
+    assert in_time(lambda: broker.waiting()["default"] == 3)
+    assert broker.waiting()["benchmark"] == 0
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:9/0", ""])
+def test_of_a_broker_that_is_away_nothing_is_known(url: str) -> None:
+    before = celery.conf.broker_url
+    celery.conf.broker_url = url
+    assert broker.waiting() == {}
+    celery.conf.broker_url = before
+
+
 def rung(valkey: Redis, queue: str) -> set[str]:
     """The steps that messages in this queue ask to run."""
     messages = [json.loads(text) for text in valkey.lrange(queue, 0, -1)]

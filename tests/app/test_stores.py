@@ -10,8 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import update
 
+from app.db.models import Step
+from app.db.queries import measures
 from app.db.session import Database
+from app.services import counting, sweeper
 from app.settings import Settings
 from app.storage import StoreUnavailable, open_storage
 from app.storage.base import CHUNK, add_file, chunks, limited
@@ -278,6 +282,27 @@ def test_a_bucket_that_does_not_answer_is_the_hosts_trouble(
         storage.open(KEY)
     with pytest.raises(StoreUnavailable), storage.create() as writer:
         writer.write(CONTENT)
+    storage.close()
+
+
+def test_a_bucket_that_does_not_answer_keeps_the_sweep_from_nothing(
+    s3_url: str, database: Database, rings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = factories.make_version(database, factories.make_project(database), ready=False)
+    step = factories.step_of(database, version, "inspect_version").id
+    factories.take(database, step)
+    with database.writing() as db:
+        db.execute(update(Step).values(lease_until=0))
+    rings.clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("app.storage.bucket.ATTEMPTS", 1)
+    storage = open_storage(Settings(storage_url=s3_url))
+
+    sweeper.sweep(database, storage)
+
+    assert rings == [step]
+    with database.reading() as db:
+        assert measures.age_us(db, counting.SWEPT) is not None
     storage.close()
 
 

@@ -10,7 +10,7 @@ from app.db import queries
 from app.db.base import new_id
 from app.db.models import Job, Step
 from app.db.session import Database
-from app.services import outcomes, sweeper
+from app.services import outcomes, steps, sweeper
 from app.services.steps import Stale
 from app.storage import LocalStorage
 from tests import factories
@@ -162,6 +162,24 @@ def test_one_pass_rings_at_most_200_times_for_each_queue(
 
     assert first == {"inspect": 200, "default": 200, "benchmark": 20}
     assert second == {"inspect": 50, "default": 50}
+
+
+def test_a_queue_that_workers_have_not_heard_out_is_not_rung_for_again(
+    database: Database, project: str, rings: list[str]
+) -> None:
+    rows = [
+        {"id": new_id("stp"), "project_id": project, "kind": kind, "subject_id": f"x_{i}", "rung_at": i}
+        for kind in ("inspect_version", "prepare", "deliver")
+        for i in range(5)
+    ]
+    with database.writing() as db:
+        db.execute(insert(Step), rows)
+
+    with database.writing() as db:
+        steps.ring_again(db, {"inspect": 10_000, "default": 198, "webhooks": 200})
+
+    assert len(rings) == 2
+    assert set(rings) <= {row["id"] for row in rows if row["kind"] == "prepare"}
 
 
 def test_a_job_past_its_deadline_expires_with_everything_it_has_open(
