@@ -11,9 +11,7 @@ from collections.abc import Callable
 from app.domain.processor import allowed_cores
 from app.settings import Settings
 
-CONNECTIONS = 512
-IDLE_SECONDS = 15
-DRAIN_SECONDS = 5
+DRAIN_SECONDS = 5  # for the requests that are under way when the API is told to stop
 CONTROL_THREADS = 32  # what a worker without prefetch takes at once; then it looks again a second later
 
 
@@ -26,18 +24,8 @@ def main() -> None:
 
 
 def api(host: str, port: int) -> list[str]:
-    """The HTTP side; slow and idle clients are bounded."""
-    options = {
-        "host": host,
-        "port": port,
-        "limit-concurrency": CONNECTIONS,
-        "log-level": "warning",
-        "timeout-graceful-shutdown": DRAIN_SECONDS,
-        "timeout-keep-alive": IDLE_SECONDS,
-    }
-    words = [f"--{name}={value}" for name, value in options.items()]
-    factory = ["app.main:create_app", "--factory", "--no-server-header", "--no-access-log"]
-    return [sys.executable, "-m", "uvicorn", *factory, *words]
+    """The HTTP side."""
+    return [sys.executable, "-m", "app.listen", f"--host={host}", f"--port={port}"]
 
 
 def engine() -> list[str]:

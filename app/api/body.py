@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive
 
 BATCH_BYTES = 1024 * 1024
 IDLE_SECONDS = 60
+SMALL_SECONDS = 60
 
 
 async def pump(request: Request, write: Callable[[bytes], None]) -> None:
@@ -39,3 +41,28 @@ async def _next(stream: AsyncIterator[bytes]) -> bytes:
             f"Nothing of the body came for {IDLE_SECONDS} s; send it again, or go on with a resumable upload."
         )
         raise HTTPException(408, detail, {"Connection": "close"}) from error
+
+
+def soon(receive: Receive) -> Receive:
+    """A body that is read into memory is small: all of it comes within a minute.
+
+    Raises:
+        HTTPException: 408, it does not.
+    """
+    deadline = asyncio.get_running_loop().time() + SMALL_SECONDS
+    ended = False
+
+    async def receiving() -> Message:
+        nonlocal ended
+        if ended:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError as error:
+            detail = f"The body did not come within {SMALL_SECONDS} s; send it again."
+            raise HTTPException(408, detail, {"Connection": "close"}) from error
+        ended = not message.get("more_body", False)
+        return message
+
+    return receiving

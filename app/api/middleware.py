@@ -4,7 +4,9 @@ Plain ASGI, because a middleware that touches the body would read it first.
 """
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import tus
+from app.api.body import soon
 from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
 from app.api.last_used import LastUsed
 from app.api.live import SharedLooks, while_live
@@ -32,20 +35,21 @@ UPLOADS = "/v1/uploads"
 FORMS = ("/v1/models", "/v1/datasets", "/v1/quantize")
 SAFE = ("GET", "HEAD", "OPTIONS")
 SCOPES = {"/v1/projects": "operator", "/v1/api-keys": "admin", "/v1/session": "read"}
+AT_ONCE = 768  # requests that one project may have under way here: the others' share is a quarter
+AGAIN_S = 5
 COOKIE = "fewbits_session"
 COOKIE_METHODS = ("GET", "HEAD")
 
 
 class RateLimited(DomainError):
-    """Too many requests in this minute."""
+    """Too many requests in this minute, or at once."""
 
     code = "rate_limited"
     retryable = True
 
-    def __init__(self, count: Count, whose: str) -> None:
-        allowed = f"{count.policy.quota} {count.policy.name} a minute"
-        super().__init__(f"{whose} may make {allowed}; the next minute begins in {count.reset_s} s.")
-        self.retry_after_s = count.reset_s
+    def __init__(self, detail: str, retry_after_s: int) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 class Gatekeeper:
@@ -68,6 +72,7 @@ class Gatekeeper:
         self._reads = Policy("reads", settings.rate_reads)
         self._writes = Policy("writes", settings.rate_writes)
         self._failures = Policy("failed authentications", settings.rate_failures)
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at once, or hand on."""
@@ -87,8 +92,8 @@ class Gatekeeper:
             answer = problem_response(Problem.of(error), status_of(error), state["request_id"])
             await answer(scope, receive, send)
         else:
-            with acting_as(actor):
-                receive = _limited(receive, self._limit(scope))
+            with acting_as(actor), self._counted(scope):
+                receive = self._bounded(scope, receive)
                 await self.app(scope, receive, self._while_live(scope, receive, send))
 
     def _while_live(self, scope: Scope, receive: Receive, send: Send) -> Send:
@@ -118,6 +123,7 @@ class Gatekeeper:
             caller = await self._caller(scope, answered)
             await self._check_rate(scope, caller, answered)
             _check_scope(scope, caller)
+            self._check_crowd(caller, answered)
             scope["state"]["caller"] = caller
             actor = caller.key_id
         announced = Headers(scope=scope).get("content-length", "0")
@@ -134,7 +140,7 @@ class Gatekeeper:
             count = await self._rates.hit(self._failures, address)
             if count.exceeded:
                 answered |= count.headers()
-                raise RateLimited(count, f"The address {address}") from None
+                raise _too_often(count, f"The address {address}") from None
             answered["WWW-Authenticate"] = "Bearer"
             raise
         self._last_used.note(caller.key_id)
@@ -150,12 +156,34 @@ class Gatekeeper:
         count = await self._rates.hit(policy, caller.key_id)
         answered |= count.headers()
         if count.exceeded:
-            raise RateLimited(count, "A key")
+            raise _too_often(count, "A key")
+
+    def _check_crowd(self, caller: Caller, answered: dict[str, str]) -> None:
+        if self._under_way[caller.project_id] >= AT_ONCE:
+            answered["Retry-After"] = str(AGAIN_S)
+            detail = f"A project may have {AT_ONCE} requests under way at once; let some of them end."
+            raise RateLimited(detail, AGAIN_S)
+
+    @contextmanager
+    def _counted(self, scope: Scope) -> Iterator[None]:
+        caller = scope["state"].get("caller")
+        if caller is None:
+            yield
+            return
+        self._under_way[caller.project_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[caller.project_id] -= 1
+
+    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
+        """The body, with an end to its size, and to its time where nobody reads it piece by piece."""
+        limited = _limited(receive, self._limit(scope))
+        return limited if scope["method"] in SAFE or _is_streamed(scope) else soon(limited)
 
     def _limit(self, scope: Scope) -> int:
         """What is not streamed is read into memory: whatever its type says, it must be small."""
-        streamed = _is_streamed(scope["path"], Headers(scope=scope).get("content-type", "").lower())
-        return self._settings.max_upload_bytes if streamed else self._settings.max_json_bytes
+        return self._settings.max_upload_bytes if _is_streamed(scope) else self._settings.max_json_bytes
 
 
 Credentials = tuple[Callable[[Session, str], Caller], str]
@@ -177,6 +205,12 @@ def _credentials(scope: Scope) -> Credentials:
     raise Unauthenticated
 
 
+def _too_often(count: Count, whose: str) -> RateLimited:
+    allowed = f"{count.policy.quota} {count.policy.name} a minute"
+    detail = f"{whose} may make {allowed}; the next minute begins in {count.reset_s} s."
+    return RateLimited(detail, count.reset_s)
+
+
 def _check_scope(scope: Scope, caller: Caller) -> None:
     path, method = scope["path"], scope["method"]
     by_method = "read" if method in SAFE else "write"
@@ -192,8 +226,9 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def _is_streamed(path: str, kind: str) -> bool:
+def _is_streamed(scope: Scope) -> bool:
     """A blob may be of any type; forms and pieces of uploads are known by theirs."""
+    path, kind = scope["path"], Headers(scope=scope).get("content-type", "").lower()
     form = path in FORMS and kind.startswith("multipart/")
     piece = path.startswith(UPLOADS) and kind == tus.CHUNK_TYPE
     return form or piece or path.startswith(BLOBS)

@@ -18,6 +18,7 @@ from app.db.models import Project
 from app.db.session import Database
 from app.domain.gate import Gate
 from app.domain.report import Figures
+from app.listen import BoundedProtocol
 from app.main import create_app
 from app.secrets import new_key as new_secret_key
 from app.services import keys
@@ -62,7 +63,13 @@ class Tenant:
 def serving(settings: Settings) -> Iterator[str]:
     """The URL of an API that is served by a thread."""
     config = uvicorn.Config(
-        create_app(settings), port=0, log_level="error", ws="none", timeout_graceful_shutdown=2
+        create_app(settings),
+        port=0,
+        http=BoundedProtocol,
+        log_level="error",
+        ws="none",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=SECONDS,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -63,7 +63,7 @@ def test_the_first_start_makes_a_key_for_secrets_and_every_part_knows_it(service
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().strip() not in service.said
     told = f"FEWBITS_SECRET_KEY={path.read_text().strip()}".encode()
-    for part in ("uvicorn", "engine@", "control@"):
+    for part in ("app.listen", "engine@", "control@"):
         assert in_time(lambda part=part: len(running_as(service, part)) == 1)  # type: ignore[misc]
         [pid] = running_as(service, part)
         assert told in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -83,12 +83,12 @@ def test_it_is_ready_with_a_broker_of_its_own(service: Running) -> None:
     assert in_time(is_ready)
 
 
-@pytest.mark.parametrize("part", ["uvicorn", "engine@", "benchmark@", "control@", "redis.sock"])
+@pytest.mark.parametrize("part", ["app.listen", "engine@", "benchmark@", "control@", "redis.sock"])
 def test_every_part_runs_and_knows_its_home(service: Running, part: str) -> None:
     assert in_time(lambda: running_as(service, part))
 
 
-@pytest.mark.parametrize("part", ["uvicorn", "engine@", "redis.sock"])
+@pytest.mark.parametrize("part", ["app.listen", "engine@", "redis.sock"])
 def test_what_is_killed_is_started_again(service: Running, part: str) -> None:
     assert in_time(lambda: len(running_as(service, part)) == 1)
     [old] = running_as(service, part)
