@@ -6,9 +6,9 @@ Nothing holds a session while it sends, and no heartbeat is needed: an attempt e
 import json
 import logging
 import random
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 from app.domain import notice, webhook
@@ -20,6 +20,7 @@ from app.services.events import acting_as
 from app.services.steps import Stale
 from app.settings import Settings
 from worker.process import Process
+from worker.senders import Senders
 from worker.webhooks import dial
 from worker.webhooks.dial import Attempt
 
@@ -43,12 +44,20 @@ def hand_over(process: Process, step_id: str) -> None:
 
 def run(process: Process, step_id: str) -> Sequence[str]:
     """Make one attempt, if it is still to be made; the steps that are next in turn at its endpoint."""
-    if process.stopping.is_set():
-        return ()
+    me = threading.get_ident()
+    process.sending[me] = None  # from here on, who stops this process waits for it
+    try:
+        return () if process.stopping.is_set() else _run(process, step_id)
+    finally:
+        del process.sending[me]
+
+
+def _run(process: Process, step_id: str) -> Sequence[str]:
     with process.database.writing() as db:
         message = attempts.begin(db, step_id, process.name)
     if message is None:
         return ()
+    process.sending[threading.get_ident()] = message.claim
     with about(**message.claim.ids):
         try:
             return _send(process, message)
@@ -58,8 +67,8 @@ def run(process: Process, step_id: str) -> Sequence[str]:
 
 
 @cache
-def _senders(proven: bool) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(SENDERS, "sender" if proven else "prober")
+def _senders(proven: bool) -> Senders:
+    return Senders("sender" if proven else "prober", SENDERS)
 
 
 def _send_and_pass_on(process: Process, step_id: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 
 from app.db.session import Database
+from app.services.steps import Claim
 from app.settings import Settings
 from app.storage import Storage, open_storage
 
@@ -19,6 +20,7 @@ class Process:
     storage: Storage
     name: str
     stopping: threading.Event = field(default_factory=threading.Event)
+    sending: dict[int, Claim | None] = field(default_factory=dict)  # by thread; None until it is claimed
 
 
 def start(settings: Settings) -> Process:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutting_down
 from sqlalchemy.exc import DBAPIError
 
 from app import log as logs
@@ -17,7 +17,7 @@ from app.broker import celery, doorbell
 from app.db.queries import workers
 from app.services import hosts, sweeper
 from app.settings import Settings
-from worker import drain, host, probe, run
+from worker import drain, host, probe, run, stopping
 from worker.process import Process, start
 
 SWEEP_SECONDS = 5.0
@@ -44,6 +44,7 @@ def _process() -> Process:
     return start(Settings())
 
 
+@celeryd_init.connect  # type: ignore[untyped-decorator] # the first, before anything is said
 @setup_logging.connect  # type: ignore[untyped-decorator]
 def log_as_we_do(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
     """Celery leaves logging alone when somebody else sees to it."""
@@ -64,8 +65,9 @@ def sweep() -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def stop(**_: Any) -> None:  # noqa: ANN401 - Celery's signal arguments
-    """Running steps go back to the queue at once."""
+    """Running steps go back to the queue at once; this process ends when they have."""
     process().stopping.set()
+    threading.Thread(target=stopping.leave, args=(process(),), name="stopping").start()
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
