@@ -1,0 +1,7 @@
+"""A worker whose children play the engine: `celery -A tests.faults.playing worker`."""
+
+from worker import sandbox
+from worker.tasks import celery
+
+sandbox.CHILD = "tests.faults.played"
+__all__ = ["celery"]
