@@ -16,6 +16,7 @@ from app.api.head import HeadAsGet
 from app.api.last_used import LastUsed
 from app.api.metrics import Measured
 from app.api.middleware import Gatekeeper
+from app.api.own_rows import OwnRows
 from app.api.rates import Rates
 from app.api.request_log import RequestLog
 from app.api.routes import (
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.fewbits = held
     app.add_middleware(HeadAsGet)
+    app.add_middleware(OwnRows)
     app.add_middleware(
         Gatekeeper,
         settings=settings,
@@ -103,9 +105,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _add_routes(app: FastAPI) -> None:
+    # The first that fits serves, after all before it were asked: what is asked for most comes first.
+    running = (jobs, timeline, results, candidates, artifacts, quantize, compare)
     access = (webhooks, me, keys, projects, limits, events)
-    running = (quantize, jobs, timeline, results, candidates, compare, artifacts)
-    for resource in (*running, models, datasets, uploads, blobs, catalog, *access):
+    for resource in (*running, blobs, uploads, models, datasets, catalog, *access):
         app.include_router(resource.router, prefix="/v1")  # a router within a router is searched twice
     app.include_router(health.router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

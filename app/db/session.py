@@ -9,10 +9,12 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from time import monotonic
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import Dialect, Engine, QueuePool, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
@@ -24,7 +26,13 @@ CALLBACKS = "after_commit"
 STATEMENT_SECONDS = 30
 CONNECTIONS = 30
 RESTED_SECONDS = 1.0
+TENANT = "fewbits_tenant"  # the role that policies of row-level security hold; migrations make it
+TAKE_ROLE = text("SELECT set_config('role', :role, true)")
+OWN_ROWS = text("SELECT set_config('role', :role, true), set_config('fewbits.project_id', :project, true)")
 ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+_project: ContextVar[str | None] = ContextVar("project", default=None)
 
 
 class Unstorable(ValueError):
@@ -54,12 +62,40 @@ class Database:
         _run_callbacks(session)
 
     def _begin(self, session: Session, statement: str) -> None:
+        project_id = _project.get()
         if self.engine.dialect.name == "sqlite":
             session.execute(text(statement))
+        elif project_id is not None:
+            session.execute(OWN_ROWS, {"role": TENANT, "project": project_id})
 
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+@contextmanager
+def within(project_id: str) -> Iterator[None]:
+    """Transactions that begin in this block see and write the rows of this project alone, on Postgres.
+
+    Statements name the project all the same: this is for the one that forgets to. A connection's user can
+    leave the role at any time, so it is no defence against SQL from outside.
+    """
+    token = _project.set(project_id)
+    try:
+        yield
+    finally:
+        _project.reset(token)
+
+
+@contextmanager
+def across_projects(session: Session) -> Iterator[None]:
+    """What this block asks within a transaction of one project is about all of them."""
+    if _project.get() is None or session.get_bind().dialect.name == "sqlite":
+        yield
+        return
+    session.execute(TAKE_ROLE, {"role": "none"})
+    yield
+    session.execute(TAKE_ROLE, {"role": TENANT})
 
 
 def after_commit(session: Session, function: Callable[..., Any], *arguments: object) -> None:
@@ -84,6 +120,7 @@ def _connect(url: str) -> Engine:
             poolclass=QueuePool,
             max_overflow=-1,
             json_serializer=_as_text,
+            json_deserializer=from_json,
             hide_parameters=True,
         )
         event.listen(engine, "connect", _set_up_sqlite)
@@ -91,6 +128,7 @@ def _connect(url: str) -> Engine:
         return engine
     engine = create_engine(
         url,
+        json_deserializer=from_json,
         hide_parameters=True,  # an error's text is logged, and they hold what users sent
         pool_size=CONNECTIONS,
         max_overflow=0,  # what is more than the pool would be opened and closed for each request

@@ -32,6 +32,8 @@ def job_steps(db: Session, job_id: str) -> Sequence[Step]:
 
 def load_steps(db: Session, jobs: Sequence[Job]) -> None:
     """Give each of these jobs its steps, by one statement."""
+    if not jobs:
+        return
     found = defaultdict[str | None, list[Step]](list)
     for step in db.scalars(select(Step).where(Step.job_id.in_([job.id for job in jobs])).order_by(Step.id)):
         found[step.job_id].append(step)
