@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable
+from contextvars import Context
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +29,7 @@ class SharedLooks:
         now = time.monotonic()
         self._looks = {k: look for k, look in self._looks.items() if now - look[0] < SHARED_S}
         if key not in self._looks:
-            task = asyncio.create_task(run_in_threadpool(self._look, key))
+            task = asyncio.create_task(run_in_threadpool(self._look, key), context=Context())
             self._looks[key] = now, task
         await asyncio.shield(self._looks[key][1])
 

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -99,7 +100,7 @@ class Watch:
 
     def _look_out(self) -> None:
         if self._poll is None or self._poll.done():
-            self._poll = asyncio.create_task(self._run())
+            self._poll = asyncio.create_task(self._run(), context=Context())  # of all, not of who came first
 
     def _leave(self, subject_id: str) -> None:
         self._counts[subject_id] -= 1

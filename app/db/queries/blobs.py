@@ -22,6 +22,7 @@ from app.db.models import (
     VersionFile,
 )
 from app.db.queries.statements import insert, locked
+from app.db.session import across_projects
 
 
 def insert_blob(db: Session, sha256: str, key: str, size: int) -> str:
@@ -102,7 +103,8 @@ def forget_blob(db: Session, project_id: str, sha256: str) -> str | None:
         return None
     mine = ProjectBlob.project_id == project_id
     db.execute(delete(ProjectBlob).where(ProjectBlob.sha256 == sha256, mine))
-    if db.scalars(select(ProjectBlob.sha256).where(ProjectBlob.sha256 == sha256).limit(1)).first():
-        return None
+    with across_projects(db):
+        if db.scalars(select(ProjectBlob.sha256).where(ProjectBlob.sha256 == sha256).limit(1)).first():
+            return None
     db.delete(row)
     return row.key
