@@ -29,8 +29,8 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 test: .venv/dev ## run the whole suite on servers that it starts itself
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
-test-faults: .venv/dev ## break every part of a service while jobs run, and print what that came to; 20 to 30 minutes
-	@$(BIN)/python -m pytest -m "long or not long" --numprocesses 2 --dist loadfile tests/faults
+test-faults: .venv/dev ## break every part of a service while jobs run, and print what that came to; takes long
+	@$(BIN)/python -m pytest -m "long or not long" --numprocesses 2 --dist loadfile tests/faults tests/hostile
 
 test-hosts: .venv/dev ## run whole jobs on hosts that share only Postgres and Redis, and an S3 store
 	@$(BIN)/python -m pytest -m long tests/hosts

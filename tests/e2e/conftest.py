@@ -33,15 +33,19 @@ class Service:
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
-    with tempfile.TemporaryDirectory(prefix="fewbits-e2e-") as folder, _serving(Path(folder)) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="fewbits-e2e-") as folder,
+        serving(Path(folder), FEWBITS_SANDBOX_SECONDS="1200") as (url, _),
+    ):
         key = (Path(folder) / "admin.key").read_text().strip()
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=900) as client:
             yield Service(Path(folder), client)
 
 
 @contextmanager
-def _serving(home: Path) -> Iterator[str]:
-    settings = {"FEWBITS_HOME": str(home), "FEWBITS_PORT": "0", "FEWBITS_SANDBOX_SECONDS": "1200"}
+def serving(home: Path, **more: str) -> Iterator[tuple[str, int]]:
+    """A service on this folder with these settings: its URL, and its supervisor's process."""
+    settings = {"FEWBITS_HOME": str(home), "FEWBITS_PORT": "0", **more}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FEWBITS_")}
     command = [sys.executable, "-m", "app.serve"]
     with subprocess.Popen(
@@ -49,7 +53,7 @@ def _serving(home: Path) -> Iterator[str]:
     ) as supervisor:
         try:
             assert supervisor.stdout is not None
-            yield next(line for line in supervisor.stdout if "ready at" in line).split()[-1]
+            yield next(line for line in supervisor.stdout if "ready at" in line).split()[-1], supervisor.pid
         finally:
             supervisor.send_signal(signal.SIGTERM)
             supervisor.communicate(timeout=SECONDS)

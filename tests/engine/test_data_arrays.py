@@ -1,8 +1,10 @@
 """Datasets of arrays: npz and npy."""
 
 import io
+import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 from app.domain.errors import Refused
-from worker.engine.data import open_dataset
+from worker.engine.data import npz, open_dataset
 from worker.engine.data.dataset import blocks, summarize
 from worker.engine.requests import Data
 
@@ -211,3 +213,25 @@ def test_a_header_with_a_negative_axis_is_refused(tmp_path: Path) -> None:
         open_dataset(Data(path=tmp_path / "data.npy"))
 
     assert refused.value.code == "broken_array"
+
+
+def test_what_unpacks_to_far_more_than_it_is_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "RATIO_MATTERS_ABOVE", 10**6)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / f"{save.__name__}.npz", image=np.zeros((2, 10**6), np.uint8))
+
+    assert len(npz.open_npz(tmp_path / "savez.npz")) == 2
+    with pytest.raises(Refused, match="uncompressed") as refused:
+        npz.open_npz(tmp_path / "savez_compressed.npz")
+    assert refused.value.code == "archive_too_large"
+
+
+def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, image=np.zeros((2, 100), np.uint8))
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b", buffering=0))
+
+    with pytest.raises(OSError, match="No space left"):
+        npz.open_npz(path)

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import BROKEN, Entry, open_tar, open_zip
+from worker.engine.data.archive import BROKEN, Entry, broken, open_tar, open_zip
 from worker.engine.load import check_external_data, external_tensors, parse
 from worker.engine.packed import is_zip
 
@@ -88,5 +88,5 @@ def _write(entry: Entry, out: Path, path: str, room: int) -> Path:
     except (FileExistsError, NotADirectoryError, UnicodeError, ValueError) as error:
         raise Refused("unsafe_archive", f"{entry.name!r} cannot be unpacked: {error}.") from error
     except BROKEN as error:
-        raise Refused("broken_archive", f"{entry.name!r} cannot be unpacked: {error}.") from error
+        raise broken(error, f"{entry.name!r} cannot be unpacked: {error}.") from error
     return target

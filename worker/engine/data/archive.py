@@ -1,6 +1,7 @@
 """Files inside a zip or a tar, read one at a time and never written to disk by name."""
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -34,6 +35,7 @@ BROKEN = (
     NotImplementedError,
     OSError,
 )
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ def is_tar(path: Path) -> bool:
         return False
 
 
+def broken(error: Exception, detail: str) -> Refused:
+    """The refusal of an archive that cannot be unpacked.
+
+    Raises:
+        OSError: It was the disk that could not take what was unpacked; no archive is rejected for that.
+    """
+    if isinstance(error, OSError) and error.errno in DISK:
+        raise error
+    return Refused("broken_archive", detail)
+
+
 def _plain_tar(path: Path) -> mmap.mmap:
     """The tar's bytes, mapped; a compressed one is unpacked once, since reading at random needs positions."""
     with path.open("rb") as file:
@@ -112,7 +125,7 @@ def _unpack(path: Path, opener: Callable[[Path], IO[bytes]], spill: IO[bytes]) -
                 spill.write(chunk)
                 _check_unpacked(spill.tell(), packed)
     except BROKEN as error:
-        raise Refused("broken_archive", f"The tar cannot be unpacked: {error}. Upload it again.") from error
+        raise broken(error, f"The tar cannot be unpacked: {error}. Upload it again.") from error
     spill.flush()
 
 

@@ -17,13 +17,14 @@ import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from app.domain.report import ArrayInfo
-from worker.engine.data.archive import BROKEN, ENCRYPTED
+from worker.engine.data.archive import BROKEN, ENCRYPTED, MAX_RATIO, broken
 from worker.engine.data.dataset import Array, as_bytes, common_shape, number_labels
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
 MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 32 * 2**30
+RATIO_MATTERS_ABOVE = 256 * 2**20  # masks and zeros shrink a thousand times, and smaller ones do no harm
 CHUNK = 2**20
 LABELS = "labels"
 STREAM = "stream"
@@ -95,7 +96,7 @@ def open_npz(path: Path) -> ArrayDataset:
             _check_sizes(members)
             arrays = {m.filename.removesuffix(".npy"): _read_member(archive, m, raw) for m in members}
     except BROKEN as error:
-        raise Refused("broken_archive", f"The npz cannot be unpacked: {error}. Save it again.") from error
+        raise broken(error, f"The npz cannot be unpacked: {error}. Save it again.") from error
     return _arrange(arrays)
 
 
@@ -117,11 +118,23 @@ def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
             f"The npz unpacks to {unpacked} bytes; the limit is {MAX_UNPACKED_BYTES}. Send fewer samples."
         )
         raise Refused("archive_too_large", detail)
+    _check_ratio([m for m in members if m.compress_type != zipfile.ZIP_STORED])
     names = [m.filename for m in members]
     if len(set(names)) < len(names):
         raise Refused(
             "unsafe_archive", "The npz holds two arrays of one name; write it again with numpy.savez."
         )
+
+
+def _check_ratio(members: list[zipfile.ZipInfo]) -> None:
+    """What is unpacked goes to the worker's disk."""
+    packed, unpacked = (sum(getattr(m, size) for m in members) for size in ("compress_size", "file_size"))
+    if unpacked > MAX_RATIO * packed and unpacked > RATIO_MATTERS_ABOVE:
+        detail = (
+            f"The npz unpacks from {packed} to {unpacked} bytes; the limit is {MAX_RATIO} times. "
+            "Save it with numpy.savez, uncompressed."
+        )
+        raise Refused("archive_too_large", detail)
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: IO[bytes]) -> Array:
