@@ -34,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 API_SOCKET = "api.sock"
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.5
+LONGEST_SECONDS = 3600  # hundreds of jobs on a busy host
 ENGINE_QUEUES = "inspect,default,benchmark"
 CONTROL_QUEUES = "control,webhooks"
 CONTROL_THREADS = 8
@@ -188,7 +189,7 @@ class Cluster:
             fault()
             return condition()
 
-        return in_time(look)
+        return in_time(look, LONGEST_SECONDS)
 
     def engine(self, name: str, **environment: str) -> Child:
         """One more worker that inspects, builds and measures; it starts when the cluster is kept up."""
