@@ -157,7 +157,7 @@ def step_of(database: Database, subject_id: str, kind: str) -> Step:
 def row(database: Database, row_id: str) -> Version | Dataset:
     """A version or dataset as it is now."""
     with database.reading() as db:
-        return queries.upload(db, row_id)
+        return queries.job_input(db, row_id)
 
 
 def job_row(database: Database, job_id: str) -> Job:

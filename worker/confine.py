@@ -11,7 +11,7 @@ from pathlib import Path
 import app
 import worker
 from worker import landlock, seccomp
-from worker.kernel import control
+from worker.syscalls import control
 
 MIB = 1024 * 1024
 PR_SET_PDEATHSIG = 1

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from worker.confine import FIRST_TO_GO, LAYERS, MIB, OOM_SCORE, Limits, confine
-from worker.kernel import control
+from worker.syscalls import control
 
 PR_GET_NO_NEW_PRIVS = 39
 LIMITS = Limits(memory=4096 * MIB, cpu_s=60, file=MIB, wall_s=60)

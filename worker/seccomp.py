@@ -11,7 +11,7 @@ import os
 import platform
 from dataclasses import dataclass
 
-from worker.kernel import control
+from worker.syscalls import control
 
 PR_SET_SECCOMP, MODE_FILTER = 22, 2
 KILL_PROCESS, FAIL, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000

@@ -128,7 +128,7 @@ def _view(db: Session, job: Job) -> plan.View:
     inputs = [job.version_id, job.calibration_id, job.evaluation_id, *job.spec.candidates]
     return plan.View(
         job=job.id,
-        inputs={i: queries.upload(db, i).state for i in inputs if i},
+        inputs={i: queries.job_input(db, i).state for i in inputs if i},
         candidates={c.id: c.state for c in queries.lock_candidates(db, job.id)},
         steps={(s.kind, s.subject_id): s.state for s in queries.job_steps(db, job.id)},
     )
@@ -174,7 +174,7 @@ def _plan_candidates(db: Session, job: Job) -> None:
 def _failure(db: Session, job: Job, code: str, subject: str) -> Problem:
     """Why the job fails, from what failed."""
     if code == "input_rejected":
-        row = queries.upload(db, subject)
+        row = queries.job_input(db, subject)
         assert row.problem is not None  # noqa: S101 - a rejected upload has one
         return replace(row.problem, detail=f"{subject} was rejected: {row.problem.detail}")
     if code == "step_failed":
@@ -208,7 +208,7 @@ def _input(db: Session, project_id: str, pointer: str, row_id: str) -> Version |
     if not row_id.startswith(prefix):
         return FieldError(pointer, f"{row_id!r} is no id of a {noun}; those begin with {prefix}")
     try:
-        row = queries.share_upload(db, project_id, row_id)
+        row = queries.share_job_input(db, project_id, row_id)
     except NotFound as error:
         return FieldError(pointer, error.detail)
     if row.state == "rejected" and row.problem:

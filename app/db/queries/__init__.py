@@ -1,7 +1,7 @@
 """Named statements, session first, one file per noun. Nothing here decides; nothing here commits."""
 
 from app.db.queries.blobs import blob, blob_references, forget_blob, grant_blob, insert_blob, project_blob
-from app.db.queries.inputs import share_upload, upload
+from app.db.queries.inputs import job_input, share_job_input
 from app.db.queries.jobs import (
     artifacts,
     baseline,
@@ -48,6 +48,7 @@ __all__ = [
     "get_owned",
     "grant_blob",
     "insert_blob",
+    "job_input",
     "job_steps",
     "jobs_past_deadline",
     "lease_expired",
@@ -66,7 +67,6 @@ __all__ = [
     "renew_lease",
     "requeue_step",
     "settled",
-    "share_upload",
+    "share_job_input",
     "unheard_steps",
-    "upload",
 ]

@@ -6,12 +6,12 @@ from app.db.models import Dataset, Version
 from app.domain.errors import NotFound
 
 
-def upload(db: Session, row_id: str) -> Version | Dataset:
+def job_input(db: Session, row_id: str) -> Version | Dataset:
     """The version or dataset with this id."""
     return db.get_one(Version, row_id) if row_id.startswith("ver_") else db.get_one(Dataset, row_id)
 
 
-def share_upload(db: Session, project_id: str, row_id: str) -> Version | Dataset:
+def share_job_input(db: Session, project_id: str, row_id: str) -> Version | Dataset:
     """A version or dataset that cannot change its state until this transaction ends.
 
     Raises:
