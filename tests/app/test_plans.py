@@ -147,6 +147,15 @@ def whole_tables_read(database: Database, ran: Ran) -> set[str]:
         } & large
 
 
+def pages_read(database: Database, ran: Ran) -> int:
+    """How many pages of tables and indexes this statement looks at."""
+    with database.reading() as db:
+        how = "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)"
+        explained = db.connection().exec_driver_sql(f"{how} {ran.statement}", ran.parameters)
+        plan = explained.scalar_one()[0]["Plan"]
+        return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+
+
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A plan's nodes."""
     yield plan
@@ -168,6 +177,19 @@ def test_a_list_reads_no_large_table_from_end_to_end(large: Large, path: str) ->
     assert answer.status_code == 200
     with within(large.project):  # as the request did, behind row-level security
         check(large.database, found)
+
+
+@pytest.mark.parametrize("path", LISTS)
+def test_row_level_security_does_not_make_a_list_read_more(large: Large, path: str) -> None:
+    with statements() as found:
+        large.http.get(path).raise_for_status()
+    lists = [ran for ran in found if ran.statement.lstrip().startswith("SELECT")]
+
+    without = sum(pages_read(large.database, ran) for ran in lists)
+    with within(large.project):
+        behind = sum(pages_read(large.database, ran) for ran in lists)
+
+    assert behind <= 1.5 * without + 20
 
 
 def test_a_scrape_reads_no_large_table_from_end_to_end(large: Large) -> None:
