@@ -27,16 +27,19 @@ POLL_S, READY_S, LONGEST_S = 0.5, 300.0, 1800.0
 
 
 def run(place: Place, jobs: int) -> bool:
-    """As many jobs for one worker as for two, each of which has a core of its own."""
+    """As many jobs for one worker as for two with a core each, and again in the other order."""
     database = Database(place.database_url)
     project = factories.make_project(database)
     headers = {"Authorization": f"Bearer {new_key(database, project)}"}
     with serving(place.settings()) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as http:
-        rates = [_candidates_a_minute(place, database, http, jobs, count) for count in (1, 2)]
+        rates = [_candidates_a_minute(place, database, http, jobs, count) for count in (1, 2, 2, 1)]
     database.dispose()
     cores = len(os.sched_getaffinity(0))
     held = judge(
-        "two workers build, times as many candidates as one", rates[1] / rates[0], SPEEDUP, least=True
+        "two workers build, times as many candidates as one",
+        (rates[1] + rates[2]) / (rates[0] + rates[3]),
+        SPEEDUP,
+        least=True,
     )
     return held or cores < 2  # noqa: PLR2004 - one core for each worker
 
@@ -44,6 +47,7 @@ def run(place: Place, jobs: int) -> bool:
 def _candidates_a_minute(
     place: Place, database: Database, http: httpx.Client, jobs: int, count: int
 ) -> float:
+    used = _cpu_s()
     with ExitStack() as stack:
         before = _connections(place, database)
         for number in range(count):
@@ -53,6 +57,7 @@ def _candidates_a_minute(
         after = _connections(place, database)
     built, seconds = _built(database, made)
     say(f"workers of one core: {count}; candidates a minute", f"{built / seconds * 60:.1f}")
+    say("s of CPU for each candidate, of all workers", f"{(_cpu_s() - used) / built:.1f}")
     each = [(late - early) / count for early, late in zip(before, after, strict=True)]
     say("connections of each worker to Postgres, to Redis", f"{each[0]:.1f} {each[1]:.1f}")
     return built / seconds * 60
@@ -80,6 +85,12 @@ def _worker(place: Place, database: Database, number: int) -> Iterator[None]:
             yield
         finally:
             process.kill()
+
+
+def _cpu_s() -> float:
+    """Seconds of CPU of the workers that have ended, and of what they ran."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _is_there(database: Database, pid: int) -> bool:

@@ -94,5 +94,5 @@ def new_bucket() -> str:
 
 @cache
 def _client() -> "S3Client":
-    made: S3Client = boto3.session.Session().client("s3")
+    made: S3Client = boto3.client("s3")
     return made

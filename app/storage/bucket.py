@@ -149,7 +149,7 @@ class Bucket:
 
 def _client() -> "S3Client":
     """Signs the SHA-256 of every body, which the store checks: no store has to know newer checksums."""
-    made: S3Client = boto3.session.Session().client(
+    made: S3Client = boto3.client(
         "s3",
         config=Config(
             signature_version="s3v4",

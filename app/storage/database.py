@@ -19,7 +19,7 @@ from sqlalchemy import event
 from app.db.queries import objects
 from app.db.session import Database
 from app.storage.base import ABANDONED_S, CHUNK, Received
-from app.storage.pieces import PieceReader, Pieces
+from app.storage.pieces import PiecePart, PieceReader, Pieces
 
 
 class DatabaseStorage:
@@ -44,7 +44,7 @@ class DatabaseStorage:
                 self.delete(writer.key)
 
     @contextmanager
-    def extend(self, key: str, size: int) -> Iterator["DatabasePart"]:
+    def extend(self, key: str, size: int) -> Iterator[PiecePart]:
         """Go on with a part after its first `size` bytes."""
         with self._database.writing() as db:
             if not objects.touch_object(db, key):
@@ -52,7 +52,7 @@ class DatabaseStorage:
                     raise FileNotFoundError(key)
                 objects.begin_object(db, key, visible=True)
             objects.cut_object(db, key, size)
-        yield DatabasePart(self._database, key, size)
+        yield PiecePart(CHUNK, size, partial(self._append, key))
 
     def open(self, key: str) -> BinaryIO:
         """Read an object."""
@@ -89,6 +89,12 @@ class DatabaseStorage:
     def close(self) -> None:
         """Close every connection."""
         self._database.dispose()
+
+    def _append(self, key: str, start: int, piece: bytes) -> None:
+        with self._database.writing() as db:
+            if not objects.touch_object(db, key):
+                raise FileNotFoundError(key)
+            objects.add_chunk(db, key, start, piece)
 
     def _chunk(self, key: str, position: int) -> tuple[int, bytes]:
         with self._database.reading() as db:
@@ -130,29 +136,4 @@ class DatabaseWriter:
                 raise FileNotFoundError(self.key)
             if piece:
                 objects.add_chunk(db, self.key, self._stored, piece)
-        self._stored += len(piece)
-
-
-class DatabasePart:
-    """A part that grows."""
-
-    def __init__(self, database: Database, key: str, size: int) -> None:
-        self._database, self._key, self._stored = database, key, size
-        self._pieces = Pieces(CHUNK)
-
-    def write(self, chunk: bytes) -> None:
-        """Append."""
-        for piece in self._pieces.add(chunk):
-            self._store(piece)
-
-    def sync(self) -> None:
-        """Store what fills no chunk yet."""
-        if rest := self._pieces.rest():
-            self._store(rest)
-
-    def _store(self, piece: bytes) -> None:
-        with self._database.writing() as db:
-            if not objects.touch_object(db, self._key):
-                raise FileNotFoundError(self._key)
-            objects.add_chunk(db, self._key, self._stored, piece)
         self._stored += len(piece)

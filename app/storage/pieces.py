@@ -26,6 +26,27 @@ class Pieces:
         return held
 
 
+class PiecePart:
+    """A part that grows from its byte `stored` on; `store(start, piece)` makes a piece durable."""
+
+    def __init__(self, size: int, stored: int, store: Callable[[int, bytes], None]) -> None:
+        self._pieces, self._stored, self._store = Pieces(size), stored, store
+
+    def write(self, chunk: bytes) -> None:
+        """Append; what fills a piece is stored."""
+        for piece in self._pieces.add(chunk):
+            self._append(piece)
+
+    def sync(self) -> None:
+        """Store the rest too."""
+        if rest := self._pieces.rest():
+            self._append(rest)
+
+    def _append(self, piece: bytes) -> None:
+        self._store(self._stored, piece)
+        self._stored += len(piece)
+
+
 class PieceReader(io.RawIOBase):
     """Reads an object of which `fetch(position)` gives a piece that holds this byte, and the piece's start.
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from app.storage.base import ABANDONED_S, Received
 from app.storage.bucket import Bucket, Extent
-from app.storage.pieces import PieceReader, Pieces
+from app.storage.pieces import PiecePart, PieceReader, Pieces
 
 PIECE = 8 * 1024 * 1024  # bytes; a store takes 10,000 pieces of an object
 WINDOW = 4 * 1024 * 1024  # bytes read at once
@@ -43,7 +43,7 @@ class S3Storage:
             writer.close()
 
     @contextmanager
-    def extend(self, key: str, size: int) -> Iterator["S3Part"]:
+    def extend(self, key: str, size: int) -> Iterator[PiecePart]:
         """Go on with a part after its first `size` bytes."""
         extents = self._bucket.extents(f"{key}.")
         if sum(extent.size for extent in extents) < size:
@@ -56,7 +56,7 @@ class S3Storage:
                 self._bucket.put(extent.name, first)
         if size == 0:
             self._bucket.put(_piece_name(key, 0), b"")
-        yield S3Part(self._bucket, key, size)
+        yield PiecePart(PIECE, size, partial(self._append, key))
 
     def open(self, key: str) -> BinaryIO:
         """Read an object."""
@@ -91,6 +91,9 @@ class S3Storage:
     def close(self) -> None:
         """Close every connection."""
         self._bucket.client.close()
+
+    def _append(self, key: str, start: int, piece: bytes) -> None:
+        self._bucket.put(_piece_name(key, start), piece)
 
     def _window(self, extents: list[Extent], position: int) -> tuple[int, bytes]:
         for extent in extents:
@@ -140,28 +143,6 @@ class S3Writer:
             self._upload_id = self._bucket.begin_upload(self._key)
         number = len(self._tags) + 1
         self._tags.append(self._bucket.send(self._key, self._upload_id, number, piece))
-
-
-class S3Part:
-    """A part that grows."""
-
-    def __init__(self, bucket: Bucket, key: str, size: int) -> None:
-        self._bucket, self._key, self._stored = bucket, key, size
-        self._pieces = Pieces(PIECE)
-
-    def write(self, chunk: bytes) -> None:
-        """Append."""
-        for piece in self._pieces.add(chunk):
-            self._store(piece)
-
-    def sync(self) -> None:
-        """Store what fills no piece yet."""
-        if rest := self._pieces.rest():
-            self._store(rest)
-
-    def _store(self, piece: bytes) -> None:
-        self._bucket.put(_piece_name(self._key, self._stored), piece)
-        self._stored += len(piece)
 
 
 def _piece_name(key: str, start: int) -> str:

@@ -24,7 +24,8 @@ from app.secrets import new_key as new_secret_key
 from app.services import keys
 from app.settings import Settings
 from app.storage import LocalStorage
-from tests import factories
+from tests import factories, object_stores
+from tests.object_stores import Store
 from tests.waiting import SECONDS, in_time
 
 MIB = 1024 * 1024
@@ -82,6 +83,23 @@ def serving(settings: Settings) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(params=["folder", "sqlite", "postgres", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    """A blob store of each kind."""
+    match request.param:
+        case "folder":
+            opened = object_stores.local(tmp_path / "blobs")
+        case "s3":
+            opened = object_stores.s3(request.getfixturevalue("s3_url"))
+        case kind:
+            url = request.getfixturevalue("sqlite_url" if kind == "sqlite" else "own_postgres_url")
+            behind = Database(url)
+            request.addfinalizer(behind.dispose)  # noqa: PT021 - after the store
+            opened = object_stores.database(behind, url)
+    yield opened
+    opened.storage.close()
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])

@@ -4,7 +4,6 @@ import hashlib
 import os
 import secrets
 import tracemalloc
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,23 +24,6 @@ from tests.object_stores import Store
 
 CONTENT = os.urandom(9 * CHUNK + 5)  # more than one piece of every store
 KEY = "ab" * 16
-KINDS = ["folder", "sqlite", "postgres", "s3"]
-
-
-@pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    match request.param:
-        case "folder":
-            opened = object_stores.local(tmp_path / "blobs")
-        case "s3":
-            opened = object_stores.s3(request.getfixturevalue("s3_url"))
-        case kind:
-            url = request.getfixturevalue("sqlite_url" if kind == "sqlite" else "own_postgres_url")
-            behind = Database(url)
-            request.addfinalizer(behind.dispose)  # noqa: PT021 - after the store
-            opened = object_stores.database(behind, url)
-    yield opened
-    opened.storage.close()
 
 
 def read(store: Store, key: str) -> bytes:
@@ -235,8 +217,8 @@ def test_many_write_at_once(store: Store) -> None:
     def written(number: int) -> tuple[int, str]:
         return number, factories.store(store.storage, CONTENT[number:]).key
 
-    with ThreadPoolExecutor(4) as pool:
-        keys = dict(pool.map(written, range(4)))
+    with ThreadPoolExecutor(3) as pool:
+        keys = dict(pool.map(written, range(3)))
 
     assert all(read(store, key) == CONTENT[number:] for number, key in keys.items())
 
@@ -245,16 +227,16 @@ def test_memory_does_not_grow_with_an_object(store: Store) -> None:
     tracemalloc.start()
     try:
         with store.storage.create() as writer:
-            for _ in range(48):
+            for _ in range(40):
                 writer.write(CONTENT[:CHUNK])
             key = writer.finish().key
         with store.storage.open(key) as file:
-            assert sum(map(len, chunks(file))) == 48 * CHUNK
+            assert sum(map(len, chunks(file))) == 40 * CHUNK
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
 
-    assert peak < 32 * CHUNK
+    assert peak < 25 * CHUNK
 
 
 def test_only_a_bucket_has_links_and_they_keep_name_and_type(store: Store) -> None:
