@@ -2,14 +2,16 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from app.db import queries
+from app.db.queries import scrubbing
 from app.domain import processor
+from app.services import blobs
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
@@ -37,18 +39,21 @@ class Work:
         """Copy a blob into the step's folder and check its digest.
 
         Raises:
-            OSError: The store's bytes are not what they were.
+            OSError: The store's bytes are not what they were; the sweeper will look at them.
+            BlobDamaged: It has looked.
         """
         with self.process.database.reading() as db:
-            key = queries.blob(db, sha256).key
+            key = blobs.whole(db, sha256).key
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
-        with self.process.storage.open(key) as source, target.open("xb") as copy:
+        with suppress(FileNotFoundError), self.process.storage.open(key) as source, target.open("xb") as copy:
             for chunk in chunks(source):
                 digest.update(chunk)
                 copy.write(chunk)
         if digest.hexdigest() != sha256:
+            with self.process.database.writing() as db:
+                scrubbing.suspect_blob(db, sha256)
             message = f"blob {sha256} is damaged in the store"
             raise OSError(message)
         return target

@@ -42,7 +42,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     206: {"description": "The bytes of `Range`", "content": {"application/octet-stream": BINARY}},
     304: {"description": "If-None-Match names what is here"},
     307: {"description": "The object store has the bytes at `Location`, for five minutes; only with `s3://`"},
-    **refuses("range_not_satisfiable"),
+    **refuses("range_not_satisfiable", "blob_damaged"),
 }
 
 

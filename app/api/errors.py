@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 STATUS = {
     "already_created": 409,
+    "blob_damaged": 410,
     "checksum_mismatch": 460,
     "conflict": 409,
     "digest_mismatch": 422,

@@ -18,6 +18,7 @@ _ERRORS: dict[str, DomainError] = {
         "The first request with this key made key_01k9000000000000000e7amp1e; its answer held a secret "
         "and is not kept; rotate it, which answers a new one."
     ),
+    "blob_damaged": domain.BlobDamaged(),
     "checksum_mismatch": domain.ChecksumMismatch(),
     "conflict": domain.Conflict("There is a project named 'speech team' already; choose another name."),
     "digest_mismatch": domain.DigestMismatch(),
@@ -112,6 +113,7 @@ def add_common(operation: dict[str, Any], method: str, path: str) -> None:
     names = list(ALWAYS)
     names += ["not_found"] if "_id}" in path else []
     names += ["invalid_input"] if asked or "requestBody" in operation else []
+    names += ["request_timeout"] if "requestBody" in operation else []
     names += ["in_progress", "idempotency_key_reused"] if "idempotency-key" in asked else []
     for name in names:
         _add(operation["responses"], name, key=str)

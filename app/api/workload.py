@@ -105,7 +105,7 @@ def _health(found: workload.Workload) -> Iterator[Metric]:
     for name, unit in (("blobs", ""), ("blob_bytes", ".bytes")):
         known = [(state, found.measures.get(f"{BLOBS}.{state}{unit}")) for state in BLOB_STATES]
         rows = [((state,), measure.value) for state, measure in known if measure]
-        text = "Blobs that something refers to, that nothing does, and that are coming; every five minutes"
+        text = "Blobs that are used, unused, coming, and (of the first two) damaged; every five minutes"
         yield _gauge(name, text, ("state",), rows)
 
 

@@ -100,13 +100,15 @@ class IdempotencyKey(Base):
 
 
 class Blob(Base):
-    """Bytes in the blob store, under a random key."""
+    """Bytes in the blob store, under a random key: when they were last read, since when they are damaged."""
 
     __tablename__ = "blobs"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
+    checked_at: Mapped[int] = mapped_column(BigInteger, default=now_us(), server_default="0", index=True)
+    damaged_at: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class ProjectBlob(Base):
@@ -319,6 +321,7 @@ class Step(Base):
     rung_at: Mapped[int] = mapped_column(BigInteger, default=now_us())
     lease_until: Mapped[int | None] = mapped_column(BigInteger)
     worker: Mapped[str | None] = mapped_column(String(200))
+    traceparent: Mapped[str | None] = mapped_column(String(55))
     sandbox: Mapped[list[str] | None] = mapped_column(Json)
     progress: Mapped[float] = mapped_column(default=0.0)
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))

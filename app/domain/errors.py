@@ -93,6 +93,12 @@ class DigestMismatch(DomainError):
     code = "digest_mismatch"
 
 
+class BlobDamaged(DomainError):
+    """The bytes are damaged in the store; sending them again repairs them."""
+
+    code = "blob_damaged"
+
+
 class OffsetMismatch(DomainError):
     """The upload goes on at another byte."""
 

@@ -8,7 +8,7 @@ from app.db import queries
 from app.db.models import Blob
 from app.db.queries import blobs as statements
 from app.db.session import after_commit
-from app.domain.errors import EmptyFile, FieldError, InvalidInput
+from app.domain.errors import BlobDamaged, EmptyFile, FieldError, InvalidInput
 from app.storage import Received, Storage
 
 
@@ -59,8 +59,24 @@ def referable(db: Session, project_id: str, sha256: str, pointer: str) -> Blob:
     return found
 
 
+def whole(db: Session, sha256: str) -> Blob:
+    """A blob that some row refers to, to be read.
+
+    Raises:
+        BlobDamaged: Its bytes in the store are not what they were.
+    """
+    found = queries.blob(db, sha256)
+    if found.damaged_at is not None:
+        raise BlobDamaged(
+            f"The bytes of {sha256} are damaged in the store; sending them again, "
+            f"with PUT /v1/blobs/{sha256} or as a new upload, repairs them."
+        )
+    return found
+
+
 def drop(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
     """Remove bytes that nothing in the project refers to; from the store too when nobody else has them."""
+    statements.lock_blob(db, sha256)  # before counting: whoever is about to refer to them is counted
     if queries.blob_references(db, project_id, sha256):
         return
     key = queries.forget_blob(db, project_id, sha256)
@@ -70,5 +86,6 @@ def drop(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
 
 def collect(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
     """Remove bytes that a project sent and did not use in time; renewed meanwhile, they stay."""
+    statements.lock_blob(db, sha256)
     if statements.has_expired(db, project_id, sha256):
         drop(db, storage, project_id, sha256)

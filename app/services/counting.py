@@ -3,12 +3,12 @@
 from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS
-from app.db.queries import health, measures, tallies
+from app.db.queries import health, measures, scrubbing, tallies
 from app.domain import tally
 
 SWEPT = health.SWEEP
 BLOBS = "blobs"
-BLOB_STATES = ("used", "unused", "receiving")
+BLOB_STATES = ("used", "unused", "receiving", "damaged")
 MEASURED_EVERY = 300 * MICROSECONDS
 
 
@@ -24,7 +24,8 @@ def measure_blobs(db: Session) -> None:
         return
     blobs, size = measures.all_blobs(db)
     used, used_size = measures.used_blobs(db)
-    found = ((used, used_size), (blobs - used, size - used_size), measures.coming_uploads(db))
+    unused = (blobs - used, size - used_size)
+    found = ((used, used_size), unused, measures.coming_uploads(db), scrubbing.damaged_blobs(db))
     for state, (count, its_size) in zip(BLOB_STATES, found, strict=True):
         measures.keep(db, f"{BLOBS}.{state}", count)
         measures.keep(db, f"{BLOBS}.{state}.bytes", its_size)

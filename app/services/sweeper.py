@@ -11,7 +11,7 @@ from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
 from app.db.session import Database
 from app.domain.pruning import Kept
-from app.services import blobs, counting, jobs, orphans, outcomes, pruning, steps, uploads
+from app.services import blobs, counting, jobs, orphans, outcomes, pruning, scrubbing, steps, uploads
 from app.services.steps import Stale
 from app.storage import Storage
 from app.storage.base import SHELVES
@@ -50,6 +50,7 @@ def _tidy(database: Database, storage: Storage) -> None:
     try:
         storage.tidy()
         orphans.collect(database, storage)
+        scrubbing.scrub(database, storage)
     except OSError:
         log.warning("the blob store could not be swept", exc_info=True)
 

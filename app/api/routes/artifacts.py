@@ -7,6 +7,7 @@ from app.api.deps import App, ReadDb, Service, Who
 from app.api.download import ANSWERS, BINARY, Object, send_object
 from app.db import queries
 from app.db.models import Artifact
+from app.services import blobs
 
 ANY_TYPE = ANSWERS | {status: ANSWERS[status] | {"content": {"*/*": BINARY}} for status in (200, 206)}
 router = APIRouter(prefix="/artifacts")
@@ -24,6 +25,6 @@ def download_artifact(
 
 def send_artifact(request: Request, service: App, db: Session, artifact: Artifact) -> Response:
     """The bytes of an artifact."""
-    blob = queries.blob(db, artifact.sha256)
+    blob = blobs.whole(db, artifact.sha256)
     what = Object(blob.sha256, blob.key, blob.size, artifact.filename)
     return send_object(request, service.storage, what, artifact.media_type)

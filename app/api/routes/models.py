@@ -147,7 +147,7 @@ def download_version(
 
 
 def _stored(db: Session, file: VersionFile) -> Object:
-    blob = queries.blob(db, file.sha256)
+    blob = blobs.whole(db, file.sha256)
     return Object(blob.sha256, blob.key, blob.size, file.path)
 
 

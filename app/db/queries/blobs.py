@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import (
     and_,
+    case,
     delete,
     func,
     select,
@@ -26,9 +27,18 @@ from app.db.session import across_projects
 
 
 def insert_blob(db: Session, sha256: str, key: str, size: int) -> str:
-    """Record a blob and lock its row; the answer is the key under which the store has these bytes."""
-    statement = insert(db, Blob).values(sha256=sha256, key=key, size=size, created_at=now_us())
-    same = {"size": statement.excluded.size}  # an update, though it changes nothing, locks the row
+    """Record a blob and lock its row; the answer is the key under which the store has these bytes.
+
+    What was damaged lies under the new key from then on.
+    """
+    now = now_us()
+    statement = insert(db, Blob).values(sha256=sha256, key=key, size=size, created_at=now, checked_at=now)
+    damaged = Blob.damaged_at.is_not(None)  # an update, also one that changes nothing, locks the row
+    same = {
+        "key": case((damaged, statement.excluded.key), else_=Blob.key),
+        "checked_at": case((damaged, now), else_=Blob.checked_at),
+        "damaged_at": None,
+    }
     kept = statement.on_conflict_do_update(index_elements=["sha256"], set_=same).returning(Blob.key)
     return db.scalars(kept).one()
 
@@ -45,10 +55,15 @@ def grant_blob(db: Session, project_id: str, sha256: str, seconds: int) -> None:
 
 
 def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = False) -> Blob | None:
-    """The blob, when this project may refer to it; with `keep` it cannot go before the transaction ends."""
+    """The blob, when this project may refer to it; with `keep` it cannot go before the transaction ends.
+
+    None also for one that is damaged: it has to be sent again.
+    """
     mine = and_(ProjectBlob.sha256 == Blob.sha256, ProjectBlob.project_id == project_id)
-    found = select(Blob).join(ProjectBlob, mine).where(Blob.sha256 == sha256)
-    return db.scalars(found.with_for_update(read=True, of=Blob) if keep else found).one_or_none()
+    found = select(Blob).join(ProjectBlob, mine).where(Blob.sha256 == sha256, Blob.damaged_at.is_(None))
+    if keep:  # in a statement of its own: one that waits for a lock goes on with what it saw before
+        db.execute(select(Blob.sha256).where(Blob.sha256 == sha256).with_for_update(read=True))
+    return db.scalars(found).one_or_none()
 
 
 def blob(db: Session, sha256: str) -> Blob:
@@ -87,9 +102,13 @@ def expired_grants(db: Session) -> Sequence[tuple[str, str]]:
     return [(project, sha256) for project, sha256 in db.execute(late.limit(100))]
 
 
+def lock_blob(db: Session, sha256: str) -> Blob | None:
+    """The blob, locked until the transaction ends: nobody can begin to refer to it meanwhile."""
+    return db.scalars(locked(select(Blob).where(Blob.sha256 == sha256))).one_or_none()
+
+
 def has_expired(db: Session, project_id: str, sha256: str) -> bool:
-    """Whether a project's right to these bytes ran out; their row is locked until the transaction ends."""
-    db.scalars(locked(select(Blob).where(Blob.sha256 == sha256))).one_or_none()
+    """Whether a project's right to these bytes ran out; the caller has locked them."""
     mine = (ProjectBlob.project_id == project_id, ProjectBlob.sha256 == sha256)
     return bool(
         db.scalars(select(ProjectBlob.sha256).where(*mine, ProjectBlob.expires_at <= now_us())).first()
@@ -97,8 +116,11 @@ def has_expired(db: Session, project_id: str, sha256: str) -> bool:
 
 
 def forget_blob(db: Session, project_id: str, sha256: str) -> str | None:
-    """End a project's right to these bytes; the store's key, when nobody is left who has one."""
-    row = db.scalars(locked(select(Blob).where(Blob.sha256 == sha256))).one_or_none()
+    """End a project's right to these bytes; the store's key, when nobody is left who has one.
+
+    The caller has locked the blob.
+    """
+    row = db.get(Blob, sha256)
     if row is None:
         return None
     mine = ProjectBlob.project_id == project_id
