@@ -33,6 +33,7 @@ def patience() -> Iterator[None]:
             patch.setitem(broker.WRITE_OPTIONS, name, SECONDS)
         patch.setattr("app.api.rates.PATIENCE_S", SECONDS)
         patch.setattr("app.db.session.STATEMENT_SECONDS", SECONDS)
+        patch.setattr("app.db.session.SILENT_SECONDS", SECONDS)
         patch.setattr("app.listen.HEAD_SECONDS", SECONDS)
         yield
 

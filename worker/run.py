@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app import broker
@@ -213,8 +213,9 @@ def _write(process: Process, end: Callable[[Session], None]) -> None:
         try:
             with process.database.writing() as db:
                 end(db)
-        except OperationalError as error:
-            if time.monotonic() > give_up or process.stopping.is_set():
+        except DBAPIError as error:
+            away = isinstance(error, OperationalError) or error.connection_invalidated
+            if not away or time.monotonic() > give_up or process.stopping.is_set():
                 raise
             log.warning("the end of a step could not be written; trying again: %s", error)
             time.sleep(WRITE_AGAIN_SECONDS)

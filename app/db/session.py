@@ -24,6 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 log = logging.getLogger(__name__)
 CALLBACKS = "after_commit"
 STATEMENT_SECONDS = 30
+SILENT_SECONDS = 30  # who stands still in a transaction keeps its locks for no longer than a lease
 CONNECTIONS = 30
 RESTED_SECONDS = 1.0
 TENANT = "fewbits_tenant"  # the role that policies of row-level security hold; migrations make it
@@ -135,7 +136,8 @@ def _connect(url: str) -> Engine:
         connect_args={
             "connect_timeout": 5,
             "tcp_user_timeout": 15_000,  # milliseconds: shorter than a lease, so that a heartbeat cannot hang
-            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s",
+            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={STATEMENT_SECONDS}s "
+            f"-c idle_in_transaction_session_timeout={SILENT_SECONDS}s",
         },
     )
     event.listen(engine, "checkin", _note_return)

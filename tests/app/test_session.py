@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from app.db import queries
 from app.db.models import Project
@@ -113,3 +114,22 @@ def test_the_databases_clock_counts_microseconds_and_does_not_stand_still(databa
         db.refresh(stamped)
     assert abs(stamped.created_at / 1e6 - seconds) < 60
     assert 1.7e9 < seconds < 5e9
+
+
+def test_a_process_that_stands_still_in_a_transaction_loses_its_locks(
+    own_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is stopped, or whose host is, would hold up its job and every sweep."""
+    other = Database(own_postgres_url)
+    monkeypatch.setattr("app.db.session.SILENT_SECONDS", 1)
+    stopped = Database(own_postgres_url)
+    project = factories.make_project(other)
+    lock = select(Project).where(Project.id == project).with_for_update()
+
+    with pytest.raises(DBAPIError, match="idle-in-transaction"), stopped.writing() as db:
+        db.scalars(lock).one()
+        with other.writing() as waiting:
+            assert waiting.scalars(lock).one().id == project
+        db.scalars(lock).one()
+    other.dispose()
+    stopped.dispose()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.db.models import Step, Version
@@ -132,15 +132,23 @@ def test_an_error_of_the_domain_is_final_too(process: Process, step: str, do: Do
     assert found.problem == Problem("not_found", "gone")
 
 
+@pytest.mark.parametrize(
+    "away",
+    [
+        OperationalError("", {}, Exception("server closed the connection unexpectedly")),
+        DBAPIError("", {}, Exception("idle-in-transaction timeout"), connection_invalidated=True),
+    ],
+    ids=["away", "timed out"],
+)
 def test_a_result_waits_for_a_database_that_is_away_for_a_moment(
-    process: Process, version: str, step: str, do: Do
+    process: Process, version: str, step: str, do: Do, away: DBAPIError
 ) -> None:
     broken: list[str] = []
 
     def record(db: Session) -> None:
         if not broken:
             broken.append(step)
-            raise OperationalError("", {}, Exception("server closed the connection unexpectedly"))
+            raise away
         factories.accepted(version)(db)
 
     do(lambda _work: record)
