@@ -126,10 +126,11 @@ def test_a_process_that_stands_still_in_a_transaction_loses_its_locks(
     project = factories.make_project(other)
     lock = select(Project).where(Project.id == project).with_for_update()
 
-    with pytest.raises(DBAPIError, match="idle-in-transaction"), stopped.writing() as db:
-        db.scalars(lock).one()
-        with other.writing() as waiting:
-            assert waiting.scalars(lock).one().id == project
-        db.scalars(lock).one()
+    with stopped.engine.connect() as connection:
+        connection.execute(lock)
+        with other.writing() as db:
+            assert db.scalars(lock).one().id == project
+        with pytest.raises(DBAPIError, match="idle-in-transaction"):
+            connection.execute(lock)
     other.dispose()
     stopped.dispose()
