@@ -13,7 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app import log
+from app import log, tracing
 from app.start import DRAIN_SECONDS
 
 REQUESTS = 1024  # under way at once; more are answered 503
@@ -34,6 +34,7 @@ def main() -> None:
     where = parser.parse_args()
     _allow_files()
     log.configure()
+    tracing.configure("api")
     uvicorn.run(
         "app.main:create_app",
         factory=True,

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from functools import cache
 
+from opentelemetry.trace import SpanKind
+
 from app.domain import notice, webhook
 from app.log import about
 from app.secrets import Sealer
@@ -19,6 +21,7 @@ from app.services.attempts import Message
 from app.services.events import acting_as
 from app.services.steps import Stale
 from app.settings import Settings
+from app.tracing import span
 from worker.process import Process
 from worker.senders import Senders
 from worker.webhooks import dial
@@ -58,7 +61,8 @@ def _run(process: Process, step_id: str) -> Sequence[str]:
     if message is None:
         return ()
     process.sending[threading.get_ident()] = message.claim
-    with about(**message.claim.ids):
+    claim = message.claim
+    with about(**claim.ids), span(claim.kind, claim.traceparent, SpanKind.CONSUMER, claim.ids):
         try:
             return _send(process, message)
         except Stale:

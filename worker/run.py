@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,7 @@ from app.services import outcomes, quotas, steps
 from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
+from app.tracing import span
 from worker import deliver, hostlock, probe
 from worker.child import NO_SPACE
 from worker.lease import Lease
@@ -70,7 +72,7 @@ def _claim_and_work(process: Process, step_id: str) -> None:
         claim = outcomes.begin(db, step_id, process.name, process.settings.quotas, probe.layers())
     if claim is None:
         return
-    with about(**claim.ids):
+    with about(**claim.ids), span(claim.kind, claim.traceparent, SpanKind.CONSUMER, claim.ids):
         log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
         try:
             _work(process, claim)

@@ -13,6 +13,7 @@ from celery.signals import celeryd_init, setup_logging, worker_init, worker_read
 from sqlalchemy.exc import DBAPIError
 
 from app import log as logs
+from app import tracing
 from app.broker import celery, doorbell
 from app.db.queries import workers
 from app.services import hosts, sweeper
@@ -41,6 +42,7 @@ def process() -> Process:
 
 @cache
 def _process() -> Process:
+    tracing.configure("worker")
     return start(Settings())
 
 

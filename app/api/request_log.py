@@ -3,9 +3,11 @@
 import logging
 import time
 
+from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.log import Ids, about
+from app.tracing import attributes
 
 log = logging.getLogger(__name__)
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})  # somebody asks these every few seconds
@@ -29,6 +31,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                trace.get_current_span().set_attributes(attributes(_ids(scope)))  # FastAPI's, of the request
             await send(message)
 
         with about(lambda: _ids(scope)):

@@ -13,6 +13,7 @@ from app.db.queries import webhooks
 from app.db.session import after_commit
 from app.domain.errors import DomainError
 from app.domain.patience import IN_FLIGHT
+from app.tracing import traceparent
 
 LOSSES_ALLOWED = 3
 RINGS_PER_QUEUE = 200
@@ -36,6 +37,7 @@ class Claim:
     job_id: str | None
     project_id: str
     losses: int
+    traceparent: str | None = None
 
     @property
     def ids(self) -> dict[str, object]:
@@ -49,6 +51,7 @@ def enqueue(
 ) -> Step:
     """Insert a queued step and ring for it once the transaction is committed."""
     step = Step(project_id=project_id, kind=kind, subject_id=subject_id, job_id=job_id, round=round_)
+    step.traceparent = traceparent()
     db.add(step)
     db.flush()
     after_commit(db, broker.ring, step.id, kind)
@@ -71,7 +74,8 @@ def claim(db: Session, step_id: str, worker: str, sandbox: Sequence[str] = ()) -
     if attempt is None:
         return None
     step = db.get_one(Step, step_id, populate_existing=True)
-    return Claim(step.id, attempt, step.kind, step.subject_id, step.job_id, step.project_id, step.losses)
+    ids = (step.id, attempt, step.kind, step.subject_id, step.job_id, step.project_id)
+    return Claim(*ids, step.losses, step.traceparent)
 
 
 def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> None:
