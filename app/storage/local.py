@@ -42,7 +42,7 @@ class LocalStorage:
     def extend(self, key: str, size: int) -> Iterator["LocalPart"]:
         """Go on with a part after its first `size` bytes."""
         path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         with path.open("r+b" if size else "wb", buffering=0) as file:
             file.truncate(size)
             file.seek(size)
@@ -86,7 +86,7 @@ class LocalWriter:
         self.size = self._synced = 0
         self._key = key
         self._path = root / key[:2] / key
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(self._path.parent)
         self._temporary = root / UNFINISHED / f".{key}.part"
         self._temporary.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._temporary.open("wb", buffering=0)
@@ -142,6 +142,13 @@ def _write_all(file: FileIO, chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[file.write(view) :]
+
+
+def _make_folder(folder: Path) -> None:
+    """What lies in it is durable only if its own name is."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:
