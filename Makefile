@@ -53,7 +53,7 @@ lock: .venv/dev ## choose the newest versions that fit, and write the locks: of 
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
 	@$(LOCK) --upgrade --extra embedded --output-file requirements.lock
 	@$(LOCK) --upgrade --extra embedded --extra dev --constraint requirements.lock --output-file requirements-dev.lock
-	@$(LOCK) --upgrade --extra s3 --constraint requirements.lock --output-file requirements-image.lock
+	@$(LOCK) --upgrade --extra s3 --extra tracing --constraint requirements.lock --output-file requirements-image.lock
 
 openapi: .venv/dev ## write docs/openapi.json and the client's schema anew, after a change of the API on purpose
 	@$(BIN)/python -c 'from app.api import openapi; from app.main import create_app; \
