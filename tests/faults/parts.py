@@ -32,6 +32,7 @@ from tests.waiting import POLL_SECONDS, SECONDS, in_time
 
 ROOT = Path(__file__).parents[2]
 API_SOCKET = "api.sock"
+READY = " ready."  # what a worker says
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 LONGEST_SECONDS = 3600  # hundreds of jobs on a busy host
@@ -199,13 +200,13 @@ class Cluster:
         self.engines.append(worker)
         return worker
 
-    def restart(self, part: Child) -> None:
-        """Ask a part to stop, wait until it has, and start it again."""
-        assert part.process
-        os.killpg(part.process.pid, signal.SIGTERM)
-        process = part.process
+    def restart(self, worker: Child) -> None:
+        """Ask a worker to stop, wait until it has, start it again, and wait until it takes work."""
+        assert worker.process
+        process, before = worker.process, self.log_of(worker).count(READY)
+        os.killpg(process.pid, signal.SIGTERM)
         assert in_time(lambda: process.poll() is not None)
-        self.keep_up()
+        assert self.until(lambda: self.log_of(worker).count(READY) > before)
 
     def stop(self) -> None:
         """End everything; who is stopped by a signal goes on first."""

@@ -34,6 +34,10 @@ CLEAN = {429, 503, 507}  # says to try again, and nothing was done
 STEP_ENDED = {"done", "failed", "canceled"}
 PAUSE_S = 0.2
 MODELS = 4
+OPEN = (
+    "SELECT (SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')), "
+    "(SELECT count(*) FROM steps WHERE state IN ('queued', 'running') AND kind <> 'deliver')"
+)
 Settled = Callable[[], bool]
 TERMINAL = [f"job.{state}" for state in sorted(JOB_ENDED)]
 
@@ -151,10 +155,9 @@ def submitting(
 
 
 def ended(cluster: Cluster) -> bool:
-    """Whether all jobs have ended, by the database's word."""
-    open_jobs = "SELECT count(*) FROM jobs WHERE state IN ('queued', 'running')"
+    """Whether all jobs and inspections have ended, by the database's word."""
     with suppress(psycopg.OperationalError):
-        return cluster.postgres.execute(open_jobs, cluster.database) == [(0,)]
+        return cluster.postgres.execute(OPEN, cluster.database) == [(0, 0)]
     return False
 
 

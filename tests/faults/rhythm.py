@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from app.embedded.children import Child
-
-READY = " ready."
+from tests.faults.parts import READY
 
 
 class Every:
