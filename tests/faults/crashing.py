@@ -1,0 +1,91 @@
+"""The API with places where it can be killed: `python -m tests.faults.crashing`.
+
+A file in the home folder names the place, and after how many passes; the process removes it and kills itself
+there, as if the host had lost its power between two lines.
+"""
+
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app import listen
+from app.api.idempotency import Writing
+from app.broker import Doorbell
+from app.services import blobs, uploads
+from app.settings import Settings
+from app.storage.local import LocalPart, LocalWriter
+
+ARMED = "crash"
+PLACES: dict[str, tuple[Any, str]] = {
+    "commit": (Session, "commit"),
+    "ring": (Doorbell, "send"),
+    "write": (LocalWriter, "write"),
+    "finish": (LocalWriter, "finish"),
+    "fsync": (os, "fsync"),
+    "rename": (Path, "rename"),
+    "row": (blobs, "keep"),
+    "sync": (LocalPart, "sync"),
+    "count": (uploads, "advance"),
+    "complete": (uploads, "complete"),
+    "answer": (Writing, "keep"),
+}
+guard = threading.Lock()
+
+
+def arm(home: Path, place: str, when: str, passes: int) -> None:
+    """Let the next process that comes by die before or after this place, at this pass."""
+    unfinished = home / f"{ARMED}.new"
+    unfinished.write_text(f"{place} {when} {passes}")
+    unfinished.rename(home / ARMED)
+
+
+def pass_by(home: Path, place: str, when: str) -> None:
+    """Die here, if it is the place and the time."""
+    with guard:
+        try:
+            named, then, passes = (home / ARMED).read_text().split()
+        except FileNotFoundError:
+            return
+        if (named, then) != (place, when):
+            return
+        if int(passes) > 1:
+            (home / ARMED).write_text(f"{place} {when} {int(passes) - 1}")
+            return
+        (home / ARMED).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wrapped(home: Path, place: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with a place before it and one after it."""
+    if inspect.iscoroutinefunction(function):
+
+        @wraps(function)
+        async def passing(*arguments: Any, **options: Any) -> Any:
+            pass_by(home, place, "before")
+            result = await function(*arguments, **options)
+            pass_by(home, place, "after")
+            return result
+
+        return passing
+
+    @wraps(function)
+    def going(*arguments: Any, **options: Any) -> Any:
+        pass_by(home, place, "before")
+        result = function(*arguments, **options)
+        pass_by(home, place, "after")
+        return result
+
+    return going
+
+
+if __name__ == "__main__":
+    for name, (owner, attribute) in PLACES.items():
+        setattr(owner, attribute, wrapped(Settings().home, name, getattr(owner, attribute)))
+    listen.main()
