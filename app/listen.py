@@ -96,7 +96,7 @@ class BoundedProtocol(H11Protocol):
         """The connection may serve again."""
         super().on_response_complete()
         self._watch_answer()
-        if not self._is_serving():
+        if not self._is_serving() and not self.transport.is_closing():
             self.waiting_since = self.loop.time()
 
     def pause_writing(self) -> None:

@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from app import broker
 from app.db.models import Step, StepLog
-from app.domain.errors import DomainError, Problem
+from app.db.queries import drains
+from app.domain.errors import BlobDamaged, DomainError, Problem
 from app.log import about
 from app.services import outcomes, quotas, steps
 from app.services.events import acting_as
@@ -69,6 +70,8 @@ def _host(process: Process, kind: str) -> Iterator[None]:
 
 def _claim_and_work(process: Process, step_id: str) -> None:
     with process.database.writing() as db:
+        if process.stopping.is_set() or drains.is_drained(db, process.name):
+            return  # its message came before; the sweeper rings for others
         claim = outcomes.begin(db, step_id, process.name, process.settings.quotas, probe.layers())
     if claim is None:
         return
@@ -106,6 +109,8 @@ def _work(process: Process, claim: Claim) -> None:
         _hand_back(process, claim)
     except ChildLost as loss:
         _lose(process, claim, loss.detail)
+    except BlobDamaged as error:  # sent again, the bytes serve: nothing was wrong with the upload
+        _wait(process, claim, Problem.of(error))
     except DomainError as error:
         _fail(process, claim, Problem.of(error))
     except (OSError, SQLAlchemyError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from celery.signals import celeryd_init, setup_logging, worker_init, worker_ready, worker_shutting_down
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import log as logs
 from app import tracing
@@ -104,7 +104,7 @@ def _show_up(queues: list[str]) -> None:
                 if BENCHMARK in queues:
                     hosts.seen(db, host.describe())
             _leave_sign(process().settings.home)
-        except DBAPIError:
+        except (SQLAlchemyError, OSError):
             log.warning("this worker could not be noted; trying again", exc_info=True)
         if process().stopping.wait(SHOW_UP_SECONDS):
             return

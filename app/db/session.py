@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import Dialect, Engine, QueuePool, create_engine, event, text
+from sqlalchemy import Connection, Dialect, Engine, QueuePool, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 log = logging.getLogger(__name__)
 CALLBACKS = "after_commit"
+PROJECT = "project"
 STATEMENT_SECONDS = 30
 SILENT_SECONDS = 30  # who stands still in a transaction keeps its locks for no longer than a lease
 CONNECTIONS = 30
@@ -63,15 +64,23 @@ class Database:
         _run_callbacks(session)
 
     def _begin(self, session: Session, statement: str) -> None:
-        project_id = _project.get()
         if self.engine.dialect.name == "sqlite":
             session.execute(text(statement))
-        elif project_id is not None:
-            session.execute(OWN_ROWS, {"role": TENANT, "project": project_id})
+        else:
+            # On Postgres a session takes a connection with its first statement: one that had a connection
+            # before it had a thread could wait for threads that wait for connections.
+            session.info[PROJECT] = _project.get()
 
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+@event.listens_for(Session, "after_begin")
+def _take_role(session: Session, _transaction: object, connection: Connection) -> None:
+    project_id = session.info.get(PROJECT)
+    if project_id is not None:
+        connection.execute(OWN_ROWS, {"role": TENANT, "project": project_id})
 
 
 @contextmanager

@@ -1,14 +1,17 @@
 """Reads objects again, a few in each sweep, so that damage is known before somebody needs them.
 
 A damaged blob counts as not there: who would refer to it is asked to send it again, and that repairs it.
+It is read again too: a store that was mounted wrong has its objects when it comes back.
 """
 
 import hashlib
 import logging
+import threading
 from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Blob
 from app.db.queries import projects
@@ -20,8 +23,11 @@ from app.storage.base import chunks
 
 log = logging.getLogger(__name__)
 EVERY_S = 7 * 24 * 3600
+DAMAGED_EVERY_S = 3600
 AT_ONCE = 100
 AT_ONCE_BYTES = 64 * 1024 * 1024
+
+_one_at_a_time = threading.Lock()
 
 
 def scrub(database: Database, storage: Storage) -> None:
@@ -30,13 +36,28 @@ def scrub(database: Database, storage: Storage) -> None:
     Raises:
         OSError: The store is away.
     """
+    if not _one_at_a_time.acquire(blocking=False):
+        return  # sweeps come every few seconds, however long the store takes
+    try:
+        with database.reading() as db:
+            due = _affordable(statements.unchecked_blobs(db, EVERY_S * MICROSECONDS, AT_ONCE))
+        for blob in due:
+            _read_again(database, storage, blob)
+    finally:
+        _one_at_a_time.release()
+
+
+def _read_again(database: Database, storage: Storage, blob: Blob) -> None:
     with database.writing() as db:
-        due = _affordable(statements.unchecked_blobs(db, EVERY_S * MICROSECONDS, AT_ONCE))
-        statements.check_blobs(db, [blob.sha256 for blob in due])
-    for blob in due:
-        if not is_whole(storage, blob):
-            with database.writing() as db:
-                _mark(db, blob)
+        statements.check_blob(db, blob.sha256)
+    whole = is_whole(storage, blob)
+    if whole == (blob.damaged_at is None):
+        return
+    with database.writing() as db:
+        if whole:
+            statements.heal_blob(db, blob.sha256, blob.key)
+        else:
+            _mark(db, blob)
 
 
 def _affordable(found: Sequence[Blob]) -> list[Blob]:
@@ -67,7 +88,8 @@ def _mark(db: Session, blob: Blob) -> None:
     holders = statements.holders(db, blob.sha256)
     for project_id in holders:
         projects.lock_project(db, project_id)
-    if not statements.damage_blob(db, blob.sha256, blob.key):
+    due_soon = queries.now(db) - (EVERY_S - DAMAGED_EVERY_S) * MICROSECONDS
+    if not statements.damage_blob(db, blob.sha256, blob.key, due_soon):
         return
     log.error("the object %s is damaged: it is not the blob %s any more", blob.key, blob.sha256)
     for project_id in holders:

@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app import broker
 from app.db import queries
 from app.db.queries import drains, idempotency, keys, workers
@@ -51,7 +53,7 @@ def _tidy(database: Database, storage: Storage) -> None:
         storage.tidy()
         orphans.collect(database, storage)
         scrubbing.scrub(database, storage)
-    except OSError:
+    except (OSError, SQLAlchemyError):
         log.warning("the blob store could not be swept", exc_info=True)
 
 

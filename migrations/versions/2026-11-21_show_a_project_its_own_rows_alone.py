@@ -50,13 +50,17 @@ POLICIES = {
 MAKE_ROLE = f"""
 DO $$ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
-        CREATE ROLE {ROLE} NOLOGIN;
+        BEGIN
+            CREATE ROLE {ROLE} NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; -- somebody else made it just now
+        END;
     END IF;
-    IF NOT pg_has_role(current_user, '{ROLE}', 'MEMBER') THEN
+    -- In Postgres 16 and later, the maker of a role is its member, but may not take it until it is granted.
+    IF NOT pg_has_role(current_user, '{ROLE}', CASE
+        WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END) THEN
         GRANT {ROLE} TO CURRENT_USER;
     END IF;
 EXCEPTION
-    WHEN duplicate_object OR unique_violation THEN NULL; -- somebody else made it at the same time
     WHEN insufficient_privilege THEN RAISE insufficient_privilege USING
         MESSAGE = format('%I may not make the role {ROLE}', current_user),
         HINT = format('Let a superuser run: CREATE ROLE {ROLE} NOLOGIN; GRANT {ROLE} TO %I;', current_user);

@@ -16,6 +16,12 @@ from app.storage import LocalStorage
 from tests import factories
 
 
+@pytest.fixture(autouse=True)
+def _silent_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests rang for waits in the broker that tests share, and a full queue is not rung into."""
+    monkeypatch.setattr(broker.celery.conf, "broker_url", "redis://127.0.0.1:1/0")
+
+
 @pytest.fixture
 def step(database: Database, project: str) -> str:
     """A step that is queued."""

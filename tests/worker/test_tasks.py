@@ -33,7 +33,11 @@ def test_tasks_that_begin_together_share_one_process(monkeypatch: pytest.MonkeyP
     assert len({id(process) for process in found}) == 1
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_steps_back() -> None:
+def test_a_worker_that_is_told_to_stop_hands_its_steps_back(
+    sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWBITS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("FEWBITS_DATABASE_URL", sqlite_url)
     tasks._process.cache_clear()
     assert not tasks.process().stopping.is_set()
 

@@ -11,15 +11,19 @@ from app.db.queries.statements import changed
 
 
 def unchecked_blobs(db: Session, age_us: int, limit: int) -> Sequence[Blob]:
-    """Blobs that were not read for so long, the longest first, locked as far as nobody else has them."""
-    due = (Blob.damaged_at.is_(None), Blob.checked_at < now_us() - age_us)
-    chosen = select(Blob).where(*due).order_by(Blob.checked_at).limit(limit)
-    return db.scalars(chosen.with_for_update(skip_locked=True)).all()
+    """Blobs that were not read for so long, the longest first."""
+    due = select(Blob).where(Blob.checked_at < now_us() - age_us)
+    return db.scalars(due.order_by(Blob.checked_at).limit(limit)).all()
 
 
-def check_blobs(db: Session, digests: Sequence[str]) -> None:
-    """These are being read now."""
-    changed(db, update(Blob).where(Blob.sha256.in_(digests)).values(checked_at=now_us()))
+def check_blob(db: Session, sha256: str) -> None:
+    """This is being read now."""
+    changed(db, update(Blob).where(Blob.sha256 == sha256).values(checked_at=now_us()))
+
+
+def heal_blob(db: Session, sha256: str, key: str) -> None:
+    """The object under this key is what it was after all."""
+    changed(db, update(Blob).where(Blob.sha256 == sha256, Blob.key == key).values(damaged_at=None))
 
 
 def suspect_blob(db: Session, sha256: str) -> None:
@@ -27,10 +31,10 @@ def suspect_blob(db: Session, sha256: str) -> None:
     changed(db, update(Blob).where(Blob.sha256 == sha256).values(checked_at=0))
 
 
-def damage_blob(db: Session, sha256: str, key: str) -> bool:
+def damage_blob(db: Session, sha256: str, key: str, checked_at: int) -> bool:
     """The object under this key is not what it was; False: the blob is gone, or lies elsewhere by now."""
     same = (Blob.sha256 == sha256, Blob.key == key, Blob.damaged_at.is_(None))
-    return changed(db, update(Blob).where(*same).values(damaged_at=now_us())) == 1
+    return changed(db, update(Blob).where(*same).values(damaged_at=now_us(), checked_at=checked_at)) == 1
 
 
 def holders(db: Session, sha256: str) -> Sequence[str]:

@@ -93,7 +93,7 @@ def open_npz(path: Path) -> ArrayDataset:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             members = [m for m in archive.infolist() if not m.is_dir()]
-            _check_sizes(members)
+            _check_sizes(members, path.stat().st_size)
             arrays = {m.filename.removesuffix(".npy"): _read_member(archive, m, raw) for m in members}
     except BROKEN as error:
         raise broken(error, f"The npz cannot be unpacked: {error}. Save it again.") from error
@@ -106,7 +106,7 @@ def open_npy(path: Path) -> ArrayDataset:
         return _arrange({PLAIN_NAME: _map(file, path.stat().st_size, path.name)})
 
 
-def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
+def _check_sizes(members: list[zipfile.ZipInfo], file_size: int) -> None:
     if len(members) > MAX_MEMBERS:
         detail = (
             f"The npz holds {len(members)} arrays; the limit is {MAX_MEMBERS}. Stack samples along axis 0."
@@ -118,7 +118,7 @@ def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
             f"The npz unpacks to {unpacked} bytes; the limit is {MAX_UNPACKED_BYTES}. Send fewer samples."
         )
         raise Refused("archive_too_large", detail)
-    _check_ratio([m for m in members if m.compress_type != zipfile.ZIP_STORED])
+    _check_ratio([m for m in members if m.compress_type != zipfile.ZIP_STORED], file_size)
     names = [m.filename for m in members]
     if len(set(names)) < len(names):
         raise Refused(
@@ -126,9 +126,10 @@ def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
         )
 
 
-def _check_ratio(members: list[zipfile.ZipInfo]) -> None:
-    """What is unpacked goes to the worker's disk."""
-    packed, unpacked = (sum(getattr(m, size) for m in members) for size in ("compress_size", "file_size"))
+def _check_ratio(members: list[zipfile.ZipInfo], file_size: int) -> None:
+    """What is unpacked goes to the worker's disk. A member can claim more packed bytes than the file has."""
+    packed = min(sum(m.compress_size for m in members), file_size)
+    unpacked = sum(m.file_size for m in members)
     if unpacked > MAX_RATIO * packed and unpacked > RATIO_MATTERS_ABOVE:
         detail = (
             f"The npz unpacks from {packed} to {unpacked} bytes; the limit is {MAX_RATIO} times. "
