@@ -46,8 +46,11 @@ def test_a_step_waits_for_damaged_bytes_until_they_are_sent_again(
     store.replace(sent.key, CONTENT[:CHUNK])
 
     run.run(process, step)
-    waiting = factories.step_of(database, version, "inspect_version").state
     scrubbing.scrub(database, storage)
+    with database.writing() as db:
+        db.execute(update(Step).values(not_before=0))
+    run.run(process, step)
+    waiting = factories.step_of(database, version, "inspect_version").state
     again = factories.store(storage, CONTENT)
     with database.writing() as db:
         assert blobs.keep(db, storage, project, again, 3600).key == again.key

@@ -65,6 +65,23 @@ def test_a_damaged_object_is_found_and_told(
             blobs.whole(db, hexdigest(bad))
 
 
+def test_an_object_that_comes_back_whole_is_healed(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    sent = content()
+    path = keep(database, storage, project, sent)
+    elsewhere = path.rename(path.with_suffix(".away"))
+    age(database, sent)
+    scrubbing.scrub(database, storage)
+    assert is_damaged(database, sent)
+
+    elsewhere.rename(path)
+    age(database, sent)
+    scrubbing.scrub(database, storage)
+
+    assert not is_damaged(database, sent)
+
+
 def test_what_was_read_lately_is_not_read_again(
     database: Database, storage: LocalStorage, project: str
 ) -> None:

@@ -228,6 +228,22 @@ def test_what_unpacks_to_far_more_than_it_is_is_refused_before_it_is_unpacked(
     assert refused.value.code == "archive_too_large"
 
 
+def test_an_array_cannot_claim_more_packed_bytes_than_the_file_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(npz, "RATIO_MATTERS_ABOVE", 10**6)
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, image=np.zeros((2, 10**6), np.uint8))
+    lying = bytearray(path.read_bytes())
+    packed = lying.index(b"PK\x01\x02") + 20  # of the only entry of the central directory
+    lying[packed : packed + 4] = (10**6).to_bytes(4, "little")
+    path.write_bytes(lying)
+
+    with pytest.raises(Refused) as refused:
+        npz.open_npz(path)
+    assert refused.value.code == "archive_too_large"
+
+
 def test_a_full_disk_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "d.npz"
     np.savez_compressed(path, image=np.zeros((2, 100), np.uint8))
