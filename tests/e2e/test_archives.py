@@ -1,20 +1,11 @@
 """Archives of models through the whole service: unpacked in the sandbox, kept file by file."""
 
-import io
-import zipfile
-
 import httpx
 import pytest
 
+from tests.zips import zipped
+
 WAIT = {"Prefer": "wait=600"}
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def post(http: httpx.Client, content: bytes) -> httpx.Response:

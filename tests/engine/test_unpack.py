@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.domain.errors import Refused
+from tests.zips import zipped
 from worker.engine.packed import is_packed
 from worker.engine.unpack import unpack
 
@@ -38,14 +39,6 @@ def plain() -> bytes:
     found.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros(4, np.float32), "w"))
     serialized: bytes = found.SerializeToString()
     return serialized
-
-
-def zipped(files: Files) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def tarred(files: Files, mode: str) -> bytes:

@@ -10,6 +10,8 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper
 
+from tests.zips import zipped
+
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("me", 1)]
 ENTRIES = 200_001
 NPY_4_TIB = {"descr": "<f4", "fortran_order": False, "shape": (2**40, 1)}
@@ -132,14 +134,6 @@ def _varint(value: int) -> bytes:
         out += bytes([value & 0x7F | 0x80])
         value >>= 7
     return out + bytes([value])
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def zip_link(name: str, target: str) -> bytes:

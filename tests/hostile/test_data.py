@@ -11,6 +11,7 @@ import pytest
 
 from tests.hostile import inputs
 from tests.hostile.conftest import rejected
+from tests.zips import zipped
 
 pytestmark = pytest.mark.long
 Make = Callable[[], bytes]
@@ -31,7 +32,7 @@ DATA: dict[str, tuple[Make, str]] = {
         "archive_too_large",
     ),
     "a picture packed a thousand times": (
-        lambda: inputs.zipped({"a.png": bytes(50_000_000)}),
+        lambda: zipped({"a.png": bytes(50_000_000)}),
         "archive_too_large",
     ),
     "more files than there may be": (inputs.crowded, "archive_too_large"),
@@ -43,7 +44,7 @@ DATA: dict[str, tuple[Make, str]] = {
     ),
     "a device in a tar": (partial(inputs.tarred, "a.png", tarfile.BLKTYPE), "unsafe_archive"),
     "a path above a tar": (partial(inputs.tarred, "../../canary"), "unsafe_archive"),
-    "an absolute path in a zip": (lambda: inputs.zipped({"/canary.png": b"x"}), "unsafe_archive"),
+    "an absolute path in a zip": (lambda: zipped({"/canary.png": b"x"}), "unsafe_archive"),
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.hostile import inputs
 from tests.hostile.conftest import Service, rejected
+from tests.zips import zipped
 
 pytestmark = pytest.mark.long
 Make = Callable[[], bytes]
@@ -42,10 +43,10 @@ ARCHIVES: dict[str, tuple[Make, str]] = {
     "a pipe in a tar": (partial(inputs.tarred, "m.onnx", tarfile.FIFOTYPE), "unsafe_archive"),
     "a path above a tar": (partial(inputs.tarred, "../../canary"), "unsafe_archive"),
     "an absolute path in a tar": (partial(inputs.tarred, "/canary"), "unsafe_archive"),
-    "a path above a zip": (lambda: inputs.zipped({"../../canary": b"x"}), "unsafe_archive"),
-    "a thousand times its size": (lambda: inputs.zipped({"m.onnx": bytes(50_000_000)}), "archive_too_large"),
+    "a path above a zip": (lambda: zipped({"../../canary": b"x"}), "unsafe_archive"),
+    "a thousand times its size": (lambda: zipped({"m.onnx": bytes(50_000_000)}), "archive_too_large"),
     "weights outside the archive": (
-        lambda: inputs.zipped({"m.onnx": inputs.external("../canary"), "canary": bytes(16)}),
+        lambda: zipped({"m.onnx": inputs.external("../canary"), "canary": bytes(16)}),
         UNSAFE,
     ),
 }
