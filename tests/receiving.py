@@ -9,6 +9,8 @@ from typing import Any
 
 from standardwebhooks.webhooks import Webhook
 
+from tests.waiting import SECONDS
+
 Answer = tuple[int, Mapping[str, str], bytes]
 OK: Answer = (204, {}, b"")
 
@@ -50,6 +52,17 @@ class Receiver:
     def ids(self) -> list[str]:
         """The messages' ids in the order in which they came."""
         return [received.id for received in self.received]
+
+    def hang(self) -> tuple[threading.Event, threading.Semaphore]:
+        """Answer nothing until the event is set; the semaphore counts who waits for that."""
+        release, hanging = threading.Event(), threading.Semaphore(0)
+
+        def wait() -> None:
+            hanging.release()
+            release.wait(SECONDS)
+
+        self.during = wait
+        return release, hanging
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Holder:
     def _run(self) -> None:
         with hostlock.hold(self._folder, exclusive=self._exclusive, stopping=self.release.is_set):
             self.held.set()
-            self.release.wait()
+            self.release.wait(SECONDS)
 
     def end(self) -> None:
         self.release.set()

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-import onnx.parser
 import pytest
 
+from tests.hostile.inputs import ENDLESS, GIANT, written
 from tests.waiting import in_time
 from worker import probe, sandbox
 from worker.confine import MIB, Limits
@@ -256,38 +255,12 @@ def test_progress_that_cannot_be_is_none(tmp_path: Path) -> None:
     assert seen == [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
 
 
-def model(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "model.onnx"
-    onnx.save(onnx.parser.parse_model(text), path)
-    return path
-
-
-GIANT = """
-<ir_version: 8, opset_import: ["": 17]>
-giant (float[1] x) => (float[n] y) {
-    size = Constant<value = int64[1] {20000000000}>()
-    zeros = ConstantOfShape(size)
-    y = Add(zeros, x)
-}
-"""
-ENDLESS = """
-<ir_version: 8, opset_import: ["": 17]>
-endless (float[1] x) => (float[1] y) {
-    trips = Constant<value = int64 {9000000000000000000}>()
-    on = Constant<value = bool {1}>()
-    y = Loop(trips, on, x) <body = body (int64 i, bool go, float[1] v) => (bool go_on, float[1] w) {
-        go_on = Identity(go)
-        w = Add(v, v)
-    }>
-}
-"""
-
-
 def prepare(tmp_path: Path, text: str, limits: Limits) -> Prepared:
     """Ask the real child to run this model, as a job without data does."""
-    out = tmp_path / "out"
+    model, out = tmp_path / "model.onnx", tmp_path / "out"
+    model.write_bytes(written(text))
     out.mkdir()
-    request = Prepare(model=model(tmp_path, text), out=out)
+    request = Prepare(model=model, out=out)
     return sandbox.run("prepare", request, Prepared, folder=tmp_path, limits=limits)
 
 

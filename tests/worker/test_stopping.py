@@ -117,22 +117,11 @@ def one(process: Process, step_id: str) -> Step:
         return db.get_one(Step, step_id)
 
 
-def hanging(receiver: Receiver) -> tuple[threading.Event, threading.Semaphore]:
-    release, asked = threading.Event(), threading.Semaphore(0)
-
-    def hang() -> None:
-        asked.release()
-        release.wait()
-
-    receiver.during = hang
-    return release, asked
-
-
 def test_a_stop_hands_messages_under_way_back_without_a_loss(
     process: Process, project: str, receiver: Receiver, ringing: str
 ) -> None:
     listen(process, project, receiver.url)
-    release, asked = hanging(receiver)
+    release, asked = receiver.hang()
     with working(process, ringing, "control", "webhooks") as worker:
         end_a_job(process, project)
         assert asked.acquire(timeout=SECONDS)
@@ -194,7 +183,7 @@ def test_a_message_that_ends_in_time_is_written_down(
     assert rings == []
     listen(process, project, receiver.url)
     end_a_job(process, project)
-    release, asked = hanging(receiver)
+    release, asked = receiver.hang()
     sending = threading.Thread(target=deliver.run, args=(process, step_of(process, delivery(process)).id))
     sending.start()
     assert asked.acquire(timeout=SECONDS)

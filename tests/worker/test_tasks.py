@@ -2,16 +2,31 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.broker import QUEUES
 from app.settings import Settings
+from tests.waiting import SECONDS
 from worker import probe, tasks
 from worker.confine import LAYERS
 from worker.process import Process, start
 from worker.steps import STEPS
+
+
+@pytest.fixture(autouse=True)
+def own_process() -> Iterator[None]:
+    """Each test makes the worker's process anew, and leaves neither threads of it nor connections behind."""
+    tasks._process.cache_clear()
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "stopping":
+            thread.join(SECONDS)
+    if tasks._process.cache_info().currsize:
+        tasks.process().database.dispose()
+        tasks._process.cache_clear()
 
 
 def test_tasks_that_begin_together_share_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +34,6 @@ def test_tasks_that_begin_together_share_one_process(monkeypatch: pytest.MonkeyP
         time.sleep(0.05)
         return start(settings)
 
-    tasks._process.cache_clear()
     monkeypatch.setattr(tasks, "start", slowly)
     found: list[Process] = []
     threads = [threading.Thread(target=lambda: found.append(tasks.process())) for _ in range(8)]
@@ -27,7 +41,6 @@ def test_tasks_that_begin_together_share_one_process(monkeypatch: pytest.MonkeyP
         thread.start()
     for thread in threads:
         thread.join()
-    tasks._process.cache_clear()
 
     assert len(found) == 8
     assert len({id(process) for process in found}) == 1
@@ -38,13 +51,11 @@ def test_a_worker_that_is_told_to_stop_hands_its_steps_back(
 ) -> None:
     monkeypatch.setenv("FEWBITS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FEWBITS_DATABASE_URL", sqlite_url)
-    tasks._process.cache_clear()
     assert not tasks.process().stopping.is_set()
 
     tasks.stop()
 
     assert tasks.process().stopping.is_set()
-    tasks._process.cache_clear()
 
 
 @pytest.mark.parametrize("table", ["there", "missing"])
@@ -53,13 +64,11 @@ def test_a_worker_that_was_noted_leaves_a_file_for_health_checks(
 ) -> None:
     monkeypatch.setenv("FEWBITS_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("FEWBITS_DATABASE_URL", sqlite_url if table == "there" else "sqlite://")
-    tasks._process.cache_clear()
     tasks.stop()
 
     tasks._show_up(["default"])
 
     assert (tmp_path / "home" / tasks.SEEN).exists() == (table == "there")
-    tasks._process.cache_clear()
 
 
 def test_a_worker_that_must_have_every_layer_does_not_start_without_one(

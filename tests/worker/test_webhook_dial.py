@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.waiting import SECONDS
 from tests.worker.receivers import OK, Act, dripping, endless, receiver, resetting, silent
 from worker.webhooks.dial import Attempt, post
 
@@ -203,7 +204,7 @@ def test_the_deadline_holds_while_the_name_is_resolved() -> None:
     answered = threading.Event()
 
     def resolve(*_: Any, **__: Any) -> list[Any]:
-        answered.wait()
+        answered.wait(SECONDS)
         return []
 
     attempt = post("http://hooks.example.com/", HEADERS, BODY, HERE, resolve=resolve, seconds=SHORT)

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,24 +16,12 @@ from app.services.steps import Stale
 from app.storage import LocalStorage
 from tests import factories
 from tests.receiving import Receiver, receiving
-from tests.waiting import in_time
+from tests.waiting import SECONDS, in_time
 from tests.worker.deliver.telling import attempt, deliveries, delivery, end_a_job, listen, step_of
 from worker import deliver, run
 from worker.process import Process
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def held(receiver: Receiver) -> tuple[threading.Event, threading.Semaphore]:
-    """Let the receiver hang: set the event to let it answer; the semaphore counts who hangs."""
-    release, hanging = threading.Event(), threading.Semaphore(0)
-
-    def hang() -> None:
-        hanging.release()
-        release.wait()
-
-    receiver.during = hang
-    return release, hanging
 
 
 def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
@@ -44,7 +31,7 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
     end_a_job(process, project)
     attempt(process)  # it is known to work
     receiver.received.clear()
-    release, hanging = held(receiver)
+    release, hanging = receiver.hang()
     for _ in range(4):
         end_a_job(process, project)
     slow = deliveries(process)[1:]
@@ -52,13 +39,13 @@ def test_an_endpoint_that_hangs_has_two_in_flight_and_holds_up_nobody(
     sending = []
     for found in slow[:2]:
         sending.append(pool.submit(deliver.run, process, step_of(process, found).id))
-        hanging.acquire()
+        assert hanging.acquire(timeout=SECONDS)
 
     assert deliver.run(process, step_of(process, slow[2]).id) == ()  # at once
     with process.database.writing() as db:
         tests = [endpoints.test(db, project, slow[0].endpoint_id) for _ in range(2)]
     sending += [pool.submit(deliver.run, process, step_of(process, found).id) for found in tests]
-    hanging.acquire()  # one test is sent beside them, not two
+    assert hanging.acquire(timeout=SECONDS)  # one test is sent beside them, not two
     with receiving() as quick:
         other = factories.make_project(process.database)
         listen(process, other, quick.url)
@@ -81,11 +68,11 @@ def test_an_endpoint_gets_one_message_at_a_time_until_it_has_taken_one(
     listen(process, project, receiver.url)
     for _ in range(4):
         end_a_job(process, project)
-    release, hanging = held(receiver)
+    release, hanging = receiver.hang()
     first, *others = [step_of(process, found).id for found in deliveries(process)]
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(deliver.run, process, first)
-        hanging.acquire()
+        assert hanging.acquire(timeout=SECONDS)
         beside = deliver.run(process, others[0])
         release.set()
         following = sending.result()
