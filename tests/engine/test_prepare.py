@@ -90,14 +90,14 @@ def test_an_old_model_is_converted(tmp_path: Path) -> None:
 def test_a_pass_that_breaks_the_model_is_undone_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def halve_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    def halve_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         """Halve the weights."""
         weight = model.graph.initializer[0]
         values = onnx.numpy_helper.to_array(weight) / 2
         weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-        return model, True
+        return model, [weight.name]
 
-    def fail(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+    def fail(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         """Fail always."""
         raise KeyError(model.graph.name)
 
@@ -108,7 +108,7 @@ def test_a_pass_that_breaks_the_model_is_undone_and_named(
     notes = prepare_model(source, out, IMAGES, {})
 
     assert "Undone, because outputs match the original by" in notes[0]
-    assert "halve the weights" in notes[0]
+    assert notes[0].endswith("halve the weights (w1).")
     assert notes[1] == "Skipped (KeyError): fail always."
     assert onnx.load_model(out).graph.initializer == convolution().graph.initializer
 

@@ -12,9 +12,12 @@ import onnx
 
 from app.domain.errors import Refused
 from worker.engine.load import external_tensors, load_model, parse, save_model
+from worker.engine.methods.selection import by_reason, listed
 from worker.engine.passes import PASSES, Pass
+from worker.engine.passes.batchnorm import batchnorms_left
 from worker.engine.passes.inference import record_types, untyped
 from worker.engine.passes.likeness import Outputs, likeness_db
+from worker.engine.passes.masks import masks_left
 from worker.engine.passes.opset import CannotConvert
 from worker.engine.session import open_session, reason
 
@@ -54,7 +57,7 @@ def prepare_model(
         for step in _passes(feeds):
             notes.extend(_apply(step, current, feeds, reference))
         _move(current, out)
-    notes.extend(_untyped_note(parse(out)))
+    notes.extend(_left(load_model(out)))
     return tuple(notes)
 
 
@@ -68,19 +71,19 @@ def _apply(step: Pass, current: Path, feeds: Sequence[Feed], reference: Sequence
     """Replace the file `current` by what the pass makes of it, if that can be proven to be the same."""
     name = _name(step)
     try:
-        model, modified = step(load_model(current))
+        model, changed = step(load_model(current))
     except CannotConvert as why:
         return [f"Opset {_opset(current)} was kept, so weights are quantized per tensor: {why}."]
     except Exception as error:  # noqa: BLE001 - a pass must never stop a job
-        return [f"Skipped ({type(error).__name__}): {_purpose(step)}"]
-    if not modified:
+        return [f"Skipped ({type(error).__name__}): {_purpose(step)}."]
+    if not changed:
         return []
     trial = current.with_name("trial.onnx")
     broken = _broken(model, trial, feeds, reference)
     if broken:
-        return [f"Undone, because {broken}: {_purpose(step)}"]
+        return [f"Undone, because {broken}: {_purpose(step)} ({listed(changed)})."]
     _move(trial, current)
-    return [f"Done: {_purpose(step)}"] if name not in _HARMLESS else []
+    return [f"Done: {_purpose(step)} ({listed(changed)})."] if name not in _HARMLESS else []
 
 
 def _broken(
@@ -131,11 +134,18 @@ def _refuse_unknown_dimensions(model: onnx.ModelProto, shapes: Mapping[str, int]
         )
 
 
-def _untyped_note(model: onnx.ModelProto) -> list[str]:
-    names = untyped(model.graph)
-    if not names:
-        return []
-    return [f"The types of {len(names)} tensors could not be told ({names[0]}, …): they stay float."]
+def _left(model: onnx.ModelProto) -> list[str]:
+    """What could not be repaired, and why."""
+    found = {
+        "BatchNormalization is not folded": batchnorms_left(model),
+        "A mask stays at the lowest float": masks_left(model),
+        "Stays float": dict.fromkeys(untyped(model.graph), "the type of the tensor could not be told"),
+    }
+    return [
+        f"{what}, {why}: {listed(names)}."
+        for what, reasons in found.items()
+        for why, names in by_reason(reasons).items()
+    ]
 
 
 def _opset(path: Path) -> int:
@@ -147,7 +157,7 @@ def _name(step: Pass) -> str:
 
 
 def _purpose(step: Pass) -> str:
-    sentence = (_function(step).__doc__ or "").splitlines()[0]
+    sentence = (_function(step).__doc__ or "").splitlines()[0].rstrip(".")
     return sentence[:1].lower() + sentence[1:]
 
 

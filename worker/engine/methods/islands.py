@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import onnx
 
-from worker.engine.passes.scopes import FLOATS, all_nodes, attribute, initializers, producers, tensor_types
+from worker.engine.passes.scopes import (
+    FLOATS,
+    all_nodes,
+    attribute,
+    initializers,
+    producers,
+    subgraphs,
+    tensor_types,
+)
 
 WEIGHTED = frozenset({"Conv", "MatMul", "Gemm"})
 ABSORBED = frozenset({"Relu", "Clip"})
@@ -18,6 +26,7 @@ MOVERS = frozenset(
 )
 PAIRED = frozenset({"Add", "Mul"})  # to round a float operand for them would cost accuracy and win no time
 SUPPORTED = WEIGHTED | ABSORBED | ARITHMETIC | MOVERS
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _BIAS = 2
 
 
@@ -93,13 +102,20 @@ def _trim(graph: onnx.GraphProto, found: Islands) -> None:
 
 
 def _computes_floats(graph: Graph, node: onnx.NodeProto) -> bool:
-    return any(graph.is_float(name) for name in node.output) and node.op_type != "Constant"
+    """Whether it does itself: a node with subgraphs leaves that to what is in them."""
+    itself = node.op_type != "Constant" and not any(subgraphs(node))
+    return itself and any(graph.is_float(name) for name in node.output)
 
 
 def _below(graph: onnx.GraphProto) -> dict[str, str]:
-    top = {node.name for node in graph.node}
-    inner = (node for node in all_nodes(graph) if node.name not in top and node.op_type in WEIGHTED)
-    return {node.name: "inside a subgraph" for node in inner}
+    """Calibration sees no tensor of a subgraph, so what computes there stays float."""
+    return {
+        inner.name: f"inside a subgraph ({node.op_type} {node.name}), which calibration does not see"
+        for node in graph.node
+        for below in subgraphs(node)
+        for inner in all_nodes(below)
+        if inner.op_type in WEIGHTED | _RECURRENT
+    }
 
 
 def _hindrance(graph: Graph, node: onnx.NodeProto) -> str | None:

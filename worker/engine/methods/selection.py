@@ -40,10 +40,19 @@ def stays_float(reasons: Mapping[str, str]) -> list[str]:
     Args:
         reasons: node name to reason.
     """
-    nodes: dict[str, list[str]] = {}
+    return [f"stays float, {reason}: {listed(names)}" for reason, names in by_reason(reasons).items()]
+
+
+def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names that each reason holds for.
+
+    Args:
+        reasons: name to reason.
+    """
+    names: dict[str, list[str]] = {}
     for name, reason in reasons.items():
-        nodes.setdefault(reason, []).append(name)
-    return [f"stays float, {reason}: {listed(names)}" for reason, names in nodes.items()]
+        names.setdefault(reason, []).append(name)
+    return names
 
 
 def listed(names: Sequence[str]) -> str:

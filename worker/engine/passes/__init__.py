@@ -1,10 +1,11 @@
-"""Graph passes: each takes a model and returns `(model, modified)`; a second run modifies nothing."""
+"""Graph passes: each takes a model and returns it with the names of what it changed, none the second time."""
 
 from collections.abc import Callable
 
 import onnx
 
 from worker.engine.passes.batchnorm import fold_batchnorm
+from worker.engine.passes.branches import inline_branches
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.domains import drop_unused_domains
 from worker.engine.passes.half import widen_half
@@ -17,7 +18,7 @@ from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
 from worker.engine.passes.sharing import separate_shared_weights
 
-Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, bool]]
+Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[str]]]
 
 PASSES: tuple[Pass, ...] = (
     separate_constants_from_inputs,
@@ -27,6 +28,7 @@ PASSES: tuple[Pass, ...] = (
     convert_opset,
     constants_to_initializers,
     fold_constants,
+    inline_branches,
     remove_identities,
     fold_batchnorm,
     soften_masks,

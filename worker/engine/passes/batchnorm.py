@@ -1,97 +1,115 @@
-"""BatchNormalization after a weighted operator is multiplied into its weights."""
+"""BatchNormalization moves into the weights before or behind it."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 
+from worker.engine.passes.channels import (
+    Affine,
+    Place,
+    fold_after,
+    fold_before,
+    hindrance_after,
+    hindrance_before,
+)
+from worker.engine.passes.inference import inferred_ranks
 from worker.engine.passes.scopes import (
+    all_nodes,
     array,
-    as_initializer,
     attribute,
-    consumers,
+    drop_unused,
     initializers,
-    producers,
-    replace_nodes,
+    subgraphs,
     tensor_names,
-    unused_name,
 )
 
-Array = npt.NDArray[Any]
-_CHANNEL_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1}
+_NORM = "BatchNormalization"
+_STATISTICS = slice(1, 5)  # scale, shift, mean, variance
 
 
-def fold_batchnorm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
-    """Fold BatchNormalization into the Conv, ConvTranspose or Gemm before it.
+def fold_batchnorm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Fold BatchNormalization into the operators before or behind it.
 
-    1. The operator's result is read by the BatchNormalization alone and is no output of the graph.
-    2. Weights, bias and the four statistics are constants; the BatchNormalization does not train.
-    3. ConvTranspose has one group; Gemm has alpha 1 and beta 1.
-    4. The weights are read by this operator alone: others would see them change.
+    1. The four statistics and the operators' weights are constants; the BatchNormalization does not train.
+    2. Into the Conv, ConvTranspose, Gemm or MatMul before it, also with a constant added in between, when
+       nothing else reads what lies between.
+    3. Else into the Conv, Gemm and MatMul behind it, when nothing else reads its result; zeros that a Conv
+       pads with must not be shifted.
+    4. A MatMul works on rows: with more axes its columns are not the channels.
+    5. Changed weights are new constants: whoever shares the old ones keeps them.
     """
-    graph = model.graph
-    before, readers, constants = producers(graph), consumers(graph), initializers(graph)
-    outputs = {value.name for value in graph.output}
-    removed: set[int] = set()
-    for index, norm in enumerate(graph.node):
-        operator = before.get(norm.input[0]) if norm.op_type == "BatchNormalization" else None
-        if operator is None or norm.input[0] in outputs or len(readers[norm.input[0]]) > 1:
-            continue
-        if _fits(operator, norm, constants, readers):
-            _fold(graph, operator, norm, constants)
-            removed.add(index)
-    if removed:
-        replace_nodes(graph, (node for index, node in enumerate(graph.node) if index not in removed))
-    return model, bool(removed)
+    folded = list[str]()
+    for place in _places(model):
+        for norm in [node for node in place.graph.node if node.op_type == _NORM]:
+            if _hindrance(place, norm) is None:
+                _fold(place, norm)
+                folded.append(norm.name)
+                place.graph.node.remove(norm)
+    if folded:
+        drop_unused(model.graph)
+    return model, folded
 
 
-def _fits(
-    operator: onnx.NodeProto,
-    norm: onnx.NodeProto,
-    constants: dict[str, onnx.TensorProto],
-    readers: dict[str, list[onnx.NodeProto]],
-) -> bool:
-    needed = [*operator.input[1:], *norm.input[1:]]
-    plain = {
-        "Conv": True,
-        "ConvTranspose": attribute(operator, "group", 1) == 1,
-        "Gemm": attribute(operator, "alpha", 1.0) == attribute(operator, "beta", 1.0) == 1.0,
+def batchnorms_left(model: onnx.ModelProto) -> dict[str, str]:
+    """Why each BatchNormalization stays, by node name."""
+    norms = ((place, n) for place in _places(model) for n in place.graph.node if n.op_type == _NORM)
+    return {
+        norm.name: _hindrance(place, norm) or "folding it could not be shown to change nothing"
+        for place, norm in norms
     }
-    return (
-        plain.get(operator.op_type, False)
-        and all(name in constants for name in needed)
-        and len(readers[operator.input[1]]) == 1
-        and not attribute(norm, "training_mode", 0)
-        and not any(norm.output[1:])
-    )
 
 
-def _fold(
+def _places(model: onnx.ModelProto) -> Iterator[Place]:
+    kinds = {node.op_type for node in all_nodes(model.graph)}
+    if _NORM in kinds:
+        ranks = inferred_ranks(model) if "MatMul" in kinds else {}
+        yield from _below(model.graph, {}, ranks, tensor_names(model.graph))
+
+
+def _below(
     graph: onnx.GraphProto,
-    operator: onnx.NodeProto,
-    norm: onnx.NodeProto,
-    constants: dict[str, onnx.TensorProto],
-) -> None:
-    scale, shift, mean, variance = (array(constants[n]).astype(np.float64) for n in norm.input[1:5])
+    outer: Mapping[str, onnx.TensorProto],
+    ranks: Mapping[str, int],
+    names: set[str],
+) -> Iterator[Place]:
+    place = Place(graph, {**outer, **initializers(graph)}, ranks, names)
+    yield place
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from _below(inner, place.constants, ranks, names)
+
+
+def _hindrance(place: Place, norm: onnx.NodeProto) -> str | None:
+    own = _own_hindrance(place, norm)
+    if own:
+        return own
+    affine = _affine(place, norm)
+    before, after = hindrance_before(place, affine), hindrance_after(place, affine)
+    return f"{before}, and {after}" if before and after else None
+
+
+def _own_hindrance(place: Place, norm: onnx.NodeProto) -> str | None:
+    if attribute(norm, "training_mode", 0) or any(norm.output[1:]):
+        return "it normalizes by its own batch, as in training; export the model for inference"
+    if not all(name in place.constants for name in norm.input[_STATISTICS]):
+        return "its statistics are computed"
+    if any(len(place.constants[name].dims) != 1 for name in norm.input[_STATISTICS]):
+        return "its statistics are not one value per channel"
+    return None
+
+
+def _affine(place: Place, norm: onnx.NodeProto) -> Affine:
+    scale, shift, mean, variance = (
+        array(place.constants[name]).astype(np.float64) for name in norm.input[_STATISTICS]
+    )
     factor = scale / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
-    weight = constants[operator.input[1]]
-    values = array(weight)
-    axis = _CHANNEL_AXIS[operator.op_type]
-    if operator.op_type == "Gemm" and attribute(operator, "transB", 0):
-        axis = 0
-    along = [-1 if index == axis else 1 for index in range(values.ndim)]
-    folded = (values * factor.reshape(along)).astype(values.dtype)
-    bias = array(constants[operator.input[2]]).astype(np.float64) if len(operator.input) > 2 else 0.0  # noqa: PLR2004
-    shifted = ((bias - mean) * factor + shift).astype(values.dtype)
-    weight.CopyFrom(as_initializer(folded, weight.name))
-    _set_bias(graph, operator, shifted)
-    operator.output[0] = norm.output[0]
+    return Affine(norm, factor, shift - mean * factor)
 
 
-def _set_bias(graph: onnx.GraphProto, operator: onnx.NodeProto, bias: Array) -> None:
-    """A new tensor, because several operators may share one bias."""
-    name = unused_name(f"{operator.name or operator.output[0]}_bias", tensor_names(graph))
-    graph.initializer.append(as_initializer(bias, name))
-    del operator.input[2:]
-    operator.input.append(name)
+def _fold(place: Place, norm: onnx.NodeProto) -> None:
+    affine = _affine(place, norm)
+    if hindrance_before(place, affine) is None:
+        fold_before(place, affine)
+    else:
+        fold_after(place, affine)

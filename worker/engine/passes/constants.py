@@ -13,6 +13,7 @@ from worker.engine.passes.scopes import (
     all_graphs,
     as_initializer,
     attribute,
+    drop_unused,
     initializers,
     key,
     names_used,
@@ -28,17 +29,17 @@ _RANDOM = frozenset(
 _KEPT = _RANDOM | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Dropout"}
 
 
-def constants_to_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def constants_to_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Turn Constant nodes into initializers of their own scope.
 
     1. Only tensors move: values given as lists, strings or sparse tensors stay nodes.
     2. A constant that is an output of its graph stays a node.
     """
     moved = [_move_constants(graph) for graph in all_graphs(model.graph)]
-    return model, any(moved)
+    return model, [name for names in moved for name in names]
 
 
-def _move_constants(graph: onnx.GraphProto) -> bool:
+def _move_constants(graph: onnx.GraphProto) -> list[str]:
     outputs = {value.name for value in graph.output}
     values = {
         node.output[0]: attribute(node, "value", None)
@@ -51,23 +52,23 @@ def _move_constants(graph: onnx.GraphProto) -> bool:
         tensor.CopyFrom(value)
         tensor.name = name
     replace_nodes(graph, (n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in moved)))
-    return bool(moved)
+    return list(moved)
 
 
-def fold_constants(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def fold_constants(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Compute once what depends on constants alone.
 
     1. A node whose inputs are all initializers, of its scope or an outer one, or results of such nodes.
     2. Nodes that are random, that quantize, that hold subgraphs or that write an output are not.
     3. Nothing happens in a scope when a result would be over 64 MB, or when computing it fails.
     """
-    modified = _fold_scope(model, model.graph, {})
-    if modified:
-        _drop_unused(model.graph)
-    return model, modified
+    folded = _fold_scope(model, model.graph, {})
+    if folded:
+        drop_unused(model.graph)
+    return model, folded
 
 
-def _fold_scope(model: onnx.ModelProto, graph: onnx.GraphProto, outer: Constants) -> bool:
+def _fold_scope(model: onnx.ModelProto, graph: onnx.GraphProto, outer: Constants) -> list[str]:
     inputs = {value.name for value in graph.input}
     constants = {n: t for n, t in {**outer, **initializers(graph)}.items() if n not in inputs}
     folded = _foldable(graph, set(constants) | {""})
@@ -79,7 +80,7 @@ def _fold_scope(model: onnx.ModelProto, graph: onnx.GraphProto, outer: Constants
         graph.initializer.extend(as_initializer(value, name) for name, value in values.items())
         constants = {**constants, **initializers(graph)}
     below = [_fold_scope(model, inner, constants) for node in graph.node for inner in subgraphs(node)]
-    return bool(values) or any(below)
+    return [node.name for node in folded if values] + [name for names in below for name in names]
 
 
 def _foldable(graph: onnx.GraphProto, constant: set[str]) -> list[onnx.NodeProto]:
@@ -123,13 +124,3 @@ def _compute(
     ):
         return None
     return dict(zip(results, values, strict=True))
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    """Initializers that nothing reads any more; `names_used` looks below, so outer ones are safe."""
-    for scope in all_graphs(graph):
-        used = {name for node in scope.node for name in names_used(node)}
-        used |= {value.name for value in scope.output}
-        kept = [tensor for tensor in scope.initializer if tensor.name in used]
-        del scope.initializer[:]
-        scope.initializer.extend(kept)

@@ -18,15 +18,16 @@ from worker.engine.passes.scopes import (
 _HALF, _SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 
-def widen_half(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def widen_half(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Compute a float16 model in float32; its inputs and outputs keep their type.
 
     1. Nothing happens unless the main graph has float16 weights.
     2. Constants become float32, and Cast nodes that make float16 make float32.
     3. Each float16 input and output of the main graph gets a Cast.
     """
-    if not any(tensor.data_type == _HALF for tensor in model.graph.initializer):
-        return model, False
+    widened = [tensor.name for tensor in model.graph.initializer if tensor.data_type == _HALF]
+    if not widened:
+        return model, []
     for graph in all_graphs(model.graph):
         _widen_constants(graph)
         del graph.value_info[:]
@@ -34,7 +35,7 @@ def widen_half(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
         if node.op_type == "Cast" and attribute(node, "to", 0) == _HALF:
             next(entry for entry in node.attribute if entry.name == "to").i = _SINGLE
     _cast_surface(model.graph)
-    return model, True
+    return model, widened
 
 
 def _widen_constants(graph: onnx.GraphProto) -> None:

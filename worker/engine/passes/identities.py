@@ -12,7 +12,7 @@ from worker.engine.passes.scopes import (
 )
 
 
-def remove_identities(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def remove_identities(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Connect the readers of Identity and of idle Dropout to what these read.
 
     1. Dropout is idle unless it trains; one whose mask is read stays.
@@ -22,15 +22,15 @@ def remove_identities(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     graph = model.graph
     fixed = {value.name for value in graph.output} | _read_below(graph)
     renamed: dict[str, str] = {}
-    removed: set[tuple[str, ...]] = set()
+    removed: dict[tuple[str, ...], str] = {}
     for node in graph.node:
         _rename_inputs(node, renamed)
         if _idle(graph, node) and not fixed & {node.input[0], *node.output}:
             renamed[node.output[0]] = node.input[0]
-            removed.add(key(node))
+            removed[key(node)] = node.name
     if removed:
         replace_nodes(graph, [node for node in graph.node if key(node) not in removed])
-    return model, bool(removed)
+    return model, list(removed.values())
 
 
 def _rename_inputs(node: onnx.NodeProto, renamed: dict[str, str]) -> None:

@@ -12,14 +12,14 @@ import onnxruntime as ort
 from onnx import helper
 
 from worker.engine.load import tensor_bytes
-from worker.engine.passes.scopes import initializers, tensor_types
+from worker.engine.passes.scopes import initializers, tensor_ranks, tensor_types
 
 Feed = Mapping[str, npt.NDArray[Any]]
 _PROTOBUF_LIMIT = 2_000_000_000
 _INT_MAX = 2**31 - 1
 
 
-def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Record the type and shape of every tensor that can be inferred.
 
     1. ONNX Runtime's symbolic inference, which knows its own operators too.
@@ -27,14 +27,14 @@ def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     3. Above 2 GB neither is asked: both serialize the model.
     """
     if tensor_bytes(model) > _PROTOBUF_LIMIT:
-        return model, False
-    known = len(model.graph.value_info)
+        return model, []
+    known = {value.name for value in model.graph.value_info}
     inferred = _symbolic(model) or _plain(model)
-    if inferred is None or len(inferred.graph.value_info) <= known:
-        return model, False
+    if inferred is None or len(inferred.graph.value_info) <= len(known):
+        return model, []
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred.graph.value_info)
-    return model, True
+    return model, [value.name for value in model.graph.value_info if value.name not in known]
 
 
 def _symbolic(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -58,13 +58,20 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto | None:
     return None
 
 
+def inferred_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """The number of axes of every tensor of the main graph that is recorded or can be inferred."""
+    fits = tensor_bytes(model) <= _PROTOBUF_LIMIT
+    inferred = _plain(model) if fits else None
+    return tensor_ranks((inferred or model).graph)
+
+
 def untyped(graph: onnx.GraphProto) -> list[str]:
     """Tensors that nodes of the main graph write and whose type is not recorded."""
     types = tensor_types(graph)
     return [name for node in graph.node for name in node.output if name and name not in types]
 
 
-def record_types(model: onnx.ModelProto, feed: Feed) -> tuple[onnx.ModelProto, bool]:
+def record_types(model: onnx.ModelProto, feed: Feed) -> tuple[onnx.ModelProto, list[str]]:
     """Record from a run the types of tensors that inference could not tell.
 
     1. Only tensors without a type are looked at.
@@ -72,7 +79,7 @@ def record_types(model: onnx.ModelProto, feed: Feed) -> tuple[onnx.ModelProto, b
     """
     names = untyped(model.graph)
     if not names or tensor_bytes(model) > _PROTOBUF_LIMIT:
-        return model, False
+        return model, []
     values = _run_with_outputs(model, names, feed)
     model.graph.value_info.extend(
         helper.make_tensor_value_info(
@@ -81,7 +88,7 @@ def record_types(model: onnx.ModelProto, feed: Feed) -> tuple[onnx.ModelProto, b
         for name, value in values.items()
         if isinstance(value, np.ndarray) and value.dtype != object
     )
-    return model, bool(values)
+    return model, list(values)
 
 
 def _run_with_outputs(model: onnx.ModelProto, names: list[str], feed: Feed) -> dict[str, Any]:

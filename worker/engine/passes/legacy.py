@@ -22,7 +22,7 @@ Values = np.floating[Any] | npt.NDArray[np.float32]
 Rewrite = Callable[[onnx.ModelProto, onnx.NodeProto, set[str]], list[onnx.NodeProto]]
 
 
-def rewrite_legacy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def rewrite_legacy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Rewrite ImageScaler, Affine and Crop.
 
     1. ImageScaler and Affine become a Mul and an Add with constants.
@@ -31,15 +31,15 @@ def rewrite_legacy(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
     """
     names = tensor_names(model.graph)
     nodes: list[onnx.NodeProto] = []
-    modified = False
+    rewritten = list[str]()
     for node in model.graph.node:
         rewrite = _REWRITES.get(node.op_type) if not node.domain else None
         replaced = rewrite(model, node, names) if rewrite else []
-        modified = modified or bool(replaced)
+        rewritten += [node.name] if replaced else []
         nodes.extend(replaced or [node])
-    if modified:
+    if rewritten:
         replace_nodes(model.graph, nodes)
-    return model, modified
+    return model, rewritten
 
 
 def _image_scaler(model: onnx.ModelProto, node: onnx.NodeProto, names: set[str]) -> list[onnx.NodeProto]:

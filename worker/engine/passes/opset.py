@@ -17,7 +17,7 @@ class CannotConvert(Exception):
     """The model cannot be brought to a newer operator set; the message says why."""
 
 
-def convert_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def convert_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Convert the standard operators to opset 17, or to 13 where that is not possible.
 
     1. Opset 13 and above stay as they are.
@@ -28,8 +28,9 @@ def convert_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
         CannotConvert: when there is no way, or the model is too big for the converter (2 GB).
     """
     if opset(model) >= PER_CHANNEL:
-        return model, False
-    return raise_opset(model, (MODERN, PER_CHANNEL)), True
+        return model, []
+    converted = raise_opset(model, (MODERN, PER_CHANNEL))
+    return converted, [f"opset {opset(model)} → {opset(converted)}"]
 
 
 def raise_opset(model: onnx.ModelProto, versions: Sequence[int]) -> onnx.ModelProto:

@@ -141,3 +141,13 @@ def replace_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> No
 def as_initializer(values: npt.NDArray[Any], name: str) -> onnx.TensorProto:
     """A constant with these values."""
     return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Initializers that nothing reads any more; `names_used` looks below, so outer ones are safe."""
+    for scope in all_graphs(graph):
+        used = {name for node in scope.node for name in names_used(node)}
+        used |= {value.name for value in scope.output}
+        kept = [tensor for tensor in scope.initializer if tensor.name in used]
+        del scope.initializer[:]
+        scope.initializer.extend(kept)

@@ -9,7 +9,7 @@ _BIAS = 2
 Role = tuple[str, ...]
 
 
-def separate_shared_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bool]:
+def separate_shared_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Give each role of a shared weight or bias a copy of its own.
 
     ONNX Runtime's quantizer decides once per tensor: a weight that is quantized along the channels of a Conv
@@ -23,7 +23,6 @@ def separate_shared_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bo
     constants, names = initializers(graph), tensor_names(graph)
     copies: dict[tuple[str, Role], str] = {}
     first: dict[str, Role] = {}
-    modified = False
     for node, index in _uses(graph, _weights(graph) & set(constants)):
         name, role = node.input[index], _role(node, index)
         if first.setdefault(name, role) == role:
@@ -33,8 +32,7 @@ def separate_shared_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, bo
             graph.initializer.add().CopyFrom(constants[name])
             graph.initializer[-1].name = copies[name, role]
         node.input[index] = copies[name, role]
-        modified = True
-    return model, modified
+    return model, list(copies.values())
 
 
 def _weights(graph: onnx.GraphProto) -> set[str]:
