@@ -19,7 +19,7 @@ STORY: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "watch": (
         "How far a job is, what it does, and where the time goes.",
-        ("read_job", "watch_job", "list_steps", "read_logs", "list_jobs"),
+        ("read_job", "watch_job", "list_steps", "read_logs", "list_jobs", "delete_job"),
     ),
     "get": (
         "The verdict, the report, and the quantized models.",
@@ -56,7 +56,7 @@ STORY: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 _OF_JOB = (
     *("read_job", "watch_job", "list_steps", "read_logs", "list_candidates", "list_artifacts"),
-    *("read_verdict", "read_report", "cancel_job", "retry_job"),
+    *("read_verdict", "read_report", "cancel_job", "retry_job", "delete_job"),
 )
 _ID = "$response.body#/id"
 _FIRST = "$response.body#/items/0/id"

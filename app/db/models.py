@@ -258,6 +258,7 @@ class Job(Base):
     started_at: Mapped[int | None] = mapped_column(BigInteger)
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
     deadline_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     tallied: Mapped[bool | None] = mapped_column(Boolean, default=False)
     version: Mapped[Version] = relationship()
     candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")

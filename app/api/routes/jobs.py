@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app.api.deps import Paged, ReadDb, Service, Wait, Who
+from app.api.deps import Paged, ReadDb, Service, Wait, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.schemas.jobs import JobRead
@@ -16,7 +16,7 @@ from app.db.models import Job
 from app.db.queries import steps
 from app.db.queries.job_lists import JobFilter, jobs_where
 from app.domain.states import JobConclusion, JobState
-from app.services import jobs, quotas
+from app.services import deletion, jobs, quotas
 
 router = APIRouter(prefix="/jobs", route_class=OncePerKey)
 LABEL = "label."
@@ -110,6 +110,16 @@ async def retry_job(job_id: str, response: Response, caller: Who, service: Servi
     new_id = await once.write(make)
     response.headers["Location"] = f"/v1/jobs/{new_id}"
     return await service.read(lambda db: show(db, db.get_one(Job, new_id)))
+
+
+@router.delete("/{job_id}", status_code=204, responses=refuses("in_use", "job_not_finished"))
+def delete_job(job_id: str, caller: Who, db: WriteDb, service: Service) -> None:
+    """Delete a job that has ended: its report, its candidates, and at once every file that it made.
+
+    Events stay, with the SHA-256 of each file. 409 while the job is open, or the gate of an open one compares
+    with it.
+    """
+    deletion.delete_job(db, service.storage, caller.project_id, job_id)
 
 
 def show(db: Session, job: Job) -> JobRead:

@@ -1,15 +1,15 @@
-"""What hangs on a model or a dataset that is to be deleted."""
+"""What hangs on a model, a dataset or a job that is to be deleted."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import now_us
-from app.db.models import Artifact, Job, Step, Version
+from app.db.models import Artifact, Candidate, Job, JobLabel, Step, StepLog, Version
 from app.db.queries.jobs import is_made_of
 from app.db.queries.statements import changed, locked
-from app.domain.job import PREPARED
+from app.domain.job import JOB_OPEN, PREPARED
 
 
 def lock_versions(db: Session, model_id: str) -> Sequence[Version]:
@@ -33,3 +33,22 @@ def intermediate_artifacts(db: Session, upload_ids: Sequence[str]) -> Sequence[A
     made = (Artifact.subject_id == Artifact.job_id, Artifact.kind.in_(PREPARED))
     chosen = select(Artifact).join(Job, Job.id == Artifact.job_id).where(*made, is_made_of(upload_ids))
     return db.scalars(chosen).all()
+
+
+def job_artifacts(db: Session, job_id: str) -> Sequence[Artifact]:
+    """All files of a job."""
+    return db.scalars(select(Artifact).where(Artifact.job_id == job_id)).all()
+
+
+def open_jobs_of_model(db: Session, project_id: str, model_id: str | None) -> Sequence[Job]:
+    """A model's jobs that have not ended."""
+    mine = (Job.project_id == project_id, Job.model_id == model_id, Job.state.in_(JOB_OPEN))
+    return db.scalars(select(Job).where(*mine)).all()
+
+
+def forget_rows_of_job(db: Session, job_id: str) -> None:
+    """Remove a job's candidates and labels, and what the engine printed; its steps go with the timeline."""
+    changed(db, delete(Candidate).where(Candidate.job_id == job_id))
+    changed(db, delete(JobLabel).where(JobLabel.job_id == job_id))
+    steps = select(Step.id).where(Step.job_id == job_id)
+    changed(db, delete(StepLog).where(StepLog.step_id.in_(steps)))

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Artifact, Job
 from app.db.queries.job_lists import labelled
+from app.db.queries.jobs import SUCCEEDED
 from app.domain.against import Against
 
 
@@ -38,4 +39,4 @@ def outcomes(db: Session, candidates: Iterable[str]) -> dict[str, str]:
 
 def _before(job: Job) -> Select[Any]:
     same = (Job.project_id == job.project_id, Job.model_id == job.model_id)
-    return select(Job).where(*same, Job.state == "succeeded", Job.id < job.id)
+    return select(Job).where(*same, *SUCCEEDED, Job.id < job.id)

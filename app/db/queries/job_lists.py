@@ -29,8 +29,9 @@ def jobs_where(project_id: str, wanted: JobFilter) -> Select[Any]:
         Job.model_id: wanted.model,
         Job.conclusion: wanted.conclusion,
     }
+    mine = (Job.project_id == project_id, Job.deleted_at.is_(None))
     given = [column == value for column, value in asked.items() if value is not None]
-    return labelled(select(Job).where(Job.project_id == project_id, *given), wanted.labels)
+    return labelled(select(Job).where(*mine, *given), wanted.labels)
 
 
 def labelled(chosen: Select[Any], labels: Mapping[str, str]) -> Select[Any]:

@@ -17,6 +17,8 @@ from app.db.queries.statements import locked
 from app.db.webhooks import Delivery
 from app.domain.job import JOB_ENDED, JOB_OPEN
 
+SUCCEEDED = (Job.state == "succeeded", Job.deleted_at.is_(None))  # and is still to be found
+
 
 def lock_job(db: Session, job_id: str) -> Job:
     """The job, locked until the transaction ends. The order of locks is job, candidates, steps."""

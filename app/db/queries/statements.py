@@ -74,7 +74,7 @@ def lock_owned(db: Session, table: type[Owned], project_id: str, row_id: str) ->
     """
     chosen = select(table).where(table.id == row_id, table.project_id == project_id)
     row: Owned | None = db.scalars(locked(chosen)).one_or_none()
-    if row is None:
+    if row is None or getattr(row, "deleted_at", None):
         raise NotFound(f"This project has no {NOUNS[table]} with the id {row_id!r}.")
     return row
 
