@@ -7,7 +7,6 @@ import json
 import logging
 import random
 import threading
-import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -108,14 +107,14 @@ def _send(process: Process, message: Message) -> Sequence[str]:
 
 def _post(settings: Settings, message: Message) -> Attempt:
     """Sign a message with every secret that is valid now, and send it."""
-    sealer, timestamp = Sealer(settings.secret_keys), int(time.time())
+    sealer = Sealer(settings.secret_keys)
     body = json.dumps(notice.absolute(message.payload, settings.public_url), separators=(",", ":")).encode()
     secrets = [sealer.open(sealed) for sealed in message.secrets]
     headers = {
         "content-type": "application/json",
         "user-agent": "Fewbits-Webhooks/1",
         "webhook-id": message.message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": webhook.signatures(secrets, message.message_id, timestamp, body),
+        "webhook-timestamp": str(message.timestamp),
+        "webhook-signature": webhook.signatures(secrets, message.message_id, message.timestamp, body),
     }
     return dial.post(message.url, headers, body, settings.webhook_allow)

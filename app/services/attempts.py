@@ -47,6 +47,7 @@ class Message:
     secrets: tuple[bytes, ...]
     message_id: str
     payload: dict[str, Any]
+    timestamp: int  # what it is signed with: seconds by the database's clock, which all workers share
 
 
 def look(db: Session, step_id: str) -> WebhookEndpoint | None:
@@ -78,7 +79,8 @@ def begin(db: Session, step_id: str, worker: str) -> Message | None:
     claim = steps.claim(db, step_id, worker)
     if claim is None:
         return None
-    return Message(claim, endpoint.url, _secrets(endpoint, now), delivery.message_id, delivery.payload)
+    secrets, timestamp = _secrets(endpoint, now), now // MICROSECONDS
+    return Message(claim, endpoint.url, secrets, delivery.message_id, delivery.payload, timestamp)
 
 
 def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> Sequence[str]:
@@ -109,7 +111,7 @@ def _delivered(db: Session, claim: Claim, endpoint: WebhookEndpoint, delivery: D
 def _not_delivered(
     db: Session, claim: Claim, delivery: Delivery, attempt: Attempt, jitter: float, now: int
 ) -> None:
-    wait_s = _wait_s(delivery, attempt, jitter)
+    wait_s = _wait_s(delivery, attempt, jitter, now)
     if wait_s is None:
         outcome = attempt.error or f"status {attempt.status}"
         detail = f"{delivery.tries} attempts failed, the last with {outcome}; see the delivery {delivery.id}."
@@ -120,11 +122,11 @@ def _not_delivered(
         raise Stale
 
 
-def _wait_s(delivery: Delivery, attempt: Attempt, jitter: float) -> float | None:
+def _wait_s(delivery: Delivery, attempt: Attempt, jitter: float, now: int) -> float | None:
     if delivery.type == webhook.PING or (attempt.status is not None and webhook.gone(attempt.status)):
         return None
     wait_s = webhook.delay_s(delivery.tries, jitter)
-    asked_s = webhook.retry_after_s(attempt.retry_after, datetime.now(UTC))
+    asked_s = webhook.retry_after_s(attempt.retry_after, datetime.fromtimestamp(now / MICROSECONDS, UTC))
     return None if wait_s is None else max(wait_s, asked_s or 0.0)
 
 

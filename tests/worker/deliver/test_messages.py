@@ -1,6 +1,7 @@
 """What is told, to whom, how often, and how it is signed."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -41,6 +42,19 @@ def test_the_end_of_a_job_is_told_signed_and_with_links(
     assert (found.state, found.message_id, found.event_id) == ("delivered", received.id, event.id)
     assert [(a.number, a.status, a.error) for a in found.attempts] == [(1, 204, None)]
     assert step_of(process, found).state == "done"
+
+
+def test_a_worker_whose_clock_is_hours_off_signs_with_the_time_of_the_database(
+    process: Process, project: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers refuse what was signed minutes ago, or will be."""
+    _, secret = listen(process, project, receiver.url)
+    job, right = end_a_job(process, project), time.time
+    monkeypatch.setattr(time, "time", lambda: right() - 7200)
+
+    attempt(process)
+
+    assert receiver.received[0].verified(secret)["data"]["job"] == job
 
 
 def test_every_kind_of_event_is_told_once_to_those_who_asked_for_it(
