@@ -1,4 +1,4 @@
-"""Serves the API, with an end to every wait for a client: `python -m app.listen`.
+"""Serves the API, with an end to every wait for a client: `python -m app.listen [--processes N]`.
 
 uvicorn bounds how long a connection rests between two requests. It does not bound how long the head of a
 request may take, nor what becomes of a body that nobody reads and of an answer that nobody takes. Bodies that
@@ -7,10 +7,18 @@ are read and streams are bounded in `app.api`.
 
 import argparse
 import asyncio
+import os
 import resource
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from threading import Thread
 
 import h11
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from app import log, tracing
@@ -23,6 +31,7 @@ HEAD_SECONDS = 8.0
 UNWANTED = 64 * 1024  # bytes of a body that are read after its answer
 TAKEN_SECONDS = 60.0
 IDLE_SECONDS = 15
+STUCK_SECONDS = 60  # a process that does not react for so long is replaced
 
 
 def main() -> None:
@@ -31,26 +40,59 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--uds", help="a Unix socket instead")
+    parser.add_argument("--processes", type=int, default=1, help="that share the address")
     where = parser.parse_args()
     _allow_files()
     log.configure()
+    with _counting_together(where.processes):
+        uvicorn.run(
+            "app.listen:application",
+            factory=True,
+            host=where.host,
+            port=where.port,
+            uds=where.uds,
+            http="app.listen:BoundedProtocol",
+            ws="none",
+            workers=where.processes,
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            limit_concurrency=REQUESTS + WAITING,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            timeout_worker_healthcheck=STUCK_SECONDS,
+        )
+
+
+def application() -> FastAPI:
+    """The application of one process, which ends with the process that started it."""
+    log.configure()
     tracing.configure("api")
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=where.host,
-        port=where.port,
-        uds=where.uds,
-        http=BoundedProtocol,
-        ws="none",
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        limit_concurrency=REQUESTS + WAITING,
-        timeout_keep_alive=IDLE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-    )
+    if parent_process():
+        Thread(target=_follow_parent, daemon=True).start()
+    from app.main import create_app  # noqa: PLC0415 - how requests are counted is told before it is imported
+
+    return create_app()
+
+
+def _follow_parent() -> None:
+    """Without its parent nobody would stop this process, and it would hold the address."""
+    parent = parent_process()
+    assert parent is not None  # noqa: S101 - it was asked before
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _counting_together(processes: int) -> Iterator[None]:
+    """Several processes count their requests in files of one folder, so that each can tell the sum."""
+    if processes == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="fewbits-counts-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # prometheus_client reads it when it is imported
+        yield
 
 
 def _allow_files() -> None:

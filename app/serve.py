@@ -57,12 +57,15 @@ def serve(settings: Settings) -> None:
         os.environ["FEWBITS_SECRET_KEY"] = settings.secret_key or home.secret_key(folder)
         os.chdir(ROOT)
         broker = [] if settings.redis_url else [lineup.broker(folder, private)]
-        api, engine, soloists = lineup.api(folder, here), lineup.engine(folder), lineup.soloists(folder)
+        api = lineup.api(folder, here, settings.listeners)
+        engine, soloists = lineup.engine(folder), lineup.soloists(folder)
         first = [*broker, api, engine]
         try:
             _start_broker(broker, private)
             key = _prepare(folder)
             if _come_up(first, here, signals):
+                if "home" not in settings.model_fields_set:
+                    home.tell_clients(folder)
                 with home.announced(folder, here.url):
                     _say(f"Fewbits is ready at {here.url}\nDocs: {here.url}/docs\n{key}")
                     _say(f"Logs: {folder / 'log'}")

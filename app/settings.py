@@ -9,11 +9,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.processor import allowed_cores
 from app.domain.pruning import LONGEST_JOB_DAYS, Kept
 from app.domain.quota import Quotas
+from app.domain.retention import Retention
 
 MIB = 1024 * 1024
 KEY_BYTES = 32
+MOST_PROCESSES = 4  # of one host's API where nothing is said: the database takes 30 connections of each
 
 
 class Settings(BaseSettings):
@@ -26,6 +29,7 @@ class Settings(BaseSettings):
     home: Path = Path("var")
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    api_processes: int | None = Field(default=None, ge=1, le=64)
     database_url: str = ""
     redis_url: str = ""
     storage_url: str = ""
@@ -38,6 +42,10 @@ class Settings(BaseSettings):
     keep_printed_days: int = Field(default=Kept.printed, ge=1)
     keep_timeline_days: int = Field(default=Kept.timeline, ge=LONGEST_JOB_DAYS)
     keep_deliveries_days: int = Field(default=Kept.deliveries, ge=LONGEST_JOB_DAYS)
+
+    keep_models_days: int | None = Field(default=None, ge=1)  # None: for good, where a project says nothing
+    keep_datasets_days: int | None = Field(default=None, ge=1)
+    keep_artifacts_days: int | None = Field(default=None, ge=1)
 
     rate_reads: int = Field(default=12_000, ge=1)  # requests a minute: of a key
     rate_writes: int = Field(default=6_000, ge=1)
@@ -85,6 +93,12 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home.absolute() / 'fewbits.db'}"
 
     @cached_property
+    def listeners(self) -> int:
+        """Processes that share the API's address. With SQLite they would only wait for each other."""
+        by_host = 1 if self.database.startswith("sqlite") else min(allowed_cores(), MOST_PROCESSES)
+        return self.api_processes or by_host
+
+    @cached_property
     def storage(self) -> str:
         """The blob store's URL; without one, a folder in the home folder."""
         return self.storage_url or f"file:{self.home.absolute() / 'blobs'}"
@@ -97,6 +111,15 @@ class Settings(BaseSettings):
             jobs_per_day=self.quota_jobs_per_day,
             unfinished_jobs=self.quota_unfinished_jobs,
             running_candidates=self.quota_running_candidates,
+        )
+
+    @cached_property
+    def retention(self) -> Retention:
+        """How long a project's bytes stay when nothing is said for it."""
+        return Retention(
+            models_days=self.keep_models_days,
+            datasets_days=self.keep_datasets_days,
+            artifacts_days=self.keep_artifacts_days,
         )
 
     @cached_property

@@ -23,9 +23,10 @@ def main() -> None:
     os.execv(command[0], command)  # noqa: S606 - no shell is meant
 
 
-def api(host: str, port: int) -> list[str]:
+def api(host: str, port: int, processes: int) -> list[str]:
     """The HTTP side."""
-    return [sys.executable, "-m", "app.listen", f"--host={host}", f"--port={port}"]
+    where = [f"--host={host}", f"--port={port}", f"--processes={processes}"]
+    return [sys.executable, "-m", "app.listen", *where]
 
 
 def engine() -> list[str]:
@@ -53,7 +54,7 @@ def worker(name: str, queues: str, concurrency: int) -> list[str]:
 
 
 PARTS: dict[str, Callable[[Settings], list[str]]] = {
-    "api": lambda settings: api(settings.host, settings.port),
+    "api": lambda settings: api(settings.host, settings.port, settings.listeners),
     "worker": lambda _: engine(),
     "benchmark": lambda _: benchmark(),
     "control": lambda _: control(),

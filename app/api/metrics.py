@@ -1,8 +1,10 @@
-"""Metrics for Prometheus: what this process answers, beside those of the whole service."""
+"""Metrics for Prometheus: what this address answers, beside those of the whole service."""
 
+import os
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.workload import Workload
@@ -14,18 +16,22 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Metrics:
-    """One application's own registry."""
+    """One application's own registry; processes that share an address tell their sum."""
 
     def __init__(self, database: Database) -> None:
         self.registry = CollectorRegistry()
+        shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        own = None if shared else self.registry
+        if shared:
+            MultiProcessCollector(self.registry)  # type: ignore[no-untyped-call]
         labels = ["method", "route", "status"]
-        self.requests = Counter("fewbits_requests", "Answers begun", labels, registry=self.registry)
+        self.requests = Counter("fewbits_requests", "Answers begun", labels, registry=own)
         self.latency = Histogram(
             "fewbits_request_seconds",
             "From the request to the beginning of its answer, waiting included",
             ["method", "route"],
             buckets=BUCKETS,
-            registry=self.registry,
+            registry=own,
         )
         self.registry.register(Workload(database))
 

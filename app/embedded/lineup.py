@@ -13,9 +13,9 @@ def broker(folder: Path, private: Path) -> Child:
     return Child("broker", redis_server.command(private), home.fresh_log(folder, "broker"))
 
 
-def api(folder: Path, address: Address) -> Child:
+def api(folder: Path, address: Address, processes: int = 1) -> Child:
     """The HTTP side."""
-    return Child("api", start.api(address.host, address.port), home.fresh_log(folder, "api"))
+    return Child("api", start.api(address.host, address.port, processes), home.fresh_log(folder, "api"))
 
 
 def engine(folder: Path) -> Child:
