@@ -150,7 +150,7 @@ def test_padding_parts_it_from_a_convolution_behind_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
 def test_it_goes_into_a_product_behind_it(tmp_path: Path, operator: str) -> None:
-    attributes = {"alpha": 0.5} if operator == "Gemm" else {}
+    attributes: dict[str, Any] = {"alpha": 0.5} if operator == "Gemm" else {}
     product = helper.make_node(operator, ["n", "w"], ["y"], "product", **attributes)
     model = chain([norm("x", "n"), product], {"w": weights(16, 8), **statistics(16)}, (4, 16), (4, 8))
 

@@ -12,6 +12,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from app.domain.recipe import DynamicInt8
 from app.domain.target import RULES
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
+from worker.engine.methods.own_weights import give_own_weights
 from worker.engine.methods.resolve import resolve, types_for, unsupported
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
@@ -19,6 +20,7 @@ from worker.engine.passes.scopes import (
     FLOATS,
     all_nodes,
     attribute,
+    drop_unused,
     initializers,
     opset,
     subgraphs,
@@ -54,12 +56,14 @@ def dynamic_int8(
     refuse_nothing(chosen, "dynamic_int8", left)
     kinds = {node.op_type for node in all_nodes(model.graph) if node.name in chosen}
     resolved, reasons = _resolve(recipe, setting.isa, kinds)
+    give_own_weights(model, chosen)
     gemm_to_matmul(model)
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)
     quantizer = _quantizer(model, resolved, sorted(chosen))
     quantizer.quantize_model()
     quantizer.model.topological_sort()
+    drop_unused(quantizer.model.model.graph)
     return quantizer.model.model, resolved, reasons + stays_float(left)
 
 

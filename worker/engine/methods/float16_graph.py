@@ -39,6 +39,8 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     Raises:
         Refused: `unsupported_option`, `nothing_to_quantize` or `selection_matches_nothing`.
     """
+    if any(True for node in model.graph.node for _ in subgraphs(node)):
+        raise Refused("unsupported_option", "compute full does not reach into subgraphs; ask for storage.")
     if not any(tensor.data_type == onnx.TensorProto.FLOAT for tensor in _constants(model.graph)):
         raise Refused("nothing_to_quantize", "float16 halves float constants, and this model has none.")
     left = dict(_hindered(model, recipe))
@@ -47,8 +49,6 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     version = opset(model)
     if any(_passes_sequences(node, version) for node in model.graph.node):
         raise Refused("unsupported_option", "compute full does not reach through sequences; ask for storage.")
-    if any(True for node in model.graph.node for _ in subgraphs(node)):
-        raise Refused("unsupported_option", "compute full does not reach into subgraphs; ask for storage.")
     try:
         converted = convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(left)

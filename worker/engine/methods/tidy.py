@@ -7,9 +7,10 @@ import onnx
 from onnx import helper
 
 from worker.engine.interface import KEY
+from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
 from worker.engine.passes.scopes import all_graphs, all_nodes, opset
-from worker.engine.requirements import lowest_ir
+from worker.engine.requirements import MICROSOFT, lowest_ir
 
 _PRODUCER = "fewbits"
 _QUANTIZER_MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
@@ -24,6 +25,7 @@ def tidy(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto
        element types need a higher one. What tells the scales of integer inputs and outputs stays.
     3. Exactly the used domains are imported (the quantizer overlooks those used in subgraphs alone).
     4. Inferred shapes go, since the runtime infers them again.
+    5. Of equal constants in different subgraphs one is kept.
     """
     for values in ("input", "output"):
         _declare(getattr(quantized.graph, values), getattr(source.graph, values))
@@ -38,12 +40,15 @@ def tidy(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto
     kept += [entry for entry in quantized.metadata_props if entry.key == KEY]
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
-    imported = {entry.domain for entry in quantized.opset_import}
-    if "com.microsoft" not in imported and any(
-        n.domain == "com.microsoft" for n in all_nodes(quantized.graph)
-    ):
-        quantized.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return drop_unused_domains(quantized)[0]
+    import_microsoft(quantized)
+    return drop_unused_domains(merge_copies(quantized)[0])[0]
+
+
+def import_microsoft(model: onnx.ModelProto) -> None:
+    """Import `com.microsoft` where nodes use it and it is not imported."""
+    imported = {entry.domain for entry in model.opset_import}
+    if MICROSOFT not in imported and any(node.domain == MICROSOFT for node in all_nodes(model.graph)):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
 
 
 def _declare(declared: Any, source: Sequence[onnx.ValueInfoProto]) -> None:  # noqa: ANN401 - a protobuf field

@@ -7,6 +7,7 @@ import onnx
 from worker.engine.passes.batchnorm import fold_batchnorm
 from worker.engine.passes.branches import inline_branches
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
+from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
 from worker.engine.passes.half import widen_half
 from worker.engine.passes.identities import remove_identities
@@ -29,6 +30,7 @@ PASSES: tuple[Pass, ...] = (
     constants_to_initializers,
     fold_constants,
     inline_branches,
+    merge_copies,
     remove_identities,
     fold_batchnorm,
     soften_masks,
