@@ -28,7 +28,9 @@ import httpx
 from alembic import command
 from alembic.config import Config
 
+from app import start
 from app.db.session import Database
+from app.domain.processor import allowed_cores
 from benchmarks import api_jobs
 from tests import servers
 
@@ -176,11 +178,10 @@ def running(folder: Path, jobs: int) -> Iterator[Known]:
 
 @contextmanager
 def served(folder: Path, url: str, redis: str) -> Iterator[tuple[str, int]]:
-    """The API as `make serve` starts it."""
+    """The API as it is started on this host, with Postgres."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    words = ["app.main:create_app", "--factory", "--no-access-log", "--port", str(port), "--log-level=error"]
     settings = {
         "FEWBITS_HOME": str(folder),
         "FEWBITS_DATABASE_URL": url,
@@ -188,9 +189,10 @@ def served(folder: Path, url: str, redis: str) -> Iterator[tuple[str, int]]:
     }
     rates = {"FEWBITS_RATE_READS": "10000000", "FEWBITS_RATE_WRITES": "10000000"}
     environment = os.environ | settings | rates
-    process = subprocess.Popen(  # noqa: S603 - a command of ours
-        [sys.executable, "-m", "uvicorn", *words], env=environment, cwd=ROOT
-    )
+    with (folder / "api.log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603 - a command of ours
+            start.api("127.0.0.1", port, allowed_cores()), env=environment, cwd=ROOT, stderr=log
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(300):
@@ -223,9 +225,10 @@ def p99(values: list[float]) -> float:
 
 
 def resident(pid: int) -> int:
-    """Kilobytes that a process holds."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+    """Kilobytes that a process and its children hold."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    lines = [line for p in (pid, *children) for line in Path(f"/proc/{p}/status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 if __name__ == "__main__":

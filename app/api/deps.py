@@ -1,6 +1,9 @@
-"""What routes ask for, as annotated types."""
+"""What routes ask for, as annotated types.
 
-from collections.abc import Callable, Iterator, Sequence
+FastAPI gives each plain function a thread: what does not wait is `async` here.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -54,24 +57,31 @@ class App:
             return function(db)
 
 
-def the_app(request: Request) -> App:
-    """The application of this request."""
+async def _the_app(request: Request) -> App:
     found = request.app.state.fewbits
     assert isinstance(found, App)  # noqa: S101 - create_app put it there
     return found
 
 
-def _reading(request: Request) -> Iterator[Session]:
-    with the_app(request).database.reading() as db:
+async def _caller(request: Request) -> Caller:
+    return caller_of(request)
+
+
+Service = Annotated[App, Depends(_the_app)]
+Who = Annotated[Caller, Depends(_caller)]
+
+
+def _reading(service: Service) -> Iterator[Session]:
+    with service.database.reading() as db:
         yield db
 
 
-def _writing(request: Request) -> Iterator[Session]:
-    with the_app(request).database.writing() as db:
+def _writing(service: Service) -> Iterator[Session]:
+    with service.database.writing() as db:
         yield db
 
 
-def _seconds(
+async def _seconds(
     response: Response, prefer: Annotated[str | None, Header(description=PREFER, examples=["wait=5"])] = None
 ) -> float:
     seconds = seconds_preferred(prefer)
@@ -82,8 +92,6 @@ def _seconds(
 
 ReadDb = Annotated[Session, Depends(_reading, scope="function")]
 WriteDb = Annotated[Session, Depends(_writing, scope="function")]  # commits before the answer is sent
-Service = Annotated[App, Depends(the_app)]
-Who = Annotated[Caller, Depends(caller_of)]
 Wait = Annotated[float, Depends(_seconds)]
 
 
@@ -107,8 +115,8 @@ class Paging:
         return Page[Shown](items=items, next_cursor=cursor)
 
 
-def _paging(default: int, most: int, of: str) -> Callable[..., Paging]:
-    def asked(
+def _paging(default: int, most: int, of: str) -> Callable[..., Awaitable[Paging]]:
+    async def asked(
         request: Request,
         response: Response,
         limit: Annotated[int, Query(ge=1, le=most, description=f"{of} on one page")] = default,

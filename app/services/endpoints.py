@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
@@ -12,6 +13,7 @@ from app.db.queries import projects
 from app.db.queries import webhooks as stored
 from app.db.webhooks import Delivery, WebhookEndpoint
 from app.domain.errors import Conflict, InvalidInput, TooManyEndpoints
+from app.domain.pruning import DAY_US
 from app.domain.webhook import new_secret
 from app.secrets import Sealer
 from app.services import deliveries, events
@@ -123,7 +125,13 @@ def redeliver(db: Session, project_id: str, delivery_id: str) -> Delivery:
 
 
 def replay(
-    db: Session, project_id: str, endpoint_id: str, state: str, since_us: int, until_us: int | None
+    db: Session,
+    project_id: str,
+    endpoint_id: str,
+    state: str,
+    since_us: int,
+    until_us: int | None,
+    kept_days: int,
 ) -> Event:
     """Deliver again what has this state and was made in this time; `missed` is what was never delivered.
 
@@ -131,11 +139,12 @@ def replay(
 
     Raises:
         Conflict: The endpoint is disabled.
-        InvalidInput: There are more than 1,000.
+        InvalidInput: There are more than 1,000; or nobody knows any more what was delivered since then.
     """
     endpoint, now = _awake(db, project_id, endpoint_id), queries.now(db)
     until_us, most = now if until_us is None else until_us, MOST_REPLAYED + 1
     if state == "missed":
+        _check_known(since_us, now, kept_days)
         missed = stored.missed_events(db, endpoint, since_us, until_us, most)
         _check_count(len(missed))
         for event in missed:
@@ -165,6 +174,15 @@ def _awake(db: Session, project_id: str, endpoint_id: str) -> WebhookEndpoint:
 def _check_count(count: int) -> None:
     if count > MOST_REPLAYED:
         detail = f"more than {MOST_REPLAYED} deliveries are in this time, the limit of one replay; shorten it"
+        raise InvalidInput.at("/since", detail)
+
+
+def _check_known(since_us: int, now: int, days: int) -> None:
+    """Of what was delivered before that, no delivery is left: it would all look missed."""
+    oldest = now - days * DAY_US
+    if since_us < oldest:
+        day = datetime.fromtimestamp(oldest / MICROSECONDS, UTC).isoformat(timespec="seconds")
+        detail = f"deliveries are kept for {days} days, so what was missed is known from {day} on; begin then"
         raise InvalidInput.at("/since", detail)
 
 

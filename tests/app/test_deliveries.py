@@ -1,6 +1,6 @@
 """The log of deliveries over HTTP, and delivering again: one, or all of a time."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 
 from app.db.models import Step
 from app.db.webhooks import Delivery
+from app.domain.pruning import Kept
 from app.services import attempts
 from app.services import jobs as jobs_service
 from tests import factories
@@ -54,6 +55,10 @@ def fail_for_good(service: Service, delivery: str) -> None:
 def listed(http: httpx.Client, **query: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = http.get(DELIVERIES, params=query).json()["items"]
     return found
+
+
+def days_ago(days: int) -> str:
+    return (datetime.now(UTC) - timedelta(days=days)).isoformat()
 
 
 def test_a_delivery_is_shown_with_each_attempt_and_what_was_sent(
@@ -195,12 +200,23 @@ def test_what_was_missed_while_an_endpoint_was_disabled_can_be_told_once(
     missed = end_a_job(service, tenant)
     http.patch(here, json={"state": "enabled"})
     assert listed(http) == []
-    body = {"since": "2026-01-01T00:00:00Z", "state": "missed"}
+    body = {"since": days_ago(1), "state": "missed"}
 
     first, second = http.post(f"{here}/replay", json=body), http.post(f"{here}/replay", json=body)
 
     assert (first.json(), second.json()) == ({"count": 1}, {"count": 0})
     assert [found["payload"]["data"]["job"] for found in listed(http)] == [missed]
+
+
+def test_what_was_missed_before_deliveries_are_kept_is_not_guessed(http: httpx.Client, endpoint: str) -> None:
+    here, longer = f"{ENDPOINTS}/{endpoint}/replay", days_ago(Kept.deliveries + 1)
+
+    refused = http.post(here, json={"since": longer, "state": "missed"})
+
+    assert refused.status_code == 422
+    assert pointers(refused) == ["/since"]
+    assert f"kept for {Kept.deliveries} days" in problem(refused)["detail"]
+    assert http.post(here, json={"since": longer, "state": "failed"}).status_code == 202
 
 
 def test_a_replay_of_too_much_is_refused_whole(

@@ -131,12 +131,14 @@ async def replay_deliveries(
 ) -> Replayed:
     """Deliver again what failed since a time, or what has another state; at most 1,000 at once.
 
-    A message that was delivered before keeps its `webhook-id`. `missed` is what no delivery was made of.
+    A message that was delivered before keeps its `webhook-id`. `missed` is what no delivery was made of,
+    as far back as deliveries are kept.
     """
     since, until = microseconds(body.since), microseconds(body.until) if body.until else None
 
     def replay(db: Session) -> str:
-        return endpoints.replay(db, caller.project_id, endpoint_id, body.state, since, until).id
+        days = service.settings.keep_deliveries_days
+        return endpoints.replay(db, caller.project_id, endpoint_id, body.state, since, until, days).id
 
     event_id = await once.write(replay)
     response.headers["Location"] = f"/v1/webhook-deliveries?endpoint={endpoint_id}"
