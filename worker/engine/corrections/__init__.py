@@ -17,3 +17,4 @@ CORRECTIONS: dict[str, Correction] = {
     "weight_clipping": weight_clipping,
     "rounding": rounding,
 }
+MOVING = frozenset({"equalization", "smoothquant"})  # they rescale tensors and leave the function as it is

@@ -28,10 +28,12 @@ _QUANTIZED = (
     "QGemm",
     "ConvInteger",
     "MatMulInteger",
+    "MatMulBnb4",
     "MatMulNBits",
     "GatherBlockQuantized",
 )
 _ABSORBED = frozenset({"Relu", "Clip"})
+_PRODUCTS = ("Conv", "MatMul", "Gemm", "QLinearConv", "QLinearMatMul", "QGemm", "DynamicQuantizeMatMul")
 _HALVES = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
@@ -63,20 +65,25 @@ class Sums:
 
 
 def find_layers(base: onnx.GraphProto, candidate: onnx.GraphProto) -> list[Layer]:
-    """The float nodes that a candidate computes otherwise, in the order of the graph."""
+    """The float nodes that a candidate computes otherwise, in the order of the graph.
+
+    Where a candidate has no tensors of a float node's name, its nodes would stand for several of them: more
+    than one product is no layer.
+    """
     writers, constants = producers(candidate), initializers(candidate)
     places = {node.output[0]: place for place, node in enumerate(candidate.node) if node.output}
     kept = {value.name for value in candidate.input} | {n for node in base.node for n in node.output}
     named, theirs = {n.name: n for n in base.node}, {n.name for n in candidate.node}
     found = []
     for node in base.node:
-        writer = writers.get(node.output[0]) if len(node.output) == 1 else None
+        writer = writers.get(node.output[0]) if node.output and node.output[0] else None
         if writer is None:
             continue
         absorbed = node.op_type in _ABSORBED and node.name not in theirs
         same = _clipped(node.output[0], writers) if absorbed else node.output[0]
         nodes = sorted(_behind(same, writers, kept - {node.output[0]}), key=lambda n: places[n.output[0]])
-        simple = not any(True for n in nodes for _ in subgraphs(n))
+        products = sum(n.op_type.startswith(_PRODUCTS) for n in nodes)
+        simple = products <= 1 and not any(True for n in nodes for _ in subgraphs(n))
         if simple and any(_quantizes(n, constants) for n in nodes):
             origin = named.get(writer.name, node)  # what absorbed this node, or took up its bias
             found.append(Layer(origin, nodes, node.output[0], same))
@@ -141,7 +148,8 @@ def alone(base: onnx.ModelProto, candidate: onnx.ModelProto, layer: Layer) -> on
     """The float model with one node quantized."""
     constants = initializers(candidate.graph)
     nodes = _local(layer, 0, constants)
-    outputs = {f"0/{layer.theirs}": layer.output}
+    replaced = next(node for node in base.graph.node if layer.output in node.output)
+    outputs = {f"0/{name}": name for name in replaced.output} | {f"0/{layer.theirs}": layer.output}
     for node in nodes:
         node.output[:] = [outputs.get(name, name) for name in node.output]
     model = _surroundings(base, candidate)

@@ -17,8 +17,9 @@ from worker.engine.evaluate.fidelity import Closeness, headline, sqnr
 from worker.engine.evaluate.layer_graphs import Layer, alone, comparable, find_layers, sums
 from worker.engine.evaluate.ready import Feed
 from worker.engine.evaluate.stored_weights import stored_weights
-from worker.engine.load import load_model, tensor_bytes
+from worker.engine.load import load_model, save_model, tensor_bytes
 from worker.engine.methods import Setting, quantize
+from worker.engine.methods.static_int8 import corrected_float, is_rescaled
 from worker.engine.passes.opset import CannotConvert, raise_opset
 from worker.engine.passes.scopes import array, initializers, opset, tensor_types
 from worker.engine.session import open_bytes
@@ -26,7 +27,6 @@ from worker.engine.session import open_bytes
 MOST_BYTES = 500_000_000  # of float weights: both models are held side by side, in one protobuf
 WORST_SHARE = 0.1  # of the nodes, by local error: these are tried alone
 _DIGITS = 3
-_RESCALING = frozenset({"equalization", "smoothquant"})
 
 
 def layers_of(
@@ -35,7 +35,8 @@ def layers_of(
     """The layers of a candidate, or a note why they are not known; nothing here fails the candidate.
 
     QLinear operators and integer inputs hide the tensors in between: then the same recipe is looked at as
-    pairs of QuantizeLinear and DequantizeLinear.
+    pairs of QuantizeLinear and DequantizeLinear. Equalization and SmoothQuant rescale tensors: then the float
+    model is rescaled too. Nodes of a model that was quantized elsewhere are paired by what they write.
 
     Args:
         model: the prepared float model.
@@ -44,22 +45,35 @@ def layers_of(
         setting: as the result was made with it.
         feeds: inputs of the model.
     """
-    if isinstance(recipe, Imported):
-        return None, _why("a model quantized elsewhere has nodes of its own, which cannot be paired")
-    if isinstance(recipe, StaticInt8) and _RESCALING & set(recipe.corrections):
-        return None, _why("equalization and smoothquant rescale tensors, so nodes cannot be compared")
     if not feeds:
         return None, _why("there are no inputs to look at them with")
     try:
         with tempfile.TemporaryDirectory(prefix="layers-") as folder:
-            found = layers(model, _with_pairs(model, candidate, recipe, setting, Path(folder)), feeds)
+            pairs = _with_pairs(model, candidate, recipe, setting, Path(folder))
+            found = layers(_rescaled(model, recipe, setting, Path(folder)), pairs, feeds)
     except Exception as error:  # noqa: BLE001 - a candidate is good without its diagnosis
         return None, _why(f"could not be measured ({type(error).__name__})")
-    return found, () if found else _why("the model is too large, or too different, to hold side by side")
+    if not found:
+        return None, _why("the model is too large, or too different, to hold side by side")
+    if not found.layers:
+        return None, _why("no quantized node of the main graph writes a tensor that the float model has too")
+    return found, _trained(len(found.layers)) if isinstance(recipe, Imported) else ()
 
 
 def _why(detail: str) -> tuple[Note, ...]:
     return (Note("layers", detail),)
+
+
+def _trained(count: int) -> tuple[Note, ...]:
+    return _why(f"{count} nodes were paired by what they write; what training changed counts as error too")
+
+
+def _rescaled(model: Path, recipe: Recipe, setting: Setting, folder: Path) -> Path:
+    if not isinstance(recipe, StaticInt8) or not is_rescaled(recipe):
+        return model
+    rescaled = folder / "rescaled.onnx"
+    save_model(corrected_float(load_model(model), recipe, setting), rescaled)
+    return rescaled
 
 
 def _with_pairs(model: Path, candidate: Path, recipe: Recipe, setting: Setting, folder: Path) -> Path:
@@ -87,13 +101,16 @@ def layers(base: Path, candidate: Path, feeds: Sequence[Feed]) -> Layers | None:
     before, after = load_model(base), load_model(candidate)
     if not comparable(before, after) or tensor_bytes(before) > MOST_BYTES:
         return None
-    if opset(before) < opset(after):
-        try:
-            before = raise_opset(before, [opset(after)])
-        except CannotConvert:
-            return None
+    try:
+        before, after = (_at_least(one, opset(other)) for one, other in ((before, after), (after, before)))
+    except CannotConvert:
+        return None
     found = _float_layers(before, after)
     return Layers(tuple(_measured(before, after, found, feeds)), len(feeds))
+
+
+def _at_least(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    return raise_opset(model, [version]) if opset(model) < version else model
 
 
 def _float_layers(before: onnx.ModelProto, after: onnx.ModelProto) -> list[Layer]:

@@ -61,6 +61,27 @@ def static_int8(
     return built.quantized, resolved, reasons + stays_float(built.left_float)
 
 
+def is_rescaled(recipe: StaticInt8) -> bool:
+    """Whether tensors of the result are not of the size that they have in the float model."""
+    return bool(corrections.MOVING & set(recipe.corrections))
+
+
+def corrected_float(model: onnx.ModelProto, recipe: StaticInt8, setting: Setting) -> onnx.ModelProto:
+    """The float model that a static recipe rounds: the same function, its sizes moved by the corrections.
+
+    Args:
+        model: the prepared model; it is changed.
+        recipe: resolved.
+        setting: as the recipe was resolved with it.
+    """
+    model = _with_opset(model, recipe)
+    statistics = _statistics(setting)
+    found = _choose(model.graph, recipe, statistics, find_exceptions(model.graph, recipe.overrides))
+    moving = replace(recipe, corrections=tuple(c for c in recipe.corrections if c in corrections.MOVING))
+    subject = Subject(model=model, nodes=found.nodes, recipe=moving, setting=setting, statistics=statistics)
+    return _correct(subject)[0].model
+
+
 def _build(model: onnx.ModelProto, recipe: StaticInt8, setting: Setting) -> Built:
     """Choose the nodes, correct the model, and run the quantizer; the model is changed."""
     statistics = _statistics(setting)
