@@ -21,7 +21,7 @@ FILTERS = (
 class Pipeline(HttpUser):
     """Uploads, asks for jobs, watches and reads."""
 
-    wait_time = between(1, 3)  # a pipeline, not a flood
+    wait_time = between(1, 5)  # a pipeline, not a flood
 
     def on_start(self) -> None:
         """Every request carries the key."""
