@@ -65,7 +65,13 @@ RECIPES = {
             {"method": "weight_only", "bits": bits, "algorithm": algorithm}
         )
         for bits in (8, 4, 2)
-        for algorithm in ("rtn", "hqq", "gptq")
+        for algorithm in ("rtn", "hqq", "gptq", "awq", "kquant")
+    },
+    **{
+        f"{number_format}, {algorithm}": json.dumps(
+            {"method": "weight_only", "number_format": number_format, "algorithm": algorithm}
+        )
+        for number_format, algorithm in (("nf4", "awq"), ("fp4", "rtn"), ("ternary", "gptq"))
     },
     "float16": '{"method": "float16"}',
     "float16, full": '{"method": "float16", "compute": "full"}',

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 Auto = Literal["auto"]
 Correction = Literal["equalization", "smoothquant", "bias_correction", "weight_clipping", "rounding"]
 FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
+_SAMPLED = ("gptq", "awq")  # algorithms of weight_only that cannot do without calibration samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +102,35 @@ class StaticInt8(Chosen):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LevelOverride:
+    """Another `accuracy_level` for some nodes (globs); where several match, the last one wins."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    nodes: tuple[str, ...]
+    accuracy_level: Literal[0, 1, 4]
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightOnly(Chosen):
     """Weights in blocks of few bits, each block with its scale; activations stay float.
 
+    `number_format` says what a code stands for: an integer, one of -1, 0 and 1 (`ternary`, in 2 bits), or one
+    of the 16 values of NormalFloat (`nf4`) or of a float with 4 bits (`fp4`).
+
     `accuracy_level` is how MatMulNBits computes: 4 quantizes activations to int8 as they come, 0 leaves the
-    choice to the runtime.
+    choice to the runtime. With calibration samples, `auto` takes 4 except at nodes where the outputs would
+    move too far; those become `overrides`.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     method: Literal["weight_only"] = "weight_only"
     bits: Literal["auto", 2, 4, 8] = "auto"
     block_size: Literal["auto", 16, 32, 64, 128, 256] = "auto"
-    algorithm: Literal["auto", "rtn", "hqq", "gptq"] = "auto"
+    number_format: Literal["auto", "int", "ternary", "nf4", "fp4"] = "auto"
+    algorithm: Literal["auto", "rtn", "hqq", "gptq", "awq", "kquant"] = "auto"
     symmetric: bool | Auto = "auto"
     accuracy_level: Literal["auto", 0, 1, 4] = "auto"
+    overrides: tuple[LevelOverride, ...] = ()
     embeddings: bool | Auto = "auto"
 
 
@@ -156,7 +172,7 @@ def needs_calibration(recipe: Recipe) -> bool:
         case StaticInt8():
             return True
         case WeightOnly():
-            return recipe.algorithm == "gptq"
+            return recipe.algorithm in _SAMPLED
         case _:
             return False
 
@@ -164,7 +180,8 @@ def needs_calibration(recipe: Recipe) -> bool:
 def uses_calibration(recipe: Recipe) -> bool:
     """Whether this recipe makes use of calibration data where there are some."""
     if isinstance(recipe, WeightOnly):
-        return recipe.algorithm == "gptq" or (recipe.algorithm == "auto" and recipe.bits != 8)  # noqa: PLR2004
+        rounds = recipe.algorithm in _SAMPLED or (recipe.algorithm == "auto" and recipe.bits != 8)  # noqa: PLR2004
+        return rounds or recipe.accuracy_level == "auto"
     return needs_calibration(recipe)
 
 
@@ -181,12 +198,17 @@ def title(recipe: Recipe) -> str:
         case StaticInt8():
             return ", ".join(_static_words(recipe))
         case WeightOnly():
-            bits = "weights" if recipe.bits == "auto" else f"{recipe.bits}-bit weights"
-            return bits if recipe.algorithm == "auto" else f"{bits}, {recipe.algorithm}"
+            return ", ".join(_block_words(recipe))
         case Float16() | BFloat16():
             return recipe.method if recipe.compute != "full" else f"{recipe.method}, full"
         case Imported():
             return f"imported {recipe.version}"
+
+
+def _block_words(recipe: WeightOnly) -> list[str]:
+    bits = "weights" if recipe.bits == "auto" else f"{recipe.bits}-bit weights"
+    named = {"auto": bits, "int": bits}.get(recipe.number_format, f"{recipe.number_format} weights")
+    return [named] if recipe.algorithm == "auto" else [named, recipe.algorithm]
 
 
 def _static_words(recipe: StaticInt8) -> list[str]:

@@ -8,7 +8,12 @@ import pytest
 from tests.e2e.conftest import Service
 from tests.waiting import in_time
 
-RECIPES = [{"method": "weight_only", "bits": 4}, {"method": "float16"}, {"method": "bfloat16"}]
+RECIPES = [
+    {"method": "weight_only", "bits": 4},
+    {"method": "float16"},
+    {"method": "bfloat16"},
+    {"method": "weight_only", "number_format": "nf4", "algorithm": "awq"},
+]
 
 
 def upload(http: httpx.Client, noun: str, name: str, content: bytes) -> str:
@@ -43,14 +48,25 @@ def candidates(service: Service, digits_model: bytes, digits_data: bytes) -> lis
 
 
 def test_every_recipe_and_the_imported_model_are_measured(candidates: list[dict[str, Any]]) -> None:
-    assert [(c["state"], c["error"]) for c in candidates] == [("measured", None)] * 4
+    assert [(c["state"], c["error"]) for c in candidates] == [("measured", None)] * 5
     methods = [c["recipe"]["method"] for c in candidates]
-    assert methods == ["weight_only", "float16", "bfloat16", "imported"]
+    assert methods == ["weight_only", "float16", "bfloat16", "weight_only", "imported"]
 
 
 def test_calibration_samples_reach_the_build(candidates: list[dict[str, Any]]) -> None:
     assert candidates[0]["recipe"]["algorithm"] == "gptq"
     assert candidates[0]["fidelity"]["sqnr_db"] > 15
+
+
+def test_accuracy_levels_are_settled_in_the_build(candidates: list[dict[str, Any]]) -> None:
+    assert candidates[0]["recipe"]["accuracy_level"] in {0, 4}
+    assert any("calibration samples, of" in note for note in candidates[0]["notes"])
+
+
+def test_normal_floats_are_built_and_measured(candidates: list[dict[str, Any]]) -> None:
+    assert candidates[3]["name"] == "nf4 weights, awq"
+    assert candidates[3]["fidelity"]["sqnr_db"] > 15
+    assert candidates[3]["requires"]["onnxruntime"] == "1.16"
 
 
 def test_16_bits_stay_close(candidates: list[dict[str, Any]]) -> None:
@@ -61,7 +77,7 @@ def test_16_bits_stay_close(candidates: list[dict[str, Any]]) -> None:
 def test_the_imported_model_is_the_upload_itself(
     service: Service, candidates: list[dict[str, Any]], digits_model: bytes
 ) -> None:
-    assert candidates[3]["recipe"] == {"method": "imported", "version": candidates[3]["imported"]}
-    assert candidates[3]["fidelity"]["sqnr_db"] == 200
-    content = service.http.get(f"/v1/candidates/{candidates[3]['id']}/content", follow_redirects=True)
+    assert candidates[4]["recipe"] == {"method": "imported", "version": candidates[4]["imported"]}
+    assert candidates[4]["fidelity"]["sqnr_db"] == 200
+    content = service.http.get(f"/v1/candidates/{candidates[4]['id']}/content", follow_redirects=True)
     assert content.content == digits_model

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,79 +12,23 @@ from onnx import helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import Selection, WeightOnly
-from tests.engine.graphs import Array, attention, branch_feeds, branches, build, dense, weights
+from tests.engine.few_bits import IDS, Case, Feeds, lookup, product, rows
+from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
 from worker.engine.load import save_model
-from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
 from worker.engine.methods.weight_only.columns import Columns, descended
 from worker.engine.methods.weight_only.gptq import Sums, gptq
 from worker.engine.passes.likeness import likeness_db
-from worker.engine.prepare import prepare_model
 from worker.engine.session import open_session
 
-Feeds = list[dict[str, Array]]
 Bits = Literal[2, 4, 8]
 CLOSE = {2: 5.0, 4: 15.0, 8: 30.0}
-
-
-class Case:
-    """A model and its inputs, prepared."""
-
-    def __init__(self, folder: Path, model: onnx.ModelProto, samples: Feeds) -> None:
-        self.source, self.prepared, self.out = (folder / f"{n}.onnx" for n in ("source", "prepared", "out"))
-        self.samples = samples
-        save_model(model, self.source)
-        prepare_model(self.source, self.prepared, samples[:2], {})
-
-    def quantize(self, recipe: WeightOnly, *, with_samples: bool = False) -> Quantized:
-        samples = (lambda: self.samples) if with_samples else None
-        return quantize(self.prepared, self.out, recipe, Setting(isa="x86-vnni", samples=samples))
-
-    def likeness(self) -> float:
-        before, after = open_session(self.source), open_session(self.out)
-        return likeness_db(
-            [before.run(None, feed) for feed in self.samples],
-            [after.run(None, feed) for feed in self.samples],
-        )
-
-    def nodes(self, op_type: str) -> list[onnx.NodeProto]:
-        return [node for node in onnx.load_model(self.out).graph.node if node.op_type == op_type]
-
-
 Start = Callable[[onnx.ModelProto, Feeds], Case]
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Start:
     return lambda model, samples: Case(tmp_path, model, samples)
-
-
-def rows(width: int, count: int = 16) -> Feeds:
-    """Rows whose values hang together, as those of real layers do."""
-    rng = np.random.default_rng(7)
-    mixing = rng.normal(size=(width // 4, width))
-    return [{"x": (rng.normal(size=(8, width // 4)) @ mixing).astype(np.float32)} for _ in range(count)]
-
-
-def product(columns: int, outputs: int = 48) -> onnx.ModelProto:
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
-    return build(
-        nodes, {"x": ["batch", columns]}, {"y": ["batch", outputs]}, {"w": weights(columns, outputs)}
-    )
-
-
-def lookup(width: int = 64) -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("Gather", ["table", "ids"], ["rows"], "lookup"),
-        helper.make_node("MatMul", ["rows", "w"], ["y"], "product"),
-    ]
-    made = {"table": weights(100, width), "w": weights(width, 32, seed=1)}
-    model = build(nodes, {"ids": ["batch", "words"]}, {"y": ["batch", "words", 32]}, made)
-    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    return model
-
-
-IDS: Feeds = [{"ids": np.array([[1, 99, -1], [5, 0, 7]])}]
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -107,7 +52,7 @@ def test_the_runtime_reads_every_layout_as_it_was_written(
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq"])
+@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq", "awq", "kquant"])
 def test_every_algorithm_stays_close_with_integer_kernels(case: Start, bits: Bits, algorithm: Any) -> None:
     started = case(dense(), [{"x": feed["x"][:, :32]} for feed in rows(64)])
 
@@ -173,9 +118,10 @@ def test_gptq_is_chosen_with_samples_and_hqq_without(case: Start) -> None:
     assert started.quantize(WeightOnly()).recipe.algorithm == "hqq"  # type: ignore[union-attr]
 
 
-def test_gptq_without_samples_is_refused(case: Start) -> None:
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+def test_what_needs_samples_is_refused_without(case: Start, algorithm: Any) -> None:
     with pytest.raises(Refused) as refusal:
-        case(product(64), rows(64)).quantize(WeightOnly(algorithm="gptq"))
+        case(product(64), rows(64)).quantize(WeightOnly(algorithm=algorithm))
 
     assert refusal.value.code == "no_calibration_data"
 
@@ -280,6 +226,7 @@ def test_the_interface_and_the_opset_stay(case: Start) -> None:
 
 
 SCRIPT = """
+import json
 import sys
 from pathlib import Path
 import numpy as np
@@ -287,17 +234,28 @@ from app.domain.recipe import WeightOnly
 from worker.engine.methods import Setting, quantize
 rng = np.random.default_rng(7)
 feeds = [{"x": rng.normal(size=(8, 256)).astype(np.float32)} for _ in range(8)]
-recipe = WeightOnly(bits=int(sys.argv[3]), algorithm=sys.argv[4])
-quantize(Path(sys.argv[1]), Path(sys.argv[2]), recipe, Setting(isa="generic", samples=lambda: feeds))
+for i, fields in enumerate(json.loads(sys.argv[3])):
+    setting = Setting(isa="generic", samples=lambda: feeds)
+    quantize(Path(sys.argv[1]), Path(sys.argv[2]) / f"{i}.onnx", WeightOnly(**fields), setting)
 """
+REPEATED = (
+    {"algorithm": "gptq", "bits": 4},
+    {"algorithm": "hqq", "bits": 2},
+    {"algorithm": "rtn", "bits": 8},
+    {"algorithm": "awq", "bits": 4},
+    {"algorithm": "kquant", "bits": 4},
+    {"algorithm": "awq", "number_format": "nf4"},
+    {"algorithm": "gptq", "number_format": "ternary"},
+)
 
 
-@pytest.mark.parametrize(("bits", "algorithm"), [(4, "gptq"), (2, "hqq"), (8, "rtn")])
-def test_two_processes_write_the_same_bytes(tmp_path: Path, bits: int, algorithm: str) -> None:
+def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
     save_model(product(256), tmp_path / "model.onnx")
     for seed in ("1", "2"):
-        arguments = [tmp_path / "model.onnx", tmp_path / f"{seed}.onnx", str(bits), algorithm]
-        command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+        (tmp_path / seed).mkdir()
+        arguments = [str(tmp_path / "model.onnx"), str(tmp_path / seed), json.dumps(REPEATED)]
+        command = [sys.executable, "-c", SCRIPT, *arguments]
         subprocess.run(command, check=True, env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."})
 
-    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+    for i in range(len(REPEATED)):
+        assert (tmp_path / "1" / f"{i}.onnx").read_bytes() == (tmp_path / "2" / f"{i}.onnx").read_bytes()

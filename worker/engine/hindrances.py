@@ -13,6 +13,7 @@ _WIDE = frozenset({onnx.TensorProto.INT16, onnx.TensorProto.UINT16})
 _NIBBLES = frozenset({onnx.TensorProto.INT4, onnx.TensorProto.UINT4})
 _WEIGHTED = frozenset({"Conv", "MatMul", "Gemm", "FusedConv", "FusedMatMul", "FusedGemm"})
 _PAIRS = ("QuantizeLinear", "DequantizeLinear")
+_BLOCKS = frozenset({"MatMulNBits", "MatMulBnb4"})
 _FAST_LEVEL = 4  # MatMulNBits' accuracy_level of int8 kernels
 Types = Mapping[str, int]
 Nodes = Sequence[onnx.NodeProto]
@@ -34,7 +35,7 @@ def left_float(floats: Nodes, nodes: Nodes) -> tuple[FloatNodes, ...]:
 
 
 def _reason(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> str:
-    if node.op_type == "MatMulNBits":
+    if node.op_type in _BLOCKS:
         return "weights of few bits times float activations"
     if any(name in writers and writers[name].op_type == "DequantizeLinear" for name in node.input):
         weighted = node.op_type in _WEIGHTED
@@ -71,7 +72,7 @@ def hindrances(nodes: Nodes, types: Types, integer: int) -> Iterator[str]:
         )
     if integer:
         yield "products are too small: quantizing costs more than integer kernels save; try weight_only"
-    elif not counts["MatMulNBits"]:
+    elif not any(counts[kind] for kind in _BLOCKS):
         yield "no node runs in an integer kernel, so there is nothing to win: only the size is smaller"
 
 
@@ -92,6 +93,9 @@ def _unfused(nodes: Nodes, types: Types) -> Iterator[str]:
 
 
 def _blocks(nodes: Nodes) -> Iterator[str]:
+    tables = sum(node.op_type == "MatMulBnb4" for node in nodes)
+    if tables:
+        yield f"{tables} MatMulBnb4 widen their weights at each run: use number_format int"
     blocks = [node for node in nodes if node.op_type == "MatMulNBits"]
     widened = [node for node in blocks if attribute(node, "accuracy_level", 0) < _FAST_LEVEL]
     if widened:

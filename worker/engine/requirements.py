@@ -44,6 +44,7 @@ _OPERATORS = {
     "QGemm": "1.11",
     "QLinearSoftmax": "1.12",
     "QLinearWhere": "1.14",
+    "MatMulBnb4": "1.16",
     "MatMulNBits": "1.17",
     "GatherBlockQuantized": "1.23",
 }

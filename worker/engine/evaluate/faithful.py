@@ -29,7 +29,8 @@ def least_db(recipe: Recipe) -> float | None:
         case BFloat16():
             return BFLOAT16_DB
         case WeightOnly():
-            return LEAST_DB[4 if recipe.bits == "auto" else recipe.bits]
+            few = 2 if recipe.number_format == "ternary" else 4
+            return LEAST_DB[few if recipe.bits == "auto" else recipe.bits]
         case StaticInt8():
             return LEAST_DB[4 if recipe.weight == "int4" else 8]
         case _:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from worker.engine.methods.weight_only.bnb4 import KINDS, Table, TableBlocks
 from worker.engine.passes.scopes import array, attribute
 
 Array = npt.NDArray[Any]
@@ -30,6 +31,8 @@ def stored_weights(nodes: Sequence[onnx.NodeProto], constants: Constants, name: 
     for node in nodes:
         if node.op_type in {"MatMulNBits", "GatherBlockQuantized"}:
             return _blocks(node, constants)
+        if node.op_type == "MatMulBnb4":
+            return _table(node, constants)
         if not node.input:
             continue
         if node.op_type in _INTEGER_PRODUCTS:
@@ -82,6 +85,17 @@ def _blocks(node: onnx.NodeProto, constants: Constants) -> Array | None:
     steps = np.repeat(scales, size, 1)[:, : codes.shape[1]]
     values: Array = (codes - np.repeat(zeros, size, 1)[:, : codes.shape[1]]) * steps
     return values if table else values[:, : attribute(node, "K", values.shape[1])]
+
+
+def _table(node: onnx.NodeProto, constants: Constants) -> Array | None:
+    """Codes of four bits [bytes], the first of two in the upper half, and scales [blocks]."""
+    if not all(name in constants for name in node.input[1:]):
+        return None
+    packed, scales = (array(constants[name]) for name in node.input[1:])
+    rows, columns = attribute(node, "N", 0), attribute(node, "K", 0)
+    kind = KINDS[attribute(node, "quant_type", 0)]
+    codes = unpack(packed, 4).reshape(-1, 2)[:, ::-1].reshape(-1)[: rows * columns]
+    return TableBlocks(Table(kind, attribute(node, "block_size", 64)), rows, columns, codes, scales).values()
 
 
 def unpack(packed: Array, bits: int) -> Array:

@@ -1,26 +1,30 @@
-"""Weights in blocks of 2, 4 or 8 bits; activations stay float."""
+"""Weights in blocks of few bits; activations stay float."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from itertools import chain
 
+import numpy as np
 import onnx
 
-from app.domain.errors import Refused
 from app.domain.recipe import WeightOnly
-from worker.engine.methods.resolve import resolve
-from worker.engine.methods.selection import refuse_nothing, stays_float
+from worker.engine.methods.quantizer import copy_of
+from worker.engine.methods.selection import listed, refuse_nothing, stays_float
 from worker.engine.methods.setting import Samples, Setting
-from worker.engine.methods.weight_only.blocks import Blocks, Grid, round_to_nearest
+from worker.engine.methods.tidy import import_microsoft
+from worker.engine.methods.weight_only.awq import Scaling, scale_inputs
+from worker.engine.methods.weight_only.blocks import Grid
+from worker.engine.methods.weight_only.bnb4 import Table
 from worker.engine.methods.weight_only.choose import Site, Weight, choose
+from worker.engine.methods.weight_only.forms import Form, Quantized, closest_to, quantize_alone, without_data
 from worker.engine.methods.weight_only.gptq import gptq
 from worker.engine.methods.weight_only.hessians import grouped, hessians
-from worker.engine.methods.weight_only.hqq import half_quadratic
+from worker.engine.methods.weight_only.levels import assign, settle_levels
+from worker.engine.methods.weight_only.resolution import SAMPLED, TABLES, resolve_blocks
 from worker.engine.methods.weight_only.rewrite import matrix, replace_matrix, rewrite, store
 from worker.engine.passes.scopes import tensor_names
 
-_INTEGER_KERNELS_OF_TWO_BITS = frozenset({32, 64, 128})
-_FEW_BITS = 4
-_BLOCK_SIZE = (32, "an outlier spoils no more than 32 values, and integer kernels take such blocks")
+Activations = Mapping[Weight, tuple[str, ...]]
+Pairs = Iterator[tuple[Weight, Quantized]]
 
 
 def weight_only(
@@ -31,103 +35,95 @@ def weight_only(
     Args:
         model: the prepared model; it is changed.
         recipe: the choices; `auto` is resolved.
-        setting: its samples serve `gptq`.
+        setting: its samples serve `gptq`, `awq` and the choice of accuracy levels.
 
     Returns:
         The quantized model, the resolved recipe, and the reasons.
 
     Raises:
-        Refused: `no_calibration_data`, `nothing_to_quantize` or `selection_matches_nothing`.
+        Refused: `no_calibration_data`, `nothing_to_quantize`, `unsupported_option` or
+            `selection_matches_nothing`.
     """
     samples = setting.samples
-    if recipe.algorithm == "gptq" and samples is None:
-        raise Refused("no_calibration_data", "gptq needs calibration samples: add a dataset to the job.")
-    resolved, reasons = _resolve(recipe, has_samples=samples is not None)
-    grid = Grid(int(resolved.bits), int(resolved.block_size), resolved.symmetric is True)
+    resolved, reasons = resolve_blocks(recipe, has_samples=samples is not None)
+    measured = resolved.accuracy_level == "auto"
+    grid = Grid(
+        int(resolved.bits),
+        int(resolved.block_size),
+        symmetric=resolved.symmetric is True,
+        ternary=resolved.number_format == "ternary",
+    )
     sites, left = choose(model, resolved, grid)
     refuse_nothing([site.node for site in sites], "weight_only", left)
-    reasons += _replaced(resolved, sites)
+    before = copy_of(model) if measured else model
+    pairs, why = _quantized(model, resolved, grid, sites, samples)
     names = tensor_names(model.graph)
-    stored = {
-        weight: store(model, weight, blocks, names)
-        for weight, blocks in _quantized(model, resolved, grid, sites, samples)
-    }
-    rewrite(model, {s.node: stored[s.weight] for s in sites}, int(resolved.accuracy_level), names)
-    return model, resolved, reasons + stays_float(left)
-
-
-def _resolve(recipe: WeightOnly, *, has_samples: bool) -> tuple[WeightOnly, list[str]]:
-    values, reasons = resolve({"bits": recipe.bits}, {"bits": (4, "half the bytes of 8 at little loss")})
-    few = values["bits"] <= _FEW_BITS
-    asked = {name: getattr(recipe, name) for name in ("algorithm", "block_size", "symmetric", "embeddings")}
-    more, why = resolve(asked, _few_bits(values["bits"], has_samples=has_samples) if few else _EIGHT_BITS)
-    values |= more
-    level, whys = resolve({"accuracy_level": recipe.accuracy_level}, {"accuracy_level": _level(values)})
-    return replace(recipe, **values, **level), reasons + why + whys
-
-
-def _few_bits(bits: int, *, has_samples: bool) -> dict[str, tuple[object, str]]:
-    algorithms = {
-        True: ("gptq", "there are calibration samples, which tell it which errors matter"),
-        False: ("hqq", "there are no calibration samples; it needs none"),
-    }
-    symmetries = {
-        True: (True, "at 2 bits a zero point wins nothing that the sign of the scale does not"),
-        False: (False, "zero points cost 3 % of the bytes and win half a decibel"),
-    }
-    return {
-        "algorithm": algorithms[has_samples],
-        "block_size": _BLOCK_SIZE,
-        "symmetric": symmetries[bits < _FEW_BITS],
-        "embeddings": (True, "tables are often most of the bytes"),
-    }
-
-
-_EIGHT_BITS: dict[str, tuple[object, str]] = {
-    "algorithm": ("rtn", "8 bits are so fine that other roundings win nothing"),
-    "block_size": _BLOCK_SIZE,
-    "symmetric": (True, "8 bits need no zero points"),
-    "embeddings": (True, "tables are often most of the bytes"),
-}
-
-
-def _level(values: Mapping[str, object]) -> tuple[int, str]:
-    if values["bits"] == 2 and values["block_size"] not in _INTEGER_KERNELS_OF_TWO_BITS:  # noqa: PLR2004
-        return 0, f"2-bit integer kernels take blocks of 32, 64 or 128, not {values['block_size']}"
-    return 4, "products run in int8 kernels; without, weights are widened at each run"
-
-
-def _replaced(recipe: WeightOnly, sites: Sequence[Site]) -> list[str]:
-    """Where the algorithm of the recipe does not reach."""
-    if recipe.algorithm != "gptq":
-        return []
-    tables = [site.node for site in sites if site.weight.table]
-    deep = [site.node for site in sites if not site.weight.table and site.activation is None]
-    reasons = [("a table has no products", tables), ("a subgraph shows no activations", deep)]
-    return [f"quantized by hqq, {reason}: {', '.join(nodes)}" for reason, nodes in reasons if nodes]
+    stored = {weight: store(model, weight, quantized, names) for weight, quantized in pairs}
+    rewrite(model, {site.node: stored[site.weight] for site in sites}, names)
+    import_microsoft(model)
+    reasons += why + stays_float(left)
+    if measured and samples:
+        resolved, why = settle_levels(before, model, resolved, samples)
+        reasons += why
+    assign(model, resolved)
+    return model, resolved, reasons
 
 
 def _quantized(
-    model: onnx.ModelProto,
-    recipe: WeightOnly,
-    grid: Grid,
-    sites: Sequence[Site],
-    samples: Samples | None,
-) -> Iterator[tuple[Weight, Blocks]]:
-    """Each weight once, however many nodes read it."""
-    activations = _activations(sites) if recipe.algorithm == "gptq" else {}
-    quantizer = round_to_nearest if recipe.algorithm == "rtn" else half_quadratic
-    alone = {
-        weight: quantizer(matrix(model, weight), grid)
-        for weight in dict.fromkeys(site.weight for site in sites)
-        if weight not in activations
-    }
-    yield from alone.items()
+    model: onnx.ModelProto, recipe: WeightOnly, grid: Grid, sites: Sequence[Site], samples: Samples | None
+) -> tuple[Pairs, list[str]]:
+    """Each weight once, however many nodes read it, and the reasons; awq also divides what products read."""
+    form: Form = grid
+    if recipe.number_format in TABLES:
+        form = Table(str(recipe.number_format), grid.block_size)
+    scalings: Mapping[Weight, Scaling] = {}
+    activations: Activations = {}
+    reasons: list[str] = []
+    if samples and recipe.algorithm == "awq":
+        scalings, reasons = scale_inputs(model, sites, form, samples)
+    elif samples and recipe.algorithm == "gptq":
+        activations = _activations(sites)
+    others = [site for site in sites if site.weight not in scalings and site.weight not in activations]
+    alone = _alone(model, others, {True: grid, False: form}, str(recipe.algorithm))
+    pairs: Pairs = chain(alone, _scaled(model, scalings, form))
     if samples and activations:
-        yield from _with_samples(model, grid, alone, activations, samples)
+        pairs = _with_samples(model, grid, dict(alone), activations, samples)
+    return pairs, reasons + _replaced(recipe, form, others)
 
 
-def _activations(sites: Sequence[Site]) -> dict[Weight, tuple[str, ...]]:
+def _alone(
+    model: onnx.ModelProto, sites: Sequence[Site], forms: Mapping[bool, Form], algorithm: str
+) -> Pairs:
+    """Weights that are quantized without data; tables in integers, whatever the form of products is."""
+    for weight in dict.fromkeys(site.weight for site in sites):
+        form = forms[weight.table]
+        yield weight, quantize_alone(matrix(model, weight), form, without_data(form, algorithm))
+
+
+def _scaled(model: onnx.ModelProto, scalings: Mapping[Weight, Scaling], form: Form) -> Pairs:
+    for weight, scaling in scalings.items():
+        rows = matrix(model, weight) * scaling.scales.astype(np.float32)
+        yield weight, closest_to(rows, form, scaling.importance)
+
+
+def _replaced(recipe: WeightOnly, form: Form, sites: Sequence[Site]) -> list[str]:
+    """Where the algorithm or the number format of the recipe does not reach."""
+    tables = [site.node for site in sites if site.weight.table]
+    deep = [site.node for site in sites if not site.weight.table]
+    reasons = []
+    if isinstance(form, Table) and tables:
+        reasons.append(f"in {recipe.bits}-bit integers, which alone can be looked up: {listed(tables)}")
+    if recipe.algorithm not in SAMPLED:
+        return reasons
+    if tables:
+        reasons.append(f"quantized by hqq, a table has no products: {listed(tables)}")
+    if deep:
+        why = "what it is multiplied with is in a subgraph, or differs between nodes"
+        reasons.append(f"quantized by {without_data(form, str(recipe.algorithm))}, {why}: {listed(deep)}")
+    return reasons
+
+
+def _activations(sites: Sequence[Site]) -> Activations:
     """The tensors that a weight is multiplied with, where all of them lie in the main graph."""
     found: dict[Weight, dict[str, None]] = {}
     hidden = {site.weight for site in sites if site.activation is None}
@@ -140,15 +136,15 @@ def _activations(sites: Sequence[Site]) -> dict[Weight, tuple[str, ...]]:
 def _with_samples(
     model: onnx.ModelProto,
     grid: Grid,
-    alone: Mapping[Weight, Blocks],
-    activations: Mapping[Weight, tuple[str, ...]],
+    alone: Mapping[Weight, Quantized],
+    activations: Activations,
     samples: Samples,
-) -> Iterator[tuple[Weight, Blocks]]:
+) -> Pairs:
     """GPTQ from the first layers to the last, each on what the quantized ones before it hand on."""
-    simulated = onnx.ModelProto()
-    simulated.CopyFrom(model)
-    for weight, blocks in alone.items():
-        replace_matrix(simulated, weight, blocks.values())
+    yield from alone.items()
+    simulated = copy_of(model)
+    for weight, quantized in alone.items():
+        replace_matrix(simulated, weight, quantized.values())
     for widths in grouped({names: weight.columns for weight, names in activations.items()}):
         sums = hessians(simulated, model, widths, samples)
         for weight, names in activations.items():

@@ -14,21 +14,31 @@ Codes = npt.NDArray[np.uint8]
 BYTE = 8  # bits
 _SHARES = np.linspace(1.05, 0.5, 9, dtype=np.float32)  # of a block's range that a grid covers
 _TURNS = 2
-_VALUES_AT_ONCE = 1 << 20  # so that temporary arrays stay in tens of megabytes
+_LARGE = np.float32(0.7)  # times the mean size of normally distributed values: the rest becomes zero
+VALUES_AT_ONCE = 1 << 20  # so that temporary arrays stay in tens of megabytes
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How many bits a code has, how many values share a scale, and whether zero points are free."""
+    """How many bits a code has, how many values share a scale, and whether zero points are free.
+
+    A ternary grid uses the codes of -1, 0 and 1 alone; it is symmetric.
+    """
 
     bits: int
     block_size: int
     symmetric: bool
+    ternary: bool = False
+
+    @property
+    def lowest(self) -> int:
+        """The smallest code."""
+        return self.middle - 1 if self.ternary else 0
 
     @property
     def highest(self) -> int:
         """The largest code."""
-        return (1 << self.bits) - 1
+        return self.middle + 1 if self.ternary else (1 << self.bits) - 1
 
     @property
     def middle(self) -> int:
@@ -74,7 +84,11 @@ def extremes(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
     """Scales and zeros [...] that reach the extreme values of blocks [..., block_size].
 
     Symmetric grids have one code more below zero than above: it gets the value of the largest magnitude.
+    Ternary ones reach the mean of the large values ("ternary weight networks", Li et al. 2016).
     """
+    if grid.ternary:
+        scales = _mean_of_large(blocks)
+        return scales, np.full_like(scales, grid.middle)
     if grid.symmetric:
         largest = np.take_along_axis(blocks, abs(blocks).argmax(-1)[..., None], -1)[..., 0]
         scales = usable(-largest / np.float32(grid.middle))
@@ -84,9 +98,17 @@ def extremes(blocks: Floats, grid: Grid) -> tuple[Floats, Floats]:
     return scales, np.clip(np.rint(-low / scales), 0, grid.highest)
 
 
+def _mean_of_large(blocks: Floats) -> Floats:
+    """The mean size [...] of those values that are above seven tenths of the mean size."""
+    sizes = abs(blocks)
+    large = sizes > _LARGE * sizes.mean(-1, keepdims=True)
+    return usable((sizes * large).sum(-1) / np.maximum(large.sum(-1), 1))
+
+
 def encode(blocks: Floats, scales: Floats, zeros: Floats, grid: Grid) -> Floats:
     """The nearest codes [..., block_size], as floats."""
-    codes: Floats = np.clip(np.rint(blocks / scales[..., None] + zeros[..., None]), 0, grid.highest)
+    nearest = np.rint(blocks / scales[..., None] + zeros[..., None])
+    codes: Floats = np.clip(nearest, grid.lowest, grid.highest)
     return codes
 
 
@@ -167,7 +189,7 @@ def as_blocks(grid: Grid, columns: int, codes: Floats, scales: Floats, zeros: Fl
 
 def slices(rows: int, columns: int) -> list[slice]:
     """Rows in portions whose temporary arrays are small."""
-    step = max(1, _VALUES_AT_ONCE // max(columns, 1))
+    step = max(1, VALUES_AT_ONCE // max(columns, 1))
     return [slice(start, start + step) for start in range(0, rows, step)]
 
 

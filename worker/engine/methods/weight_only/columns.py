@@ -17,6 +17,7 @@ class Columns:
     scales: Doubles
     zeros: Doubles
     highest: int
+    lowest: int = 0
 
 
 def round_columns(weights: Doubles, columns: Columns, spread: Doubles) -> Doubles:
@@ -44,7 +45,7 @@ def _round_part(
     errors = np.zeros((len(part), left.shape[1]))
     for position, i in enumerate(part):
         scales, zeros = columns.scales[i], columns.zeros[i]
-        codes[i] = np.clip(np.rint(left[i] / scales + zeros), 0, columns.highest)
+        codes[i] = np.clip(np.rint(left[i] / scales + zeros), columns.lowest, columns.highest)
         errors[position] = (left[i] - scales * (codes[i] - zeros)) / spread[i, i]
         rest = slice(i + 1, part[-1] + 1)
         left[rest] -= spread[i, rest, None] * errors[position]
@@ -74,7 +75,7 @@ def _descend_part(
     moved = np.zeros((len(part), codes.shape[1]))
     for position, i in enumerate(part):
         best = np.rint(codes[i] + pull[i] / (hessian[i, i] * columns.scales[i]))
-        best = np.clip(best, 0, columns.highest)
+        best = np.clip(best, columns.lowest, columns.highest)
         moved[position] = columns.scales[i] * (best - codes[i])
         codes[i] = best
         rest = slice(i + 1, part[-1] + 1)

@@ -73,7 +73,7 @@ def gptq(weights: Floats, sums: Sums, grid: Grid) -> Blocks:
 def _grids(scales: Floats, zeros: Floats, order: Order, grid: Grid) -> Columns:
     blocks = order // grid.block_size
     scale, zero = (part.T.astype(np.float64)[blocks] for part in (scales, zeros))
-    return Columns(scale, zero, grid.highest)
+    return Columns(scale, zero, grid.highest, grid.lowest)
 
 
 def _in_blocks(rounded: Doubles, order: Order, grid: Grid) -> Floats:

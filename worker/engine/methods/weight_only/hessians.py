@@ -66,6 +66,19 @@ def hessians(
     return sums
 
 
+def squares(
+    model: onnx.ModelProto, widths: Mapping[Tensors, int], samples: Samples
+) -> dict[Tensors, npt.NDArray[np.float64]]:
+    """The sums of `x.T @ x` alone, [columns, columns]; arguments as of `hessians`."""
+    sums = {names: np.zeros((width, width)) for names, width in widths.items()}
+    tensors = {name for names in widths for name in names}
+    for portion in _portions(_activations((model,), tensors, samples)):
+        for names, width in widths.items():
+            rows = np.concatenate([_rows(values[name], width) for (values,) in portion for name in names])
+            sums[names] += rows.T @ rows
+    return sums
+
+
 def _rows(values: npt.NDArray[Any], width: int) -> Floats:
     return values.astype(np.float32).reshape(-1, width)
 
