@@ -15,7 +15,9 @@ import yaml
 from pydantic import ValidationError
 
 from app import start
-from app.settings import Settings
+from app.db.session import CONNECTIONS
+from app.settings import MOST_PROCESSES, Settings
+from worker import stopping
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -109,6 +111,14 @@ def test_ports_are_published_for_the_api_alone_and_on_loopback() -> None:
     assert SERVICES["api"]["ports"] == ["${FEWBITS_HOST:-127.0.0.1}:${FEWBITS_PORT:-8000}:8000"]
 
 
+def test_postgres_takes_all_the_connections_that_the_api_may_make() -> None:
+    """Each process has those for its rows, and as many for bytes that lie in the database."""
+    (allowed,) = (int(word.partition("=")[2]) for word in SERVICES["postgres"]["command"] if "=" in word)
+
+    assert "max_connections" in SERVICES["postgres"]["command"][2]
+    assert allowed >= 2 * CONNECTIONS * MOST_PROCESSES + 60  # for workers, and for whoever looks into it
+
+
 @pytest.mark.parametrize("part", start.PARTS)
 def test_every_part_runs_in_compose_and_in_kubernetes(part: str) -> None:
     command = ["python", "-m", "app.start", part]
@@ -128,6 +138,62 @@ def test_no_pod_may_do_more_than_it_has_to() -> None:
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
+
+
+def of(component: str, kind: str = "Deployment") -> dict[str, Any]:
+    """What Kubernetes is told of one part."""
+    (found,) = (
+        found["spec"]
+        for found in RESOURCES
+        if found["kind"] == kind and found["metadata"]["name"] == f"fewbits-{component}"
+    )
+    return dict(found)
+
+
+def gib(quantity: str) -> int:
+    return int(quantity.removesuffix("Gi"))
+
+
+@pytest.mark.parametrize("part", ["worker", "benchmark"])
+def test_a_pod_has_the_memory_that_its_steps_may_take(part: str) -> None:
+    (container,) = of(part)["template"]["spec"]["containers"]
+    resources = container["resources"]
+    steps = int(resources["limits"]["cpu"]) if part == "worker" else 1
+
+    assert resources["requests"] == resources["limits"]
+    assert gib(resources["limits"]["memory"]) * 1024**3 > steps * Settings().sandbox_memory
+
+
+@pytest.mark.parametrize("part", start.PARTS)
+def test_a_pod_is_given_longer_to_stop_than_it_needs(part: str) -> None:
+    pod = of(part)["template"]["spec"]
+    (container,) = pod["containers"]
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1]) if part == "api" else 0
+    needed = start.DRAIN_SECONDS if part == "api" else stopping.GRACE_SECONDS + stopping.RING_SECONDS
+
+    assert pod["terminationGracePeriodSeconds"] > pause + 2 * needed
+    assert int(SERVICES[part]["stop_grace_period"].removesuffix("s")) > 2 * needed
+
+
+@pytest.mark.parametrize("part", ["api", "control"])
+def test_what_there_are_two_of_is_not_evicted_at_once(part: str) -> None:
+    assert of(part)["replicas"] > of(part, "PodDisruptionBudget")["minAvailable"] == 1
+    assert of(part, "PodDisruptionBudget")["selector"] == of(part)["selector"]
+
+
+def test_nothing_reaches_a_pod_but_http_to_the_api_and_workers_reach_no_port_that_is_not_named() -> None:
+    policies = {
+        found["metadata"]["name"]: found["spec"] for found in RESOURCES if found["kind"] == "NetworkPolicy"
+    }
+    parts = {found["metadata"]["labels"]["app.kubernetes.io/name"] for found in RESOURCES}
+    (component,) = policies["fewbits-engine"]["podSelector"]["matchExpressions"]
+
+    assert policies["fewbits"]["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": parts.pop()}
+    assert "ingress" not in policies["fewbits"]
+    assert policies["fewbits-api"]["podSelector"] == of("api")["selector"]
+    assert policies["fewbits-api"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8000}]}]
+    assert component["values"] == ["worker", "benchmark"]
+    assert all(rule["ports"] for rule in policies["fewbits-engine"]["egress"])
 
 
 def test_manifests_name_settings_that_there_are() -> None:

@@ -1,15 +1,9 @@
 """This host, as far as a measurement depends on it."""
 
-import os
 import platform
 from importlib.metadata import version
 
 from app.domain import processor
-
-
-def memory() -> int:
-    """Bytes of physical memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe() -> dict[str, str]:

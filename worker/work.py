@@ -15,7 +15,7 @@ from app.services import blobs
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
-from worker import host, sandbox
+from worker import sandbox
 from worker.confine import MIB, Limits
 from worker.lease import Lease
 from worker.printed import Printed
@@ -104,7 +104,10 @@ class Work:
         seconds = settings.inspect_seconds if inspects else settings.sandbox_seconds
         staged = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
         return Limits(
-            memory=min(max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB), host.memory()),
+            memory=min(
+                max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB),
+                processor.allowed_memory(),
+            ),
             cpu_s=seconds * processor.allowed_cores(),
             file=settings.sandbox_output,
             wall_s=seconds,

@@ -1,8 +1,9 @@
-"""The processor here: what it is, which cores this process may use, whether its quota held it back."""
+"""The processor here, and what of it and of the memory this process may use: its cgroup's limits."""
 
 import math
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from app.domain.target import Isa, detect
@@ -10,7 +11,8 @@ from app.domain.target import Isa, detect
 CPU_INFO = Path("/proc/cpuinfo")
 CGROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
-CPU_V1 = "cpu"
+CPU, MEMORY = "cpu", "memory"  # as version 1 calls them
+MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
 def isa() -> Isa:
@@ -31,9 +33,21 @@ def allowed_cores() -> int:
     return max(1, min(cores, math.floor(quota))) if quota else cores
 
 
+def allowed_memory() -> int:
+    """Bytes of physical memory, or fewer where a cgroup says so."""
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    for folder in _folders(MEMORY):
+        for limit in (_read(folder / name).strip() for name in MEMORY_LIMITS):
+            if limit.isdigit():
+                yield int(limit)
+
+
 def throttled_periods() -> int:
     """How often the quota has stopped this process's cgroup so far; 0 where there is none."""
-    for folder in _folders():
+    for folder in _folders(CPU):
         fields = dict(line.split()[:2] for line in _read(folder / "cpu.stat").splitlines())
         if "nr_throttled" in fields:
             return int(fields["nr_throttled"])
@@ -42,7 +56,7 @@ def throttled_periods() -> int:
 
 def _quota() -> float | None:
     """Cores' worth of time that the cgroup allows; None without a limit."""
-    for folder in _folders():
+    for folder in _folders(CPU):
         words = _read(folder / "cpu.max").split()
         if not words:
             words = (_read(folder / "cpu.cfs_quota_us") + " " + _read(folder / "cpu.cfs_period_us")).split()
@@ -51,16 +65,16 @@ def _quota() -> float | None:
     return None
 
 
-def _folders() -> list[Path]:
-    """This process's cgroup for CPU time, as seen from here: version 2, version 1, then the roots."""
+def _folders(controller: str) -> list[Path]:
+    """This process's cgroup, as seen from here: version 2, version 1 for the controller, then the roots."""
     own = []
     for line in _read(OWN).splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
             own.append(CGROUPS / path.lstrip("/"))
-        elif CPU_V1 in controllers.split(","):
-            own.append(CGROUPS / CPU_V1 / path.lstrip("/"))
-    return [*own, CGROUPS, CGROUPS / CPU_V1]
+        elif controller in controllers.split(","):
+            own.append(CGROUPS / controller / path.lstrip("/"))
+    return [*own, CGROUPS, CGROUPS / controller]
 
 
 def _read(path: Path) -> str:

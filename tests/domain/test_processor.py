@@ -24,6 +24,24 @@ def test_a_quota_bounds_the_cores_that_a_host_tells_and_the_engine_calls_at_once
     assert "--concurrency 1" in " ".join(lineup.engine(tmp_path).command)
 
 
+@pytest.mark.parametrize(
+    ("own", "limit"), [("0::/a\n", "a/memory.max"), ("5:memory:/b\n", "memory/b/memory.limit_in_bytes")]
+)
+def test_a_cgroup_bounds_the_memory_that_a_step_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, limit: str
+) -> None:
+    monkeypatch.setattr(processor, "CGROUPS", tmp_path)
+    monkeypatch.setattr(processor, "OWN", tmp_path / "own")
+    (tmp_path / "own").write_text(own)
+    (tmp_path / limit).parent.mkdir(parents=True)
+
+    (tmp_path / limit).write_text("max\n")
+    physical = processor.allowed_memory()
+    (tmp_path / limit).write_text("104857600\n")
+
+    assert (processor.allowed_memory(), physical > 104_857_600) == (104_857_600, True)
+
+
 def test_the_first_processor_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "processor\t: 0\nmodel name\t: A CPU: fast\nflags\t\t: avx2 avx512_vnni\n\nmodel name\t: another\n"
     (tmp_path / "cpuinfo").write_text(text)
