@@ -5,7 +5,8 @@
 Each recipe's result must pass the ONNX checker, load in ONNX Runtime, keep the interface (names, order,
 types, dynamic dimensions) and stay within the recipe's decibels of the uploaded model
 (`evaluate.faithful`), on the test data beside the model, else on seeded normal data. Models run in worker
-processes; one that dies is a crash, one that is silent for `--seconds` is a hang.
+processes; one that dies is a crash, one that is silent for `--seconds` is a hang. With `--out` a run that was
+broken off goes on where it ended.
 
 Limits (exit 1 when missed): no crash, no hang, no wrong file; of the models that have a Conv, MatMul or Gemm
 with constant weights, at least 60 % are quantized by each recipe.
@@ -98,10 +99,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="never-broken-") as folder:
         models = [m for source in arguments.sources for m in _models(source, Path(folder))]
         models = models[:: arguments.every][: arguments.limit]
-        chosen = {name: text for name, text in RECIPES.items() if arguments.recipe in name}
+        chosen = [name for name in RECIPES if arguments.recipe in name]
         start = time.perf_counter()
-        outcomes = []
-        for outcome in _all(models, chosen, arguments.jobs, arguments.seconds):
+        outcomes = _earlier(arguments.out)
+        todo = list(_open(models, chosen, outcomes))
+        for outcome in _all(todo, arguments.jobs, arguments.seconds):
             outcomes.append(outcome)
             _tell(outcome)
             if arguments.out:
@@ -119,7 +121,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, help="only each n-th model")
     parser.add_argument("--recipe", default="", help="only recipes whose name holds this")
     parser.add_argument("--seconds", type=float, default=600, help="after so long without a word: a hang")
-    parser.add_argument("--out", type=Path, help="append each outcome as a line of JSON")
+    parser.add_argument(
+        "--out", type=Path, help="append each outcome as a line of JSON; what is there is kept"
+    )
     return parser.parse_args()
 
 
@@ -129,6 +133,23 @@ def _models(source: Path, folder: Path) -> list[Path]:
             archive.extractall(folder, filter="data")
         source = folder
     return sorted(source.rglob("*.onnx"), key=lambda path: ("light" in path.name, path))
+
+
+def _earlier(out: Path | None) -> list[Outcome]:
+    """What an earlier run found."""
+    lines = out.read_text().splitlines() if out and out.exists() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
+def _open(
+    models: Sequence[Path], recipes: Sequence[str], outcomes: Sequence[Outcome]
+) -> Iterator[tuple[Path, list[str]]]:
+    """Each model with the recipes that have no outcome yet."""
+    done = {(outcome.model, outcome.recipe) for outcome in outcomes}
+    for model in models:
+        left = [recipe for recipe in recipes if (_name(model), recipe) not in done]
+        if left:
+            yield model, left
 
 
 @dataclass
@@ -160,8 +181,8 @@ class Worker:
         self.pipe.send((model, self.left))
 
 
-def _all(models: list[Path], recipes: dict[str, str], jobs: int, seconds: float) -> Iterator[Outcome]:
-    todo = [(model, list(recipes)) for model in reversed(models)]
+def _all(todo: list[tuple[Path, list[str]]], jobs: int, seconds: float) -> Iterator[Outcome]:
+    todo.reverse()
     workers = [Worker.start() for _ in range(jobs)]
     while todo or any(worker.busy for worker in workers):
         for worker in workers:

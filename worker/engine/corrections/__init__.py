@@ -3,6 +3,7 @@
 `bias_correction` comes last and is no part of the table: it measures what the quantizer made of the rest.
 """
 
+from app.domain import recipe
 from worker.engine.corrections.equalization import equalization
 from worker.engine.corrections.rounding import rounding
 from worker.engine.corrections.smoothquant import smoothquant
@@ -17,4 +18,5 @@ CORRECTIONS: dict[str, Correction] = {
     "weight_clipping": weight_clipping,
     "rounding": rounding,
 }
-MOVING = frozenset({"equalization", "smoothquant"})  # they rescale tensors and leave the function as it is
+# They rescale tensors and leave the function as it is.
+MOVING: frozenset[recipe.Correction] = frozenset({"equalization", "smoothquant"})
