@@ -1,11 +1,11 @@
 """Requests to a bucket of any S3-compatible store. Where it is and who may use it: the AWS_* environment."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -22,6 +22,8 @@ ATTEMPTS = 5
 LINK_S = 300
 OURS = re.compile(r"[0-9a-f]{32}(?:\.(?P<start>\d{20}))?")
 MISSING = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
+CHANGED = {"BadDigest", "XAmzContentSHA256Mismatch"}  # what the store got is not what was signed
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,16 +53,17 @@ class Bucket:
 
     def put(self, name: str, content: bytes) -> None:
         """An object of one piece, whole or not at all."""
+        key = self.prefix + name
         with _as_file(name):
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + name, Body=content)
+            _sent(lambda: self.client.put_object(Bucket=self.bucket, Key=key, Body=content))
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Bytes of an object; a connection that breaks on the way is made anew."""
         span = f"bytes={offset}-{offset + size - 1}"
         for attempt in range(1, ATTEMPTS + 1):
             with _as_file(name):
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name, Range=span)
                 try:
-                    answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + name, Range=span)
                     return answer["Body"].read()
                 except BotoCoreError:
                     if attempt == ATTEMPTS:
@@ -118,15 +121,13 @@ class Bucket:
 
     def send(self, name: str, upload_id: str, number: int, piece: bytes) -> str:
         """Send a piece of a multipart upload; the tag that completing it asks for."""
+        key = self.prefix + name
         with _as_file(name):
-            sent = self.client.upload_part(
-                Bucket=self.bucket,
-                Key=self.prefix + name,
-                UploadId=upload_id,
-                PartNumber=number,
-                Body=piece,
-            )
-        return sent["ETag"]
+            return _sent(
+                lambda: self.client.upload_part(
+                    Bucket=self.bucket, Key=key, UploadId=upload_id, PartNumber=number, Body=piece
+                )
+            )["ETag"]
 
     def complete(self, name: str, upload_id: str, tags: Sequence[str]) -> None:
         """Let the object be seen that a multipart upload has sent."""
@@ -165,6 +166,17 @@ def _client() -> "S3Client":
     return made
 
 
+def _sent(send: Callable[[], T]) -> T:
+    """Send bytes, again when they changed on the way; when a connection breaks, boto3 does so by itself."""
+    for _ in range(1, ATTEMPTS):
+        try:
+            return send()
+        except ClientError as error:
+            if _code(error) not in CHANGED:
+                raise
+    return send()
+
+
 @contextmanager
 def _as_file(name: str) -> Iterator[None]:
     """What the store answers, as the errors of files.
@@ -176,8 +188,12 @@ def _as_file(name: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if error.response.get("Error", {}).get("Code") in MISSING:
+        if _code(error) in MISSING:
             raise FileNotFoundError(name) from error
         raise StoreUnavailable(f"the object store refused {name}: {error}") from error
     except BotoCoreError as error:
         raise StoreUnavailable(f"the object store does not answer for {name}: {error}") from error
+
+
+def _code(error: ClientError) -> str:
+    return error.response.get("Error", {}).get("Code", "")

@@ -7,35 +7,38 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 
 PIECE = 16 * 1024
+LARGE = 4 * 1024  # bytes in a piece that is no head of a message, but what it carries
+Harm = Literal["change", "break"]
 
 
 @dataclass
 class Line:
     """A TCP line; of each new connection it carries so many bytes, then it breaks. Empty: it holds.
 
-    `up` counts what the client sends, `down` what the service answers.
+    `up` counts what the client sends, `down` what the service answers. For each of the two `harm` says what
+    becomes of the next large pieces, on whatever connection: a bit of them changes, or the connection breaks.
     """
 
     url: str = ""
     up: list[int] = field(default_factory=list)
     down: list[int] = field(default_factory=list)
     connections: int = 0
+    harm: dict[str, list[Harm]] = field(default_factory=lambda: {"up": [], "down": []})
 
 
 @contextmanager
 def line_to(url: str) -> Iterator[Line]:
     """A line to the service."""
     there = urlsplit(url)
-    with ExitStack() as ends, ExitStack() as threads:
+    with ExitStack() as threads, ExitStack() as ends:  # threads end when their connections do
         listener = ends.enter_context(socket.create_server(("127.0.0.1", 0)))
         line = Line(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        ends.callback(threads.close)
 
         def begin(*work: Any) -> None:
             thread = threading.Thread(target=work[0], args=work[1:])
@@ -49,8 +52,8 @@ def line_to(url: str) -> Iterator[Line]:
                     far = ends.enter_context(socket.create_connection((there.hostname, there.port)))
                     ends.callback(_hang_up, near, far)
                     line.connections += 1
-                    begin(_carry, near, far, line.up.pop(0) if line.up else None)
-                    begin(_carry, far, near, line.down.pop(0) if line.down else None)
+                    begin(_carry, near, far, line.up.pop(0) if line.up else None, line.harm["up"])
+                    begin(_carry, far, near, line.down.pop(0) if line.down else None, line.harm["down"])
 
         begin(accept)
         try:
@@ -65,13 +68,21 @@ def _hang_up(*ends: socket.socket) -> None:
             end.shutdown(socket.SHUT_RDWR)
 
 
-def _carry(source: socket.socket, target: socket.socket, budget: int | None) -> None:
+def _carry(source: socket.socket, target: socket.socket, budget: int | None, harm: list[Harm]) -> None:
     left = budget
     with suppress(OSError):
         while left != 0 and (piece := source.recv(PIECE if left is None else min(left, PIECE))):
-            target.sendall(piece)
+            done = harm.pop(0) if harm and len(piece) >= LARGE else None
+            if done == "break":
+                break
+            target.sendall(_changed(piece) if done == "change" else piece)
             left = None if left is None else left - len(piece)
     _hang_up(source, target)
+
+
+def _changed(piece: bytes) -> bytes:
+    middle = len(piece) // 2
+    return piece[:middle] + bytes([piece[middle] ^ 1]) + piece[middle + 1 :]
 
 
 @contextmanager
