@@ -1,7 +1,8 @@
 """Commands about work under way: do a job again, empty a host, collect what nobody needs."""
 
+import math
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 from app import broker
@@ -27,7 +28,7 @@ def add_commands(commands: Commands, shared: ArgumentParser) -> None:
     )
     drain.add_argument("name", help="HOST:PID of a worker, or HOST")
     drain.add_argument(
-        "--wait", type=float, default=0, metavar="S", help="until nothing runs there, at most S seconds"
+        "--wait", type=_seconds, default=0, metavar="S", help="until nothing runs there, at most S seconds"
     )
     drain.set_defaults(run=_drain)
     undrain = commands.add_parser("undrain", parents=[shared], help="let them take work again")
@@ -37,6 +38,13 @@ def add_commands(commands: Commands, shared: ArgumentParser) -> None:
         "collect", parents=[shared], help="delete bytes that nothing needs any more, now"
     )
     collect.set_defaults(run=_collect)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ArgumentTypeError(f"{text} is no time to wait; use seconds from 0 on")
+    return seconds
 
 
 def _retry(_settings: Settings, database: Database, arguments: Namespace) -> Answer:

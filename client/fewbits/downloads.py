@@ -58,7 +58,7 @@ def fetch_file(source: str, target: Path, tell: Tell) -> Steps[Path]:
 
     Raises:
         InvalidInput: The target cannot be written.
-        ServiceError: The bytes that came are not those that the service holds.
+        ServiceError: The bytes that came are, each time, not those that the service holds.
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -73,7 +73,7 @@ def fetch_file(source: str, target: Path, tell: Tell) -> Steps[Path]:
 
 
 def _fill(source: str, incoming: Incoming) -> Steps[None]:
-    fruitless = 0
+    fruitless = damaged = 0
     while True:
         before = incoming.size
         request = Request("GET", source, headers=incoming.headers(), into=incoming.take)
@@ -81,7 +81,11 @@ def _fill(source: str, incoming: Incoming) -> Steps[None]:
         if is_good(outcome) and incoming.whole:
             return
         if is_good(outcome):
-            raise ServiceError(f"{source} arrived damaged: it does not have the SHA-256 {incoming.etag}.")
+            damaged += 1
+            if damaged == ATTEMPTS:
+                raise ServiceError(f"{source} arrived damaged: it does not have the SHA-256 {incoming.etag}.")
+            incoming.size = 0  # which of the bytes are wrong is not known
+            continue
         fruitless = 0 if incoming.size > before else fruitless + 1
         yield from pause_or_raise(request, _again(outcome), min(fruitless, ATTEMPTS))
 
