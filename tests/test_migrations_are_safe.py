@@ -1,5 +1,6 @@
 """Migrations do not stop a live service, and the release before goes on working while they run."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from tests import servers
 ROOT = Path(__file__).parent.parent
 RELEASED = "0071"  # the last revision of the release before: its code has to work on the newest schema
 CHANGES = ("ALTER", "CREATE", "DROP")
+ORDER = ["projects", "jobs", "candidates", "steps"]  # of the service's locks: in another one, both would wait
+ALTERED = re.compile(r"ALTER TABLE (\w+)")
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,18 @@ def test_no_migration_locks_a_table_for_long(upgraded: Upgraded, tmp_path: Path)
     }
 
     assert {revision: text for revision, text in found.items() if text} == {}
+
+
+def test_migrations_lock_tables_in_the_order_in_which_the_service_locks_rows(upgraded: Upgraded) -> None:
+    for revision, statements in upgraded.statements.items():
+        altered = [found[1] for found in map(ALTERED.match, statements) if found and found[1] in ORDER]
+
+        assert altered == sorted(altered, key=ORDER.index) or _commits_each(revision), revision
+
+
+def _commits_each(revision: str) -> bool:
+    script = ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_revision(revision)
+    return "outside_transaction" in Path(script.path).read_text()
 
 
 @pytest.mark.parametrize(

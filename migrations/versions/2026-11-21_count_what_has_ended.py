@@ -8,7 +8,7 @@ down_revision = "0080"
 branch_labels = None
 depends_on = None
 
-COUNTED = ("steps", "jobs")
+COUNTED = ("jobs", "steps")  # the order of locks
 
 
 def upgrade() -> None:
