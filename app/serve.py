@@ -18,7 +18,7 @@ from app.embedded import address, children, home, lineup, redis_server
 from app.embedded.address import Address
 from app.embedded.children import Child
 from app.embedded.tether import tether
-from app.settings import Settings
+from app.settings import Settings, faults
 
 ROOT = Path(__file__).resolve().parent.parent
 STOPPING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
@@ -41,7 +41,7 @@ def main() -> int:
     try:
         serve(Settings())
     except ValidationError as error:
-        return _refuse(_settings_at_fault(error))
+        return _refuse(faults(error))
     except (CannotServe, address.NotFree, home.HomeTaken, redis_server.NoServer, PermissionError) as error:
         return _refuse(str(error))
     return 0
@@ -154,10 +154,6 @@ def _listen_for_signals() -> socket.socket:
 def _told_to_stop(signals: socket.socket, seconds: float | None) -> bool:
     readable, _, _ = select.select([signals], [], [], seconds)
     return bool(readable) and not STOPPING.isdisjoint(signals.recv(64))
-
-
-def _settings_at_fault(error: ValidationError) -> str:
-    return "\n".join(f"FEWBITS_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
 
 
 def _refuse(reason: str) -> int:

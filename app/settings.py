@@ -6,7 +6,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.domain.processor import allowed_cores
@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     def work(self) -> Path:
         """Where steps stage their files."""
         return (self.home / "work").absolute()
+
+
+def faults(error: ValidationError) -> str:
+    """Each setting at fault by the name of its variable, and why, in a line."""
+    return "\n".join(f"FEWBITS_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -3,30 +3,43 @@
 import argparse
 import sys
 
-from sqlalchemy.exc import SQLAlchemyError
+from pydantic import ValidationError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from app.admin import access, doctor, work
 from app.admin.answer import Answer, Refused
 from app.db.session import Database
 from app.domain.errors import DomainError
-from app.settings import Settings
+from app.settings import Settings, faults
+
+NO_DATABASE = "FEWBITS_DATABASE_URL is no URL of a database; use postgresql+psycopg://… or sqlite:///…"
 
 
 def main() -> int:
-    """0: done. 1: not done, or not all well."""
+    """0: done. 1: not done, or not all well. 2: no such command."""
     arguments = _parser().parse_args()
+    try:
+        answer = _ran(arguments)
+    except ValidationError as error:
+        return _refuse(faults(error))
+    except ArgumentError:  # its text may hold the password
+        return _refuse(NO_DATABASE)
+    except SQLAlchemyError as error:
+        return _refuse(f"The database refused: {str(error).splitlines()[0]}. Try: python -m app.admin doctor")
+    except (Refused, DomainError, OSError, ValueError) as error:
+        return _refuse(str(error))
+    print(answer.shown(as_json=arguments.json))  # noqa: T201 - the operator's terminal
+    return 0 if answer.ok else 1
+
+
+def _ran(arguments: argparse.Namespace) -> Answer:
     settings = Settings()
     database = Database(settings.database)
     try:
         answer: Answer = arguments.run(settings, database, arguments)
-    except (Refused, DomainError) as error:
-        return _refuse(str(error))
-    except SQLAlchemyError as error:
-        return _refuse(f"The database refused: {str(error).splitlines()[0]}. Try: python -m app.admin doctor")
     finally:
         database.dispose()
-    print(answer.shown(as_json=arguments.json))  # noqa: T201 - the operator's terminal
-    return 0 if answer.ok else 1
+    return answer
 
 
 def _parser() -> argparse.ArgumentParser:

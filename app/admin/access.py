@@ -1,16 +1,18 @@
 """Projects and keys."""
 
 import os
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from app.admin.answer import Answer, Commands
 from app.db.session import Database
+from app.domain.quota import Quotas
 from app.services import keys, projects
 from app.services.keys import Issued
 from app.settings import Settings
 
 DEFAULT_PROJECT = "default"
+LONGEST_NAME = 200
 
 
 def add_commands(commands: Commands, shared: ArgumentParser) -> None:
@@ -20,15 +22,23 @@ def add_commands(commands: Commands, shared: ArgumentParser) -> None:
     )
     first.set_defaults(run=_bootstrap)
     key = commands.add_parser("create-key", parents=[shared], help="make a key and print it, this once")
-    key.add_argument("--project", default=DEFAULT_PROJECT, help="its name; made when there is none")
-    key.add_argument("--name", default="key")
+    key.add_argument(
+        "--project", type=_name, default=DEFAULT_PROJECT, help="its name; made when there is none"
+    )
+    key.add_argument("--name", type=_name, default="key")
     key.add_argument("--scopes", nargs="+", default=["read", "write"], choices=keys.SCOPES)
     key.set_defaults(run=_create_key)
     project = commands.add_parser(
         "create-project", parents=[shared], help="make a project and print its first admin key"
     )
-    project.add_argument("name")
+    project.add_argument("name", type=_name)
     project.set_defaults(run=_create_project)
+
+
+def _name(text: str) -> str:
+    if not 0 < len(text) <= LONGEST_NAME:
+        raise ArgumentTypeError(f"a name has 1 to {LONGEST_NAME} characters, this has {len(text)}")
+    return text
 
 
 def bootstrap(settings: Settings, database: Database) -> Path:
@@ -60,7 +70,10 @@ def _create_key(_settings: Settings, database: Database, arguments: Namespace) -
 
 
 def _create_project(_settings: Settings, database: Database, arguments: Namespace) -> Answer:
-    return _issued(create_key(database, arguments.name, "first", keys.FIRST_SCOPES))
+    with database.writing() as db:
+        return _issued(
+            keys.create(db, projects.create(db, arguments.name, Quotas()), "first", keys.FIRST_SCOPES)
+        )
 
 
 def _issued(issued: Issued) -> Answer:

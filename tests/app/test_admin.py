@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from app.admin import __main__ as admin
-from app.db.models import ProjectBlob, Step, Worker
+from app.db.models import ApiKey, ProjectBlob, Step, Worker
 from app.db.operations import Measure
 from app.db.queries import drains, workers
 from app.db.session import Database
@@ -86,6 +86,78 @@ def test_a_key_is_printed_alone_and_opens_its_project(run: Run, database: Databa
         first = keys.authenticate(db, made.facts["key"])
     assert (plain.code, caller.scopes) == (0, frozenset({"read", "write"}))
     assert (first.project_id, first.scopes) == (made.facts["project"], frozenset({"read", "write", "admin"}))
+
+
+def test_a_project_that_is_there_gets_no_second_first_key(run: Run, database: Database) -> None:
+    run("create-project", "team")
+
+    again = run("create-project", "team")
+
+    assert (again.code, again.out) == (1, "")
+    assert "'team'" in again.err
+    with database.reading() as db:
+        assert db.scalar(select(func.count()).select_from(ApiKey)) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["create-project", ""],
+        ["create-project", "a" * 201],
+        ["create-key", "--name", ""],
+        ["create-key", "--project", "a" * 201],
+        ["create-key", "--scopes", "everything"],
+        ["drain", "alpha", "--wait", "nan"],
+        ["drain", "alpha", "--wait", "-1"],
+        ["collect", "everything"],
+    ],
+)
+def test_words_that_make_no_command_are_refused(
+    run: Run, database: Database, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    see(database, "alpha:7")
+
+    with pytest.raises(SystemExit) as ended:
+        run(*words)
+
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    with database.reading() as db:
+        assert db.scalar(select(func.count()).select_from(ApiKey)) == 0
+        assert drains.drained(db) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "command", "told"),
+    [
+        ("FEWBITS_SECRET_KEY", "secret", "doctor", "FEWBITS_SECRET_KEY: Value error, key 1 is not 32 bytes"),
+        ("FEWBITS_DATABASE_URL", "a:secret", "doctor", "FEWBITS_DATABASE_URL is no URL"),
+        ("FEWBITS_STORAGE_URL", "ftp://there", "collect", "use file:/absolute/folder, database: or s3://"),
+        ("FEWBITS_HOME", "/proc/nowhere", "bootstrap", "/proc/nowhere"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str, command: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    said = run(command)
+
+    assert (said.code, said.out) == (1, "")
+    assert told in said.err
+    assert "secret" not in said.err
+
+
+def test_a_bucket_that_is_away_keeps_the_collector_from_its_work(
+    run: Run, s3_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEWBITS_STORAGE_URL", s3_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("app.storage.bucket.ATTEMPTS", 1)
+
+    said = run("collect")
+
+    assert (said.code, "does not answer" in said.err) == (1, True)
 
 
 def test_bootstrap_makes_one_key_once(run: Run, tmp_path: Path) -> None:
@@ -183,7 +255,7 @@ def test_the_collector_deletes_what_nobody_needs(
 
     said = run("collect", "--json")
 
-    assert said.facts == {"uploads": 0, "blobs": 150, "objects": 0}
+    assert said.facts == {"expired": 0, "uploads": 0, "blobs": 150, "objects": 0}
     with storage.open(kept.key) as file:
         assert file.read() == b"kept"
     with pytest.raises(FileNotFoundError):
