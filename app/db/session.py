@@ -8,7 +8,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from time import monotonic
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic_core import from_json
 from sqlalchemy import Connection, Dialect, Engine, QueuePool, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -104,8 +104,11 @@ def across_projects(session: Session) -> Iterator[None]:
         yield
         return
     session.execute(TAKE_ROLE, {"role": "none"})
-    yield
-    session.execute(TAKE_ROLE, {"role": TENANT})
+    try:
+        yield
+    finally:
+        with suppress(SQLAlchemyError):  # a transaction that failed takes no more, and ends with its role
+            session.execute(TAKE_ROLE, {"role": TENANT})
 
 
 def after_commit(session: Session, function: Callable[..., Any], *arguments: object) -> None:

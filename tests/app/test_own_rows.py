@@ -9,7 +9,8 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Table, func, make_url, select, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.orm import Session
 
 from app.db.base import Base, new_id
 from app.db.models import BrowserSession, Event, Job, JobLabel, Project, StepLog, UploadPart
@@ -127,6 +128,100 @@ def test_a_connection_that_served_a_project_serves_the_next_one_whole(
         own = rows(one, Base.metadata.tables["jobs"])
     assert rows(one, Base.metadata.tables["jobs"]) == 2 * own
     one.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1 / 0",
+        "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(9)",
+        "SELECT pg_terminate_backend(pg_backend_pid())",
+        "SELECT 1",
+    ],
+)
+def test_a_connection_has_no_role_left_after_an_error(
+    full: tuple[Database, str, str], statement: str
+) -> None:
+    database, mine, other = full
+    one = Database(database.engine.url.render_as_string(hide_password=False))
+    with within(mine), pytest.raises((DBAPIError, ZeroDivisionError)), one.writing() as db:
+        fail(db, statement)
+
+    with one.reading() as db:
+        left = db.execute(
+            text("SELECT session_user, current_user, current_setting('fewbits.project_id')")
+        ).one()
+    everybody, jobs_of = rows(one, Base.metadata.tables["jobs"]), []
+    for project in (mine, other):
+        with within(project):
+            jobs_of.append(rows(one, Base.metadata.tables["jobs"]))
+
+    assert (left[0], left[2]) == (left[1], "")
+    assert sum(jobs_of) == everybody > max(jobs_of)
+    one.dispose()
+
+
+def fail(db: Session, statement: str) -> None:
+    """By the statement, or by a mistake of ours behind it."""
+    db.execute(text(statement))
+    raise ZeroDivisionError
+
+
+def test_a_project_stays_shut_in_after_a_savepoint_a_commit_and_a_look_across_that_fails(
+    full: tuple[Database, str, str],
+) -> None:
+    database, mine, _ = full
+    every = select(func.count()).select_from(Job)
+    with within(mine), database.writing() as db:
+        own = db.scalars(every).one()
+        with pytest.raises(DBAPIError), across_projects(db), db.begin_nested():
+            db.execute(text("SELECT 1 / 0"))
+        after_savepoint = db.scalars(every).one()
+        with pytest.raises(ZeroDivisionError), across_projects(db):
+            raise ZeroDivisionError
+        after_mistake = db.scalars(every).one()
+        db.commit()
+        after_commit = db.scalars(every).one()
+        with pytest.raises(DBAPIError, match="division by zero"), across_projects(db):
+            db.execute(text("SELECT 1 / 0"))
+        db.rollback()
+
+        assert [own] * 4 == [after_savepoint, after_mistake, after_commit, db.scalars(every).one()]
+
+
+def test_no_function_view_or_right_leads_round_the_policies(full: tuple[Database, str, str]) -> None:
+    database, *_ = full
+    with database.reading() as db:
+        owner = db.scalars(text("SELECT relowner FROM pg_class WHERE relname = 'jobs'")).one()
+        role = db.execute(
+            text(
+                "SELECT rolsuper, rolbypassrls, rolcanlogin, rolcreaterole FROM pg_roles WHERE rolname = :r"
+            ),
+            {"r": TENANT},
+        ).one()
+        belongs_to = db.scalars(
+            text("SELECT roleid::regrole::text FROM pg_auth_members WHERE member = CAST(:r AS regrole)"),
+            {"r": TENANT},
+        ).all()
+        functions = db.scalars(
+            text("SELECT proname FROM pg_proc WHERE prosecdef AND pronamespace = 'public'::regnamespace")
+        ).all()
+        views = db.scalars(
+            text(
+                "SELECT relname FROM pg_class WHERE relkind IN ('v', 'm') AND oid > 16383 AND relowner = :o"
+            ),
+            {"o": owner},
+        ).all()
+        rights = set(
+            db.scalars(
+                text("SELECT privilege_type FROM information_schema.role_table_grants WHERE grantee = :r"),
+                {"r": TENANT},
+            )
+        )
+
+    assert tuple(role) == (False, False, False, False)
+    assert (belongs_to, functions, views) == ([], [], [])
+    assert rights == {"SELECT", "INSERT", "UPDATE", "DELETE"}
 
 
 def test_every_table_has_a_policy_or_is_nobodys(full: tuple[Database, str, str]) -> None:
