@@ -157,6 +157,36 @@ def test_it_goes_into_a_product_behind_it(tmp_path: Path, operator: str) -> None
     assert folded(model, tmp_path, ROWS) == (["MatMul", "Add"] if operator == "MatMul" else ["Gemm"])
 
 
+def test_a_transpose_may_lie_between_it_and_the_products_behind_it(tmp_path: Path) -> None:
+    """As in transformers that normalize by batch."""
+    nodes = [
+        norm("x", "n"),
+        helper.make_node("Transpose", ["n"], ["t"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "w"], ["p"], "query"),
+        helper.make_node("Add", ["c", "p"], ["q"], "bias"),
+        helper.make_node("MatMul", ["t", "v"], ["k"], "key"),
+        helper.make_node("Add", ["q", "k"], ["y"], "add"),
+    ]
+    constants = {"w": weights(8, 6), "v": weights(8, 6, seed=1), "c": weights(6, 1)[:, 0], **statistics(8)}
+    model = chain(nodes, constants, (2, 8, 5), (2, 5, 6))
+
+    left = folded(model, tmp_path, {"x": weights(2, 8, 5)})
+
+    assert left == ["Transpose", "MatMul", "Add", "MatMul", "Add", "Add"], "the first sum takes up the shift"
+
+
+def test_a_turned_result_that_others_read_keeps_it() -> None:
+    nodes = [
+        norm("x", "n"),
+        helper.make_node("Transpose", ["n"], ["y"], "turn", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["y", "w"], ["p"], "query"),
+    ]
+    model = chain(nodes, {"w": weights(8, 6), **statistics(8)}, (2, 8, 5), (2, 5, 8))
+
+    assert fold_batchnorm(model)[1] == []
+    assert "its result is an output" in batchnorms_left(model)["norm"]
+
+
 def test_columns_of_more_than_rows_are_no_channels() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"], "product"), norm("a", "y")]
     model = chain(nodes, {"w": weights(8, 8), **statistics(8)}, (2, 8, 8), (2, 8, 8))

@@ -36,7 +36,8 @@ def fold_batchnorm(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
        nothing else reads what lies between.
     3. Else into the Conv, Gemm and MatMul behind it, when nothing else reads its result; zeros that a Conv
        pads with must not be shifted.
-    4. A MatMul works on rows: with more axes its columns are not the channels.
+    4. A MatMul works on rows: with more axes its columns are not the channels, unless a Transpose in between
+       puts the channels last.
     5. Changed weights are new constants: whoever shares the old ones keeps them.
     """
     folded = list[str]()

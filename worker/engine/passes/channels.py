@@ -1,6 +1,6 @@
 """A factor and a shift for each channel move into the weights of the linear operators beside them."""
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from worker.engine.passes.scopes import (
 Array = npt.NDArray[Any]
 _BEFORE = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _AFTER = frozenset({"Conv", "Gemm", "MatMul"})
+_PRODUCT = frozenset({"MatMul"})  # of rows, whatever the other axes are
 _BIAS = 2
 _MATRIX = 2
 _FLOATING = FLOATS | {onnx.TensorProto.DOUBLE}
@@ -97,22 +98,25 @@ def fold_before(place: Place, affine: Affine) -> None:
 
 def hindrance_after(place: Place, affine: Affine) -> str | None:
     """Why the operators after the node cannot take it up."""
-    output = affine.node.output[0]
-    readers = consumers(place.graph).get(output, [])
-    if output in _outputs(place) or not readers:
+    found = list(_readers(place, affine.node.output[0]))
+    if not all(readers for _, readers in found):
         return "its result is an output"
-    hindrances = (_reader_hindrance(place, reader, affine) for reader in readers)
+    hindrances = (
+        _reader_hindrance(place, reader, affine, tensor) for tensor, readers in found for reader in readers
+    )
     return next((why for why in hindrances if why), None)
 
 
 def fold_after(place: Place, affine: Affine) -> None:
     """Give the factor and the shift to the operators after the node; the node is to be removed."""
-    for reader in consumers(place.graph)[affine.node.output[0]]:
+    output = affine.node.output[0]
+    for reader in [reader for _, readers in _readers(place, output) for reader in readers]:
         blocks = _blocks(reader, _weights(place, reader))
         along = (blocks.shape[0], 1, -1, 1)
         shifted = (blocks * affine.shift.reshape(along)).sum(axis=(2, 3)).reshape(-1)
         _set_weights(place, reader, blocks * affine.factor.reshape(along))
         _scale_bias(place, reader, np.ones(1), shifted * attribute(reader, "alpha", 1.0))
+    for reader in consumers(place.graph)[output]:
         reader.input[0] = affine.node.input[0]
 
 
@@ -125,6 +129,25 @@ def _before(place: Place, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, 
     computed = [name for name in writer.input if name not in place.constants]
     operator = writers.get(computed[0]) if len(computed) == 1 else None
     return (operator, writer) if operator is not None and operator.op_type in _BEFORE else (writer, None)
+
+
+def _readers(place: Place, output: str) -> Iterator[tuple[str, list[onnx.NodeProto]]]:
+    """What is read of a tensor, by itself or turned so that its channels come last, and by whom.
+
+    A tensor that is an output of the graph has no readers here.
+    """
+    every, outputs = consumers(place.graph), _outputs(place)
+    readers = every.get(output, []) if output not in outputs else []
+    turning = [node for node in readers if _is_turn(node)]
+    if len(turning) < len(readers) or not readers:
+        yield output, [node for node in readers if node not in turning]
+    for node in turning:
+        turned = node.output[0]
+        yield turned, every.get(turned, []) if turned not in outputs else []
+
+
+def _is_turn(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Transpose" and list(attribute(node, "perm", ()))[-1:] == [1]
 
 
 def _outputs(place: Place) -> AbstractSet[str]:
@@ -153,11 +176,12 @@ def _added_hindrance(place: Place, operator: onnx.NodeProto, added: onnx.NodePro
     return None if fits else f"{added.name} adds axes"
 
 
-def _reader_hindrance(place: Place, reader: onnx.NodeProto, affine: Affine) -> str | None:
-    output = affine.node.output[0]
-    if reader.op_type not in _AFTER or list(reader.input).count(output) > 1 or reader.input[0] != output:
+def _reader_hindrance(place: Place, reader: onnx.NodeProto, affine: Affine, tensor: str) -> str | None:
+    turned = tensor != affine.node.output[0]
+    fits = _PRODUCT if turned else _AFTER
+    if reader.op_type not in fits or list(reader.input).count(tensor) > 1 or reader.input[0] != tensor:
         return f"{reader.op_type} reads it"
-    if reader.op_type == "MatMul" and place.ranks.get(output) != _MATRIX:
+    if reader.op_type == "MatMul" and not turned and place.ranks.get(tensor) != _MATRIX:
         return f"its channels are not the columns that {reader.name} sums"
     if attribute(reader, "transA", 0):
         return f"{reader.name} reads it turned"
@@ -219,6 +243,15 @@ def _scale_bias(place: Place, operator: onnx.NodeProto, factor: Array, shift: Ar
 
 
 def _add_behind(place: Place, operator: onnx.NodeProto, row: Array) -> None:
+    """Add a row to a product: to the constant that is added already, if there is one."""
+    readers = consumers(place.graph).get(operator.output[0], [])
+    alone = len(readers) == 1 and operator.output[0] not in _outputs(place)
+    if alone and readers[0].op_type == "Add":
+        for index, name in enumerate(readers[0].input):
+            if name in place.constants:
+                values = array(place.constants[name]) + row
+                readers[0].input[index] = place.add_constant(values, f"{name}_folded")
+                return
     inner = unused_name(f"{operator.output[0]}_product", place.names)
     constant = place.add_constant(row, f"{operator.name}_bias")
     added = helper.make_node("Add", [inner, constant], [operator.output[0]], f"{operator.name}_shift")
