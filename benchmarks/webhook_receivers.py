@@ -115,3 +115,4 @@ def receivers(seed: int) -> Iterator[Receivers]:
         yield found
     finally:
         server.shutdown()
+        server.server_close()

@@ -1,5 +1,6 @@
 """Faults are made to a service of many processes; what each test found is printed at the end."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.faults import parts
 
+FULL = os.environ.get("FAULTS") == "full"  # for hours, not for half of one
 FIGURE = "figure"
 Report = Callable[[str], None]
 
@@ -30,6 +32,11 @@ def home() -> Iterator[Path]:
 def figure(record_property: Callable[[str, object], None]) -> Report:
     """Says in one line what a test found."""
     return lambda text: record_property(FIGURE, text)
+
+
+def within(value: float, goal: float, unit: str = "s") -> str:
+    """A figure beside its goal, which it may miss on a busy host: no verdict depends on speed."""
+    return f"{value:.3g} {unit} (goal {goal:g}{'' if value < goal else ', missed'})"
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

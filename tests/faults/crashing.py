@@ -1,28 +1,34 @@
 """The API with places where it can be killed: `python -m tests.faults.crashing`.
 
 A file in the home folder names the place, and after how many passes; the process removes it and kills itself
-there, as if the host had lost its power between two lines.
+there, as if the host had lost its power between two lines. The next one is forked from a process that has
+loaded everything and opened nothing, so that hundreds of deaths take minutes.
 """
 
 import inspect
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
 from app import listen
+from app import main as web
 from app.api.idempotency import Writing
 from app.broker import Doorbell
+from app.embedded import tether
 from app.services import blobs, uploads
 from app.settings import Settings
 from app.storage.local import LocalPart, LocalWriter
 
 ARMED = "crash"
+DEATHS = "deaths"
 PLACES: dict[str, tuple[Any, str]] = {
     "commit": (Session, "commit"),
     "ring": (Doorbell, "send"),
@@ -85,7 +91,43 @@ def wrapped(home: Path, place: str, function: Callable[..., Any]) -> Callable[..
     return going
 
 
+def deaths(home: Path) -> int:
+    """How often the API of this home folder has died."""
+    counted = home / DEATHS
+    return counted.stat().st_size if counted.exists() else 0
+
+
+def live_again(home: Path) -> int:
+    """One API after the other, while they are killed; the exit code of the one that was not."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the child gets it too, and ends first
+    parent = os.getpid()
+    while pid := os.fork():
+        _, status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code != -signal.SIGKILL:
+            return code
+        with (home / DEATHS).open("ab") as counted:
+            counted.write(b".")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    tether.by_kernel(signal.SIGKILL, parent)
+    listen.main()
+    return 0
+
+
+def load() -> None:
+    """What every API needs a second of CPU time for, once."""
+    create_app, schema = web.create_app, web.create_app().openapi()
+
+    def create_with_schema() -> FastAPI:
+        app = create_app()
+        app.openapi_schema = schema
+        return app
+
+    web.create_app = create_with_schema  # type: ignore[assignment]  # nobody gives it settings here
+
+
 if __name__ == "__main__":
     for name, (owner, attribute) in PLACES.items():
         setattr(owner, attribute, wrapped(Settings().home, name, getattr(owner, attribute)))
-    listen.main()
+    load()
+    sys.exit(live_again(Settings().home))

@@ -32,6 +32,8 @@ from tests.waiting import POLL_SECONDS, SECONDS, in_time
 
 ROOT = Path(__file__).parents[2]
 API_SOCKET = "api.sock"
+MIGRATED = "migrated"
+DELIVERED = "SELECT count(*) FROM deliveries WHERE state = 'delivered'"
 READY = " ready."  # what a worker says
 STOP_SECONDS = 60.0
 LOOK_SECONDS = 0.5
@@ -55,6 +57,7 @@ class Postgres:
         self.binaries = servers._binaries(folder, owner)
         servers._initialize(self.binaries, folder, owner, self._password)
         self._process: subprocess.Popen[bytes] | None = None
+        self._migrated = False
 
     @property
     def socket(self) -> Path:
@@ -97,6 +100,14 @@ class Postgres:
         """End the server."""
         if self._process:
             servers._stop(self._process, signal.SIGINT)
+
+    def create(self, database: str) -> None:
+        """Make a database as the migrations leave it; they run once."""
+        if not self._migrated:
+            self.execute(f"CREATE DATABASE {MIGRATED}")
+            migrate(self.url(MIGRATED))
+            self._migrated = True
+        self.execute(f"CREATE DATABASE {database} TEMPLATE {MIGRATED}")
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run one statement outside of any transaction."""
@@ -169,6 +180,11 @@ class Cluster:
         with self.client() as http, suppress(httpx.TransportError):
             return http.get("/readyz").status_code == httpx.codes.OK
         return False
+
+    def delivered(self) -> int:
+        """How many webhooks their receivers took."""
+        ((number,),) = self.postgres.execute(DELIVERED, self.database)
+        return int(number)
 
     @property
     def parts(self) -> list[Child]:
@@ -265,10 +281,8 @@ def name_of(home: Path) -> str:
 
 
 def _make_database(home: Path, server: Postgres) -> None:
-    server.execute(f"CREATE DATABASE {name_of(home)}")
-    url = server.url(name_of(home))
-    migrate(url)
-    database = Database(url)
+    server.create(name_of(home))
+    database = Database(server.url(name_of(home)))
     try:
         bootstrap(Settings(home=home), database)
     finally:

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -101,6 +101,11 @@ class Client:
         self.log.acknowledge(key, str(answer.json()["id"]))
         return self.log.jobs[key]
 
+    def listen(self, url: str) -> str:
+        """The secret of a new endpoint that is told of jobs that succeed."""
+        asked = {"url": url, "events": ["job.succeeded"]}
+        return str(self.send("POST", "/v1/webhook-endpoints", json=asked).json()["secret"])
+
     def send(self, method: str, path: str, **request: Any) -> httpx.Response:
         """The first answer that is none of the service's troubles."""
         end = time.monotonic() + SECONDS
@@ -138,14 +143,14 @@ def job(version: str, key: str) -> dict[str, Any]:
 
 @contextmanager
 def submitting(
-    cluster: Cluster, log: Log, jobs: int, every_s: float = 0.0, **script: Any
+    cluster: Cluster, log: Log, numbers: Iterable[int], every_s: float = 0.0, **script: Any
 ) -> Iterator[Settled]:
-    """Submit so many jobs from a thread of its own; what it yields says whether all of them have ended."""
+    """Submit jobs of these numbers from a thread of its own; it yields what says whether all have ended."""
 
     def submit_all() -> None:
         with Client(cluster, log) as client:
             versions = [client.upload(script, f"model-{n}") for n in range(MODELS)]
-            for n in range(jobs):
+            for n in numbers:
                 client.submit(versions[n % MODELS], f"job-{n}")
                 time.sleep(every_s)
 

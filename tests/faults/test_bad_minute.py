@@ -16,7 +16,7 @@ def test_nothing_is_lost_in_a_bad_minute(home: Path, postgres: parts.Postgres, f
     log = Log()
     with (
         parts.cluster(home, postgres, parts.Shape(engines=1)) as cluster,
-        submitting(cluster, log, JOBS, SUBMIT_EVERY_S, slow={"build": 1}) as settled,
+        submitting(cluster, log, range(JOBS), SUBMIT_EVERY_S, slow={"build": 1}) as settled,
     ):
         (engine,) = cluster.engines
         assert cluster.until(lambda: parts.children_of(engine))

@@ -9,14 +9,17 @@ import pytest
 from app.embedded import redis_server
 from app.storage import LocalStorage
 from tests.faults import parts
-from tests.faults.conftest import Report
+from tests.faults.conftest import Report, within
 from tests.faults.promises import Client, Log, ended, submitting, verify
 from tests.faults.rhythm import Every
 
 JOBS = 100
+SUBMIT_EVERY_S = 1.0
 FLUSH_EVERY_S = 10.0
+PICKED_UP_S = 20
 JOBS_WITHOUT_BROKER = 20
 AWAY_S = 60.0
+DONE_S = 60
 PICKUP = (
     "SELECT percentile_cont(0.95) WITHIN GROUP (ORDER BY (started_at - created_at) / 1e6) FROM steps "
     "WHERE started_at > 0"
@@ -37,7 +40,10 @@ def test_no_job_is_lost_when_the_broker_forgets_everything(
     home: Path, postgres: parts.Postgres, figure: Report
 ) -> None:
     log, start = Log(), time.monotonic()
-    with parts.cluster(home, postgres) as cluster, submitting(cluster, log, JOBS) as settled:
+    with (
+        parts.cluster(home, postgres) as cluster,
+        submitting(cluster, log, range(JOBS), SUBMIT_EVERY_S) as settled,
+    ):
         forget = Every(FLUSH_EVERY_S, lambda: flush(home))
         assert cluster.until(settled, forget)
         found = verify(log, cluster.database_url, LocalStorage(home / "blobs"))
@@ -45,7 +51,8 @@ def test_no_job_is_lost_when_the_broker_forgets_everything(
     assert forget.times > 0
     assert found.states == {"succeeded": JOBS}
     seconds = time.monotonic() - start
-    figure(f"{forget.times} flushes in {seconds:.0f} s: {found}; steps began within {pickup_s:.0f} s (p95)")
+    began = within(float(pickup_s), PICKED_UP_S)
+    figure(f"{forget.times} flushes in {seconds:.0f} s, 95 % of steps began within {began}: {found}")
 
 
 def test_jobs_are_accepted_while_the_broker_is_away_and_done_after(
@@ -73,4 +80,7 @@ def test_jobs_are_accepted_while_the_broker_is_away_and_done_after(
     assert readiness["status"] == "degraded"
     assert log.statuses[503] == 0
     assert found.states == {"succeeded": JOBS_WITHOUT_BROKER}
-    figure(f"accepted within {slowest:.2f} s each; all done {seconds:.0f} s after its return: {found}")
+    done = within(seconds, DONE_S)
+    figure(
+        f"away for {AWAY_S:.0f} s, each job accepted within {slowest:.2f} s, all done {done} after: {found}"
+    )

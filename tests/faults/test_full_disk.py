@@ -17,7 +17,9 @@ from tests.faults.test_cut_uploads import resume
 
 JOBS = 4
 BODY = os.urandom(500_000)
-WAITS = "SELECT count(*) FROM steps WHERE state = 'queued' AND attempt > 0 AND not_before > 0"
+BUILD_S = 20
+BUILDS = "SELECT 1 FROM steps WHERE kind = 'build' AND state = 'running'"
+WAIT = "SELECT DISTINCT kind FROM steps WHERE state = 'queued' AND attempt > 0 AND not_before > 0"
 
 pytestmark = pytest.mark.long
 
@@ -38,8 +40,10 @@ def test_what_does_not_fit_is_refused_or_waits_and_goes_on_when_there_is_space(
         Client(cluster, log) as client,
     ):
         version = client.upload({}, "model")
+        client.submit(client.upload({"slow": {"build": BUILD_S}}, "slow"), "quantizing")
         made = client.send("POST", "/v1/uploads", headers={**TUS, "Upload-Length": str(len(BODY))})
         path = made.headers["location"]
+        assert cluster.until(lambda: postgres.execute(BUILDS, cluster.database))
 
         disk.fill()
         headers = {**CHUNK, "Upload-Offset": "0"}
@@ -51,16 +55,18 @@ def test_what_does_not_fit_is_refused_or_waits_and_goes_on_when_there_is_space(
         ]
         for n in range(JOBS):
             client.submit(version, f"job-{n}")
-        assert cluster.until(lambda: postgres.execute(WAITS, cluster.database) != [(0,)])
+        assert cluster.until(
+            lambda: {("build",), ("prepare",)} <= set(postgres.execute(WAIT, cluster.database))
+        )
         disk.free()
 
         resume(client, path, BODY)
         assert cluster.until(lambda: ended(cluster))
         found = verify(log, cluster.database_url, LocalStorage(disk.outside / "blobs"))
     assert [answer.status_code for answer in refused if answer] == [507, 507, 507]
-    assert found.states == {"succeeded": JOBS}
+    assert found.states == {"succeeded": JOBS + 1}
     assert found.losses == 0
-    figure(f"3 uploads refused with 507, {JOBS} jobs waited: {found}")
+    figure(f"3 uploads refused with 507, a build and {JOBS} preparations waited: {found}")
 
 
 def test_a_database_without_space_refuses_and_goes_on_when_there_is_some(home: Path, figure: Report) -> None:
