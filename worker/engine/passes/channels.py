@@ -110,7 +110,8 @@ def hindrance_after(place: Place, affine: Affine) -> str | None:
 def fold_after(place: Place, affine: Affine) -> None:
     """Give the factor and the shift to the operators after the node; the node is to be removed."""
     output = affine.node.output[0]
-    for reader in [reader for _, readers in _readers(place, output) for reader in readers]:
+    readers = [reader for _, found in _readers(place, output) for reader in found]
+    for reader in [reader for reader in readers if reader.op_type in _AFTER]:
         blocks = _blocks(reader, _weights(place, reader))
         along = (blocks.shape[0], 1, -1, 1)
         shifted = (blocks * affine.shift.reshape(along)).sum(axis=(2, 3)).reshape(-1)
@@ -177,6 +178,8 @@ def _added_hindrance(place: Place, operator: onnx.NodeProto, added: onnx.NodePro
 
 
 def _reader_hindrance(place: Place, reader: onnx.NodeProto, affine: Affine, tensor: str) -> str | None:
+    if reader.op_type == "Shape":  # it stays the same
+        return None
     turned = tensor != affine.node.output[0]
     fits = _PRODUCT if turned else _AFTER
     if reader.op_type not in fits or list(reader.input).count(tensor) > 1 or reader.input[0] != tensor:
