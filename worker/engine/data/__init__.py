@@ -7,17 +7,23 @@ from pathlib import Path, PurePosixPath
 from app.domain.errors import Refused
 from worker.engine.data.archive import BROKEN, ENCRYPTED, Entry, is_tar, open_tar, open_zip
 from worker.engine.data.dataset import Dataset
+from worker.engine.data.h5 import MAGIC as H5_MAGIC
+from worker.engine.data.h5 import open_h5
 from worker.engine.data.images import open_images
 from worker.engine.data.npz import MAGIC, open_npy, open_npz
+from worker.engine.data.parquet import MAGIC as PARQUET_MAGIC
+from worker.engine.data.parquet import as_json_lines, is_parquet, open_parquet
 from worker.engine.data.pb import is_test_data, open_pb
+from worker.engine.data.safetensors import is_safetensors, open_safetensors
 from worker.engine.data.text import TOKENIZER, bare_table, open_text
 from worker.engine.requests import Data
 
 __all__ = ["Dataset", "open_dataset"]
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 FORMATS = (
-    "an npz or npy of arrays, or a zip or tar of images, of texts with their tokenizer.json, "
-    "or of test_data_set_*"
+    "an npz, npy or safetensors of arrays, an h5 in AI Hub's layout, a parquet of images, or a zip or tar of "
+    "images, of texts "
+    "with their tokenizer.json, or of test_data_set_*"
 )
 
 
@@ -33,6 +39,12 @@ def open_dataset(data: Data) -> Dataset:
         raise Refused("empty_file", f"The dataset is empty (0 bytes); send {FORMATS}.")
     if head.startswith(MAGIC):
         return open_npy(data.path)
+    if head.startswith(H5_MAGIC):
+        return open_h5(data.path)
+    if is_safetensors(head, data.path.stat().st_size):
+        return open_safetensors(data.path)
+    if head.startswith(PARQUET_MAGIC):
+        return open_parquet(data.path, data.preprocess)
     if head.startswith(ZIP_MAGIC):
         return _open_zip(data)
     if is_tar(data.path):
@@ -55,6 +67,7 @@ def _open_entries(entries: Sequence[Entry], data: Data) -> Dataset:
     if any(is_test_data(entry.name) for entry in entries):
         return open_pb(entries)
     if any(PurePosixPath(entry.name).name == TOKENIZER for entry in entries):
+        entries = [as_json_lines(entry) if is_parquet(entry) else entry for entry in entries]
         return open_text(entries, data.preprocess.text)
     return open_images(entries, data.preprocess)
 

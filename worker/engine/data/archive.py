@@ -79,8 +79,8 @@ def open_tar(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
     try:
         with tarfile.open(fileobj=content, mode="r:") as archive:
             for member in _regular_files(archive):
-                read = partial(_read_at, content, member.offset_data, member.size)
-                entries.append(Entry(_safe(member.name), member.size, read, partial(_open_at, read)))
+                read = partial(read_at, content, member.offset_data, member.size)
+                entries.append(Entry(_safe(member.name), member.size, read, partial(open_at, read)))
     except BROKEN as error:
         raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
     return _within_limits(entries, path.stat().st_size, entry_bytes)
@@ -123,7 +123,7 @@ def _unpack(path: Path, opener: Callable[[Path], IO[bytes]], spill: IO[bytes]) -
         with opener(path) as source:
             while chunk := source.read(CHUNK):
                 spill.write(chunk)
-                _check_unpacked(spill.tell(), packed)
+                check_unpacked(spill.tell(), packed)
     except BROKEN as error:
         raise broken(error, f"The tar cannot be unpacked: {error}. Upload it again.") from error
     spill.flush()
@@ -173,11 +173,16 @@ def _within_limits(entries: list[Entry], packed: int, entry_bytes: int) -> list[
         if entry.name in names:
             raise Refused("unsafe_archive", f"{entry.name!r} is in the archive twice; remove one of the two.")
         names.add(entry.name)
-    _check_unpacked(sum(entry.size for entry in entries), packed)
+    check_unpacked(sum(entry.size for entry in entries), packed)
     return entries
 
 
-def _check_unpacked(unpacked: int, packed: int) -> None:
+def check_unpacked(unpacked: int, packed: int) -> None:
+    """Refuse what unpacks to too much.
+
+    Raises:
+        Refused: `archive_too_large`.
+    """
     if unpacked > MAX_UNPACKED_BYTES:
         detail = (
             f"The archive unpacks to over {MAX_UNPACKED_BYTES} bytes, which is the limit; send fewer samples."
@@ -212,9 +217,11 @@ def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, count: int) -> 
         return file.read(count)
 
 
-def _open_at(read: Callable[[int], bytes]) -> IO[bytes]:
+def open_at(read: Callable[[int], bytes]) -> IO[bytes]:
+    """An entry's bytes as a file."""
     return io.BytesIO(read(-1))
 
 
-def _read_at(content: mmap.mmap, offset: int, size: int, count: int) -> bytes:
+def read_at(content: mmap.mmap, offset: int, size: int, count: int) -> bytes:
+    """The first `count` of `size` bytes at a place; -1 for all."""
     return content[offset : offset + (size if count < 0 else min(size, count))]

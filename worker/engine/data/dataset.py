@@ -15,7 +15,16 @@ Array = NDArray[Any]
 Sample = Mapping[str, Array]
 MAX_SHOWN_CLASSES = 1000
 MAX_RANGED = 2000
+ARRAYS = frozenset({"npz", "safetensors", "h5"})
 MOST_DIGITS = 18  # fits int64
+
+
+class Targets(Protocol):
+    """What an output should be, sample by sample; it may be read from a file each time."""
+
+    def __getitem__(self, index: int, /) -> object:
+        """One sample's numbers, an array of any shape."""
+        ...
 
 
 class Dataset(Protocol):
@@ -23,7 +32,7 @@ class Dataset(Protocol):
 
     @property
     def format(self) -> str:
-        """`npz`, `images`, `text` or `pb`."""
+        """`npz`, `safetensors`, `h5`, `images`, `text` or `pb`."""
         ...
 
     @property
@@ -37,8 +46,8 @@ class Dataset(Protocol):
         ...
 
     @property
-    def targets(self) -> Array | None:
-        """Labels that are no classes, [samples, ...]: numbers, or an array for each sample; None without."""
+    def targets(self) -> Targets | None:
+        """Labels that are no classes: numbers, or an array for each sample; None without."""
         ...
 
     @property
@@ -84,7 +93,7 @@ class Dataset(Protocol):
 
 def summarize(dataset: Dataset) -> DatasetSummary:
     """What is in a dataset, for people."""
-    arrays = dataset.arrays() if dataset.format != "npz" else _with_ranges(dataset)
+    arrays = _with_ranges(dataset) if dataset.format in ARRAYS else dataset.arrays()
     labels = dataset.labels
     counts = Counter(label for label in labels or () if label is not None)
     return DatasetSummary(
@@ -96,15 +105,24 @@ def summarize(dataset: Dataset) -> DatasetSummary:
         warnings=dataset.warnings,
         label_counts=dict(counts.most_common(MAX_SHOWN_CLASSES)),
         label_range=(min(counts), max(counts)) if counts else None,
-        targets=_target_info(dataset.targets),
+        targets=_target_info(dataset),
         streams=None if dataset.groups is None or dataset.pairs else len(set(dataset.groups)),
         columns=getattr(dataset, "columns", ()),
         tokens=getattr(dataset, "tokens", None),
     )
 
 
-def _target_info(targets: Array | None) -> ArrayInfo | None:
-    return None if targets is None else ArrayInfo("labels", str(targets.dtype), targets.shape[1:])
+def _target_info(dataset: Dataset) -> ArrayInfo | None:
+    """The shape over up to 2,000 samples, spread over all; reading them finds what is broken."""
+    targets = dataset.targets
+    if targets is None:
+        return None
+    shapes = {np.asarray(targets[index]).shape for index in _spread(dataset)}
+    return ArrayInfo("labels", str(np.asarray(targets[0]).dtype), common_shape(shapes))
+
+
+def _spread(dataset: Dataset) -> range:
+    return range(0, len(dataset), -(-len(dataset) // MAX_RANGED))
 
 
 def blocks(dataset: Dataset) -> list[list[int]]:
@@ -127,7 +145,7 @@ def class_name(classes: Sequence[str], label: int) -> str | None:
 def _with_ranges(dataset: Dataset) -> tuple[ArrayInfo, ...]:
     """The arrays with the range of their values over up to 2,000 samples, spread over all."""
     seen: dict[str, list[tuple[float, float, bool]]] = {}
-    for index in range(0, len(dataset), -(-len(dataset) // MAX_RANGED)):
+    for index in _spread(dataset):
         for name, array in dataset.sample(index).items():
             seen.setdefault(name, []).append(_range(array))
     return tuple(_ranged(info, seen[info.name]) for info in dataset.arrays())

@@ -1,25 +1,26 @@
-"""Images in a zip or a tar, with labels from `labels.csv` or from a folder per class."""
+"""Images in a zip or a tar.
+
+Labels are boxes in COCO's JSON, masks in a folder, classes in `labels.csv`, or a folder per class.
+"""
 
 import csv
 import hashlib
 import io
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-
-from PIL import Image
 
 from app.domain.dataset import Preprocess
 from app.domain.errors import Refused
 from app.domain.report import ArrayInfo
 from worker.engine.data.archive import BROKEN, Entry
-from worker.engine.data.dataset import Array, common_shape, number_labels
+from worker.engine.data.coco import annotations, boxes_of
+from worker.engine.data.dataset import Array, Targets, common_shape, number_labels
+from worker.engine.data.decode import broken, content, decoded
+from worker.engine.data.masks import is_mask, masks_of
 from worker.engine.data.preprocess import pixels
 from worker.engine.data.preprocessor_config import NAME, read_config
 
-Image.MAX_IMAGE_PIXELS = 100_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"P5", b"P6", b"P2", b"P3")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm"})
 HEAD_BYTES = 12
@@ -27,7 +28,6 @@ LABELS_FILE = "labels.csv"
 INPUT = "image"
 MAX_DECODED_BY_EXAMINE = 2000
 SEVERAL = 2
-WIDE_MODES = ("I", "F")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ImageDataset:
     warnings: tuple[str, ...]
     name: str = INPUT
     format: str = "images"
-    targets: None = None
+    targets: Targets | None = None
     groups: None = None
     pairs: bool = False
 
@@ -56,11 +56,11 @@ class ImageDataset:
     def sample(self, index: int) -> dict[str, Array]:
         """The pixels in the preprocessing's geometry, colour and layout, uint8."""
         entry = self.entries[index]
-        return {self.name: pixels(_decoded(entry), self.preprocess)}
+        return {self.name: pixels(decoded(entry), self.preprocess)}
 
     def content_hash(self, index: int) -> bytes:
         """16 bytes over the file's bytes; its name does not count."""
-        return hashlib.blake2b(_bytes(self.entries[index]), digest_size=16).digest()
+        return hashlib.blake2b(content(self.entries[index]), digest_size=16).digest()
 
     def file_name(self, index: int) -> str | None:
         """The path in the archive."""
@@ -82,17 +82,26 @@ def open_images(files: Sequence[Entry], preprocess: Preprocess) -> ImageDataset:
         Refused: no images, a broken one, or labels that do not match.
     """
     entries = [e for e in files if not _is_clutter(e.name)]
-    images = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
+    found = sorted((e for e in entries if _is_image(e)), key=lambda e: e.name)
+    images = [e for e in found if not is_mask(e.name)]
     if not images:
         raise Refused("unknown_data_format", _nothing_found(entries))
     sheet = next((e for e in entries if PurePosixPath(e.name).name == LABELS_FILE), None)
     config = next((e for e in entries if PurePosixPath(e.name).name == NAME), None)
-    others = [e.name for e in entries if e not in images and e is not sheet and e is not config]
-    labels, classes, notes = _from_sheet(sheet, images) if sheet else _from_folders(images)
-    if config and preprocess == Preprocess():
-        preprocess = read_config(_bytes(config))
-        notes = (*notes, f"The preprocessing is that of {config.name}.")
-    return ImageDataset(tuple(images), preprocess, labels, classes, (*notes, *_left_out(others)))
+    followed = config is not None and preprocess == Preprocess()
+    if config and followed:
+        preprocess = read_config(content(config))
+    coco, masks = annotations(entries), [e for e in found if is_mask(e.name)]
+    used = [e.name for e in (*found, sheet, config, coco) if e]
+    notes = (f"The preprocessing is that of {config.name}.",) if config and followed else ()
+    left = _left_out([e.name for e in entries if e.name not in used])
+    if coco or masks:
+        targets, classes, said = (
+            boxes_of(coco, images, preprocess) if coco else masks_of(masks, images, preprocess)
+        )
+        return ImageDataset(tuple(images), preprocess, None, classes, (*said, *notes, *left), targets=targets)
+    labels, classes, said = _from_sheet(sheet, images) if sheet else _from_folders(images)
+    return ImageDataset(tuple(images), preprocess, labels, classes, (*said, *notes, *left))
 
 
 Labels = tuple[tuple[int | None, ...] | None, tuple[str, ...], tuple[str, ...]]
@@ -115,7 +124,7 @@ def _from_sheet(sheet: Entry, images: list[Entry]) -> Labels:
 
 def _rows(sheet: Entry) -> list[tuple[str, str]]:
     try:
-        table = [row for row in csv.reader(io.StringIO(_bytes(sheet).decode("utf-8-sig"))) if row]
+        table = [row for row in csv.reader(io.StringIO(content(sheet).decode("utf-8-sig"))) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise Refused("broken_labels", f"{sheet.name} is not a CSV file in UTF-8: {error}.") from error
     for number, row in enumerate(table, 1):
@@ -146,53 +155,17 @@ def _is_image(entry: Entry) -> bool:
     try:
         head = entry.read(HEAD_BYTES)
     except BROKEN as error:
-        raise _broken(entry, str(error)) from error
+        raise broken(entry, str(error)) from error
     if head.startswith(SIGNATURES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return True
     if PurePosixPath(entry.name).suffix.lower() in SUFFIXES:
-        raise _broken(entry, "its content is no image")
+        raise broken(entry, "its content is no image")
     return False
 
 
 def _is_clutter(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1] in {"Thumbs.db", "desktop.ini"}
-
-
-def _decoded(entry: Entry) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            image = Image.open(io.BytesIO(_bytes(entry)), formats=FORMATS)
-            _check_depth(entry, image)
-            image.load()
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            detail = (
-                f"{entry.name!r} has over {Image.MAX_IMAGE_PIXELS} pixels, which is the limit; shrink it."
-            )
-            raise Refused("image_too_large", detail) from error
-        except (OSError, SyntaxError, ValueError, EOFError, TypeError) as error:
-            raise _broken(entry, str(error)) from error
-    return image
-
-
-def _check_depth(entry: Entry, image: Image.Image) -> None:
-    if image.mode.startswith(WIDE_MODES):
-        detail = (
-            f"{entry.name!r} has more than 8 bits per channel ({image.mode}); send 8-bit images or an npz."
-        )
-        raise Refused("unsupported_image", detail)
-
-
-def _bytes(entry: Entry) -> bytes:
-    try:
-        return entry.read(-1)
-    except BROKEN as error:
-        raise _broken(entry, str(error)) from error
-
-
-def _broken(entry: Entry, why: str) -> Refused:
-    return Refused("broken_image", f"{entry.name!r} cannot be read: {why}. Replace it or leave it out.")
 
 
 def _nothing_found(entries: list[Entry]) -> str:

@@ -3,6 +3,8 @@
 Resizing is Pillow's, which filters before it shrinks (antialiasing). EXIF orientation is ignored.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
@@ -18,6 +20,8 @@ FILTERS = {
 }
 LETTERBOX_GREY = 114  # what YOLO-style letterboxing pads with
 RGB_CHANNELS = 3
+FILLS: dict[str, int] = {"L": LETTERBOX_GREY, "I": 0}  # by mode: grey pictures, and masks
+VOID = 255
 
 
 def pixels(image: Image.Image, spec: Preprocess) -> Array:
@@ -32,6 +36,39 @@ def pixels(image: Image.Image, spec: Preprocess) -> Array:
     if spec.color == "BGR":
         array = array[..., ::-1]
     return np.ascontiguousarray(array if spec.layout == "NHWC" else array.transpose(2, 0, 1))
+
+
+def positions(mask: Image.Image, spec: Preprocess) -> Array:
+    """A mask of class numbers where `pixels` puts its image, by nearest neighbours.
+
+    Returns:
+        [H, W] int16; -1 where the mask has 255 (not labelled, as in PASCAL VOC), and around the image.
+    """
+    numbers = np.asarray(mask, np.int32) + 1  # 0 is what Pillow fills with
+    numbers[numbers == VOID + 1] = 0
+    nearest = replace(spec, interpolation="nearest")
+    return np.asarray(_cropped(_resized(Image.fromarray(numbers), nearest), spec.crop), np.int16) - 1
+
+
+def placed(boxes: Array, size: tuple[int, int], spec: Preprocess) -> Array:
+    """Boxes of an image where `pixels` puts it; what a crop leaves nothing of is left out.
+
+    Args:
+        boxes: [n, 4 and more] corners in pixels of the image, left, top, right, bottom.
+        size: the image's width and height.
+        spec: resize, fit and crop are read.
+    """
+    width, height = _resized_size(size, spec)
+    side = spec.resize if spec.resize and spec.fit == "letterbox" else None
+    offset = np.array([(side - width) // 2, (side - height) // 2] if side else [0, 0])
+    scale = np.array([width, height]) / size
+    corners = boxes[:, :4] * np.tile(scale, 2) + np.tile(offset, 2)
+    if spec.crop:
+        canvas = (side, side) if side else (width, height)
+        cut = np.array([(length - spec.crop) // 2 for length in canvas])
+        corners = np.clip(corners - np.tile(cut, 2), 0, spec.crop)
+    left = (corners[:, 2:] > corners[:, :2]).all(1) if spec.crop else ...
+    return np.concatenate([corners, boxes[:, 4:]], axis=1)[left]
 
 
 def values(array: Array, spec: Preprocess) -> Array:
@@ -84,17 +121,23 @@ def _coloured(image: Image.Image, color: str) -> Image.Image:
 def _resized(image: Image.Image, spec: Preprocess) -> Image.Image:
     if spec.resize is None:
         return image
-    if spec.fit == "stretch":
-        return image.resize((spec.resize, spec.resize), FILTERS[spec.interpolation])
-    side = min(image.size) if spec.fit == "short_side" else max(image.size)
-    width, height = (max(1, round(length * spec.resize / side)) for length in image.size)
-    resized = image.resize((width, height), FILTERS[spec.interpolation])
+    resized = image.resize(_resized_size(image.size, spec), FILTERS[spec.interpolation])
     return _letterboxed(resized, spec.resize) if spec.fit == "letterbox" else resized
 
 
+def _resized_size(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    if spec.resize is None:
+        return size
+    if spec.fit == "stretch":
+        return spec.resize, spec.resize
+    side = min(size) if spec.fit == "short_side" else max(size)
+    width, height = (max(1, round(length * spec.resize / side)) for length in size)
+    return width, height
+
+
 def _letterboxed(image: Image.Image, side: int) -> Image.Image:
-    grey = LETTERBOX_GREY if image.mode == "L" else (LETTERBOX_GREY,) * RGB_CHANNELS
-    box = Image.new(image.mode, (side, side), grey)
+    fill = FILLS.get(image.mode, (LETTERBOX_GREY,) * RGB_CHANNELS)
+    box = Image.new(image.mode, (side, side), fill)
     box.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return box
 
