@@ -19,10 +19,12 @@ FILES: dict[str, Any] = {
     "model": {
         "description": "the .onnx file, a folder or archive with its external data, or an id (ver_…)",
         "type": "string",
+        "minLength": 1,
     },
     "data": {
         "description": "samples for calibration and evaluation: npz, zip or tar, or an id (dst_…)",
         "type": "string",
+        "minLength": 1,
     },
     "name": {"description": "the model's name; the file's when left out", "type": "string", "maxLength": 200},
     "preprocess": PREPROCESS,

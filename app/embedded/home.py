@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -56,6 +56,14 @@ def announced(home: Path, url: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def tell_clients(home: Path) -> None:
+    """Say where the service is at home, for this user's clients in any folder; without, they look for it."""
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "fewbits"
+    with suppress(OSError):
+        state.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        (state / "home").write_text(f"{home}\n")
 
 
 def fresh_log(home: Path, name: str) -> Path:

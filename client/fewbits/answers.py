@@ -25,6 +25,14 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Page:
+    """A part of a list, and where the next one begins."""
+
+    items: tuple[dict[str, Any], ...]
+    next_cursor: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class FieldError:
     """One thing wrong in what was sent: where (a JSON pointer) and what."""
 
@@ -257,6 +265,15 @@ class Comparison(Shown):
     b: Candidate
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A job's report, of which this client shows these parts."""
+
+    job: dict[str, Any]
+    candidates: tuple[dict[str, Any], ...]
+    verdict: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, closing
-from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -11,7 +10,7 @@ import anyio.to_thread
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from fewbits import access, calls, http
+from fewbits import access, calls, http, unfinished
 from fewbits.effects import (
     Answer,
     Broken,
@@ -24,12 +23,14 @@ from fewbits.effects import (
     Pause,
     Request,
     Send,
+    Sender,
     Slice,
     Steps,
     Stream,
     Work,
 )
-from fewbits.uploads import pieces
+from fewbits.signatures import like
+from fewbits.uploads import content
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +39,7 @@ T = TypeVar("T")
 def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[AsyncClient, P], Awaitable[T]]":
     """An operation as a method that returns its result."""
 
-    @wraps(call)
+    @like(call, Awaitable)
     async def method(client: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> T:
         return await client.perform(call(*args, **options))
 
@@ -48,7 +49,7 @@ def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[AsyncClient, P
 def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
     """An operation as a method that yields its items."""
 
-    @wraps(call)
+    @like(call, AsyncIterator)
     def method(client: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> AsyncIterator[T]:
         return client.each(call(*args, **options))
 
@@ -58,7 +59,7 @@ def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[AsyncClient,
 class AsyncClient:
     """A Fewbits service; as `Client`, with methods to be awaited and lists for `async for`.
 
-    Files are hashed, read and written without holding up the event loop.
+    Files are hashed, read and written in other threads, where `tell` is called too; the event loop goes on.
 
     Args:
         url: As in `Client`.
@@ -71,7 +72,8 @@ class AsyncClient:
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
         found = access.find(url, key)
         self.url = found.url
-        self._http = httpx.AsyncClient(**http.options(found.url, found.key))
+        self._sender = unfinished.sender(found.url, found.key)
+        self._http = httpx.AsyncClient(**http.options(found.url, found.key, local=found.local))
 
     async def __aenter__(self) -> "AsyncClient":  # noqa: PYI034 - Self comes with Python 3.11
         """Use it, and close it at the end."""
@@ -148,15 +150,17 @@ class AsyncClient:
                 return None
             case Work(function):
                 return await anyio.to_thread.run_sync(function)
+            case Sender():
+                return self._sender
             case Open(request):
                 return await self._open(request, opened)
             case Next(stream):
                 return await _next(stream)
 
     async def _send(self, request: Request) -> Answer | Broken:
-        content = _read(request.body) if request.body else None
+        sent = _read(request.body) if request.body else None
         try:
-            async with self._http.stream(**http.words(request), content=content) as response:
+            async with self._http.stream(**http.words(request), content=sent) as response:
                 head = http.head_of(response)
                 if request.into is None or not response.is_success:
                     return Answer(head.status, head.headers, await response.aread())
@@ -188,8 +192,7 @@ async def _next(stream: Stream) -> Message | Broken | None:
 
 
 async def _read(body: Slice) -> AsyncIterator[bytes]:
-    done, source = 0, pieces(body.path, body.offset)
+    """As `uploads.content`, off the event loop; the last step of a generator is not its last piece."""
+    source = content(body)
     while piece := await anyio.to_thread.run_sync(next, source, b""):
         yield piece
-        done += len(piece)
-        body.told(done)

@@ -14,6 +14,7 @@ from fewbits.answers import (
     Job,
     Me,
     Model,
+    Report,
     Result,
     Step,
     Verdict,
@@ -21,9 +22,9 @@ from fewbits.answers import (
     read,
 )
 from fewbits.effects import Items, Pause, Request, Steps
-from fewbits.errors import JobFailed, Refused
+from fewbits.errors import FewbitsError, JobFailed, Refused, TimedOut
 from fewbits.progress import Progress, Tell
-from fewbits.sending import fetch, loads, pages, path_to, send
+from fewbits.sending import PATIENT_ATTEMPTS, fetch, loads, pages, path_to, send
 
 Json = Mapping[str, Any]
 WAIT_S = 25
@@ -165,26 +166,50 @@ def submit(  # noqa: PLR0913 - all that a job is made of
     return (yield from create_job(whole))
 
 
-def run(
+def run(  # noqa: PLR0913 - all that a job is made of
     model: str | Path | Sequence[str | Path],
     data: str | Path | None = None,
     *,
+    spec: Json | None = None,
+    gate: Json | None = None,
+    preprocess: str | Json | None = None,
+    input: str | None = None,  # noqa: A002 - the field's name
+    name: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    tell: Tell = silent,
     timeout: float | None = None,
-    **options: Any,  # noqa: ANN401 - those of `submit`
 ) -> Steps[Result]:
     """Submit a job, wait for its end, and return what came of it; takes what `submit` takes.
 
     Args:
-        model: As in `submit`.
-        data: As in `submit`.
-        timeout: Seconds to wait for the job's end.
-        options: As in `submit`.
+        model: As in `submit`, and so are the others but for the last.
+        data: Samples, or a dataset's id.
+        spec: A JobSpec without `version`.
+        gate: Limits.
+        preprocess: From pixels to input values.
+        input: The model's input that images bind to.
+        name: The model's.
+        labels: Of the version and the job.
+        tell: Hears how far each file has come.
+        timeout: Seconds to wait for the job's end, once its files are there.
 
     Raises:
-        JobFailed: It ended without a result.
-        TimedOut: `timeout` seconds went by; the job goes on.
+        InvalidInput: A file cannot be read.
+        Refused: The service rejects the model, the samples or the spec.
+        JobFailed: The job ended without a result.
+        TimedOut: `timeout` seconds went by, or the job's deadline did.
     """
-    job = yield from submit(model, data, **options)
+    job = yield from submit(
+        model,
+        data,
+        spec=spec,
+        gate=gate,
+        preprocess=preprocess,
+        input=input,
+        name=name,
+        labels=labels,
+        tell=tell,
+    )
     return (yield from wait(job.id, timeout=timeout))
 
 
@@ -193,13 +218,19 @@ def wait(job_id: str, *, timeout: float | None = None) -> Steps[Result]:
 
     Raises:
         JobFailed: It ended without a result.
-        TimedOut: `timeout` seconds went by; the job goes on.
+        TimedOut: `timeout` seconds went by, and the job goes on; or its deadline went by.
     """
     job = yield from watching.settled(job_id, timeout)
     if job.state != "succeeded":
-        reason = f" ({job.error.code}): {job.error.detail}" if job.error else ""
-        raise JobFailed(f"{job.id} {job.state}{reason}")
+        raise without_result(job)
     return (yield from result(job_id))
+
+
+def without_result(job: Job) -> FewbitsError:
+    """What to raise for a job that ended, but did not succeed."""
+    reason = f" ({job.error.code}): {job.error.detail}" if job.error else ""
+    kind = TimedOut if job.state == "expired" else JobFailed
+    return kind(f"{job.id} {job.state}{reason}")
 
 
 def result(job_id: str) -> Steps[Result]:
@@ -208,14 +239,12 @@ def result(job_id: str) -> Steps[Result]:
     Raises:
         Refused: It has not ended, or not succeeded.
     """
-    answer = yield from send(Request("GET", path_to("jobs", job_id, "report")))
-    report = loads(answer)
-    candidates = tuple(read(Candidate, row) for row in report["candidates"])
+    answer = yield from send(Request("GET", path_to("jobs", job_id, "report")), PATIENT_ATTEMPTS)
+    raw = loads(answer.body)
+    report = read(Report, raw)
+    candidates = tuple(read(Candidate, row) for row in report.candidates)
     return Result(
-        job=read(Job, report["job"]),
-        candidates=candidates,
-        verdict=read(Verdict, report["verdict"]),
-        raw=report,
+        job=read(Job, report.job), candidates=candidates, verdict=read(Verdict, report.verdict), raw=raw
     )
 
 
@@ -276,7 +305,7 @@ def verdict(job_id: str) -> Steps[Verdict]:
 def document(job_id: str, noun: str, form: str) -> Steps[str]:
     """A job's `report` (html, md) or `verdict` (md, junit, openmetrics) as text."""
     request = Request("GET", path_to("jobs", job_id, noun), params={"format": form})
-    answer = yield from send(request)
+    answer = yield from send(request, PATIENT_ATTEMPTS)
     return answer.body.decode()
 
 

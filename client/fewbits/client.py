@@ -3,14 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent
 
-from fewbits import access, calls, http
+from fewbits import access, calls, http, unfinished
 from fewbits.effects import (
     Answer,
     Broken,
@@ -23,12 +22,13 @@ from fewbits.effects import (
     Pause,
     Request,
     Send,
-    Slice,
+    Sender,
     Steps,
     Stream,
     Work,
 )
-from fewbits.uploads import pieces
+from fewbits.signatures import like
+from fewbits.uploads import content
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +37,7 @@ T = TypeVar("T")
 def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[Client, P], T]":
     """An operation as a method that returns its result."""
 
-    @wraps(call)
+    @like(call)
     def method(client: "Client", /, *args: P.args, **options: P.kwargs) -> T:
         return client.perform(call(*args, **options))
 
@@ -47,7 +47,7 @@ def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[Client, P], T]
 def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[Client, P], Iterator[T]]":
     """An operation as a method that yields its items."""
 
-    @wraps(call)
+    @like(call, Iterator)
     def method(client: "Client", /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
         return client.each(call(*args, **options))
 
@@ -71,7 +71,8 @@ class Client:
     def __init__(self, url: str | None = None, key: str | None = None) -> None:
         found = access.find(url, key)
         self.url = found.url
-        self._http = httpx.Client(**http.options(found.url, found.key))
+        self._sender = unfinished.sender(found.url, found.key)
+        self._http = httpx.Client(**http.options(found.url, found.key, local=found.local))
 
     def __enter__(self) -> "Client":  # noqa: PYI034 - Self comes with Python 3.11
         """Use it, and close it at the end."""
@@ -146,15 +147,17 @@ class Client:
                 return None
             case Work(function):
                 return function()
+            case Sender():
+                return self._sender
             case Open(request):
                 return self._open(request, opened)
             case Next(stream):
                 return _next(stream)
 
     def _send(self, request: Request) -> Answer | Broken:
-        content = _read(request.body) if request.body else None
+        sent = content(request.body) if request.body else None
         try:
-            with self._http.stream(**http.words(request), content=content) as response:
+            with self._http.stream(**http.words(request), content=sent) as response:
                 head = http.head_of(response)
                 if request.into is None or not response.is_success:
                     return Answer(head.status, head.headers, response.read())
@@ -183,11 +186,3 @@ def _next(stream: Stream) -> Message | Broken | None:
     except httpx.HTTPError as error:
         return http.broken(error)
     return Message(found.id, found.data) if found else None
-
-
-def _read(body: Slice) -> Iterator[bytes]:
-    done = 0
-    for piece in pieces(body.path, body.offset):
-        yield piece
-        done += len(piece)
-        body.told(done)

@@ -1,24 +1,25 @@
 """Files come down whole or not at all: into a file beside, resumed after a break, checked by SHA-256."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from fewbits.effects import Answer, Broken, Request, Send, Steps, Write
+from fewbits.effects import Answer, Request, Send, Steps, Write
 from fewbits.errors import InvalidInput, ServiceError
 from fewbits.progress import Progress, Tell
 from fewbits.sending import ATTEMPTS, is_good, pause_or_raise
 
 PARTIAL = 206
-OVERLONG = 416
 
 
 @dataclass
 class Incoming:
     """What has arrived of a file so far."""
 
-    name: str
+    target: Path
     file: BinaryIO
     tell: Tell
     size: int = 0
@@ -47,10 +48,11 @@ class Incoming:
         return self.etag == f'"{self.digest.hexdigest()}"'
 
     def _add(self, piece: bytes) -> None:
-        self.file.write(piece)
+        with _writing(self.target):
+            self.file.write(piece)
         self.digest.update(piece)
         self.size += len(piece)
-        self.tell(Progress("downloading", self.name, self.size, self.total))
+        self.tell(Progress("downloading", self.target.name, self.size, self.total))
 
 
 def fetch_file(source: str, target: Path, tell: Tell) -> Steps[Path]:
@@ -62,14 +64,21 @@ def fetch_file(source: str, target: Path, tell: Tell) -> Steps[Path]:
     """
     part = target.with_name(target.name + ".part")
     try:
-        with part.open("w+b") as file:
-            yield from _fill(source, Incoming(target.name, file, tell))
-        part.replace(target)
-    except OSError as error:
-        raise InvalidInput(f"{target} cannot be written: {error.strerror}.") from error
+        with _writing(target):
+            with part.open("w+b") as file:
+                yield from _fill(source, Incoming(target, file, tell))
+            part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return target
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(f"{target} cannot be written: {error.strerror}.") from error
 
 
 def _fill(source: str, incoming: Incoming) -> Steps[None]:
@@ -78,7 +87,7 @@ def _fill(source: str, incoming: Incoming) -> Steps[None]:
         before = incoming.size
         request = Request("GET", source, headers=incoming.headers(), into=incoming.take)
         outcome = yield Send(request)
-        if is_good(outcome) and incoming.whole:
+        if incoming.whole:  # also when the line broke behind the last byte
             return
         if is_good(outcome):
             damaged += 1
@@ -87,11 +96,4 @@ def _fill(source: str, incoming: Incoming) -> Steps[None]:
             incoming.size = 0  # which of the bytes are wrong is not known
             continue
         fruitless = 0 if incoming.size > before else fruitless + 1
-        yield from pause_or_raise(request, _again(outcome), min(fruitless, ATTEMPTS))
-
-
-def _again(outcome: Answer | Broken) -> Answer | Broken:
-    """A range beyond the end is asked for when the connection broke behind the last byte."""
-    if isinstance(outcome, Answer) and outcome.status == OVERLONG:
-        return Broken("the connection broke at the end of the file")
-    return outcome
+        yield from pause_or_raise(request, outcome, fruitless)

@@ -15,10 +15,11 @@ Write = Callable[[bytes], object]
 
 @dataclass(frozen=True)
 class Slice:
-    """The bytes of a file from `offset` on; `told` hears how many were read after each piece."""
+    """`size` bytes of a file from `offset` on; `told` hears how many were read after each piece."""
 
     path: Path
     offset: int
+    size: int
     told: Callable[[int], object]
 
 
@@ -78,6 +79,11 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Sender:
+    """Outcome: who sends, and where to, as `unfinished.sender` names it."""
+
+
+@dataclass(frozen=True)
 class Open:
     """Begin to read a stream of events. Outcome: a Stream, an Answer that is none, or Broken."""
 
@@ -113,6 +119,6 @@ class Found(Generic[T]):
     item: T
 
 
-Effect = Send | Pause | Work | Open | Next
+Effect = Send | Pause | Work | Sender | Open | Next
 Steps = Generator[Effect, Any, T]
 Items = Generator[Effect | Found[T], Any, None]

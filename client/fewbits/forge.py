@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -96,13 +97,25 @@ def _pull_request(event: Path) -> int | None:
 
 def _on_gitlab(env: Mapping[str, str]) -> Thread | None:
     """Merge requests' notes (REST API v4)."""
-    number = env.get("CI_MERGE_REQUEST_IID")
-    if not number:
+    found = _merge_request(env)
+    if found is None:
         return None
+    project, number = found
     token = _token(env, "GITLAB_TOKEN", "a project access token with the scope api, as a masked variable")
-    project = f"{env['CI_API_V4_URL']}/projects/{env['CI_PROJECT_ID']}"
-    notes = f"{project}/merge_requests/{number}/notes"
+    notes = f"{env['CI_API_V4_URL']}/projects/{project}/merge_requests/{number}/notes"
     return Thread(notes, notes + "/{id}", {"private-token": token}, "PUT")
+
+
+def _merge_request(env: Mapping[str, str]) -> tuple[str, str] | None:
+    """Project and number: of the pipeline's own merge request, or of the first that is open for its branch.
+
+    A merge request from a fork belongs to the project that it should be merged into.
+    """
+    if number := env.get("CI_MERGE_REQUEST_IID"):
+        return env["CI_MERGE_REQUEST_PROJECT_ID"], number
+    first = env.get("CI_OPEN_MERGE_REQUESTS", "").partition(",")[0]  # team/model!7,team/other!3
+    path, _, number = first.rpartition("!")
+    return (quote(path, safe=""), number) if number else None
 
 
 def _token(env: Mapping[str, str], name: str, what: str) -> str:

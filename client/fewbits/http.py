@@ -2,7 +2,6 @@
 
 import platform
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -10,23 +9,17 @@ from fewbits import __version__
 from fewbits.effects import Answer, Broken, Request
 
 CONNECT_S = 10.0
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def options(url: str, key: str) -> dict[str, Any]:
+def options(url: str, key: str, *, local: bool) -> dict[str, Any]:
     """What an httpx client is made with; a proxy that the environment names is not for this computer."""
     agent = f"fewbits/{__version__} python/{platform.python_version()}"
     return {
-        "base_url": url.rstrip("/"),
+        "base_url": url,
         "headers": {"authorization": f"Bearer {key}", "user-agent": agent},
-        "trust_env": not is_local(url),
+        "trust_env": not local,
         "follow_redirects": False,
     }
-
-
-def is_local(url: str) -> bool:
-    """Whether a service runs on this computer."""
-    return urlsplit(url).hostname in LOOPBACK
 
 
 def words(request: Request) -> dict[str, Any]:
@@ -53,7 +46,7 @@ def head_of(response: httpx.Response) -> Answer:
 def broken(error: httpx.HTTPError) -> Broken:
     """What became of the connection, in words."""
     if isinstance(error, httpx.ConnectError):
-        return Broken(f"no connection to {error.request.url.host}:{error.request.url.port or ''} ({error})")
+        return Broken(f"no connection to {error.request.url.netloc.decode()} ({error})")
     if isinstance(error, httpx.TimeoutException):
         return Broken("the service did not answer in time")
     return Broken(f"the connection broke ({error or type(error).__name__})")

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from fewbits import retries
-from fewbits.answers import read
+from fewbits.answers import Page, read
 from fewbits.effects import Answer, Broken, Found, Items, Pause, Request, Send, Steps
 from fewbits.errors import FewbitsError, Refused, ServiceError, Unauthenticated
 
@@ -88,19 +88,33 @@ def problem_of(answer: Answer) -> dict[str, Any]:
 def fetch(kind: type[T], request: Request, attempts: int = ATTEMPTS) -> Steps[T]:
     """Send, and read the answer as this kind."""
     answer = yield from send(request, attempts)
-    return read(kind, loads(answer))
+    return read(kind, loads(answer.body))
 
 
-def loads(answer: Answer) -> Any:  # noqa: ANN401 - any JSON
-    """The JSON of an answer.
+def loads(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON
+    """What the service said in JSON.
 
     Raises:
         ServiceError: It is none.
     """
     try:
-        return json.loads(answer.body)
+        return json.loads(text)
     except ValueError as error:
         raise ServiceError("The answer is no JSON; is this the URL of a Fewbits service?") from error
+
+
+def header(answer: Answer, name: str) -> str:
+    """A header that the service always sends.
+
+    Raises:
+        ServiceError: It is not there.
+    """
+    try:
+        return answer.headers[name]
+    except KeyError as error:
+        raise ServiceError(
+            f"The answer has no header {name}; is this the URL of a Fewbits service?"
+        ) from error
 
 
 def pages(kind: type[T], path: str, params: Mapping[str, Any], limit: int | None) -> Items[T]:
@@ -109,11 +123,11 @@ def pages(kind: type[T], path: str, params: Mapping[str, Any], limit: int | None
     while left is None or left > 0:
         asked = {**params, "limit": min(left or PAGE, PAGE), "cursor": cursor}
         answer = yield from send(Request("GET", path, params=_given(asked)))
-        page = loads(answer)
-        for item in page["items"]:
+        page = read(Page, loads(answer.body))
+        for item in page.items:
             yield Found(read(kind, item))
-        left = None if left is None else left - len(page["items"])
-        cursor = page.get("next_cursor")
+        left = None if left is None else left - len(page.items)
+        cursor = page.next_cursor
         if cursor is None:
             return
 

@@ -3,7 +3,6 @@
 Server-sent events (WHATWG HTML §9.2): a message's id is its place, `Last-Event-ID` asks for what came after.
 """
 
-import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from fewbits import retries
 from fewbits.answers import Event, Job, read
 from fewbits.effects import Answer, Found, Items, Message, Next, Open, Pause, Request, Steps, Stream
 from fewbits.errors import TimedOut
-from fewbits.sending import PATIENT_ATTEMPTS, fetch, path_to
+from fewbits.sending import PATIENT_ATTEMPTS, fetch, loads, path_to
 
 SILENCE_S = 40.0  # the service says something every 15 s
 POLL_S = 2.0
@@ -97,7 +96,7 @@ def _listen(stream: Stream, place: Place) -> Items[Event]:
 
 
 def _event(data: str, place: Place) -> Event:
-    event = read(Event, json.loads(data))
+    event = read(Event, loads(data))
     place.after, place.progress = max(place.after, event.seq), event.progress
     return event
 

@@ -12,11 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Forge:
-    """Comments in the order of their ids, and the token that may write them."""
+    """Comments in the order of their ids, the token that may write them, and the paths that were asked."""
 
     url: str = ""
     token: str = "right"  # noqa: S105 - nobody's
     comments: list[dict[str, object]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -26,6 +27,7 @@ def forge() -> Iterator[Forge]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            kept.paths.append(urlsplit(self.path).path)
             asked = parse_qs(urlsplit(self.path).query)
             page, size = int(asked["page"][0]), int(asked["per_page"][0])
             self._answer(200, kept.comments[(page - 1) * size : page * size])

@@ -16,7 +16,7 @@ def running() -> Iterator[forges.Forge]:
         yield kept
 
 
-@pytest.fixture(params=["github", "gitlab"])
+@pytest.fixture(params=["github", "gitlab", "gitlab, on a branch"])
 def pipeline(request: pytest.FixtureRequest, running: forges.Forge, tmp_path: Path) -> dict[str, str]:
     """What a pipeline of a pull or merge request has in its environment."""
     running.comments.clear()
@@ -31,11 +31,13 @@ def pipeline(request: pytest.FixtureRequest, running: forges.Forge, tmp_path: Pa
     gitlab = {
         "GITLAB_CI": "true",
         "CI_API_V4_URL": running.url,
-        "CI_PROJECT_ID": "3",
-        "CI_MERGE_REQUEST_IID": "7",
+        "CI_PROJECT_ID": "4",
         "GITLAB_TOKEN": "right",
     }
-    return {"github": github, "gitlab": gitlab}[request.param]
+    merge_request = {"CI_MERGE_REQUEST_IID": "7", "CI_MERGE_REQUEST_PROJECT_ID": "3"}
+    branch = {"CI_OPEN_MERGE_REQUESTS": "team/model!7,team/other!12"}
+    known = {"github": github, "gitlab": gitlab | merge_request, "gitlab, on a branch": gitlab | branch}
+    return known[request.param]
 
 
 def written(env: dict[str, str], text: str, mark: str = "gate") -> str:
@@ -52,6 +54,23 @@ def test_later_runs_write_the_same_comment_anew(running: forges.Forge, pipeline:
     assert done == ["added", "changed", "added"]
     ours = [one["body"] for one in running.comments[150:]]
     assert ours == ["<!-- fewbits: gate -->\ntwo", "<!-- fewbits: another -->\nthree"]
+
+
+def test_the_comment_goes_to_the_project_that_has_the_request(
+    request: pytest.FixtureRequest, running: forges.Forge, pipeline: dict[str, str]
+) -> None:
+    running.paths.clear()
+
+    written(pipeline, "text")
+
+    assert (
+        running.paths[0]
+        == {
+            "github": "/repos/team/model/issues/7/comments",
+            "gitlab": "/projects/3/merge_requests/7/notes",
+            "gitlab, on a branch": "/projects/team%2Fmodel/merge_requests/7/notes",
+        }[request.node.callspec.params["pipeline"]]
+    )
 
 
 def test_a_token_that_may_not_comment_is_told_so(pipeline: dict[str, str]) -> None:

@@ -70,7 +70,24 @@ def test_json_is_as_good(tmp_path: Path) -> None:
         ("preprocess: imagnet", '1: preprocess: must be "imagenet" or "unit" or "signed"'),
         ("preprocess: {scale: big}", "1: preprocess.scale: must be a number, not 'big'"),
         ("deadline_s: 0", "1: deadline_s: 0 is less than the minimum of 1"),
-        ("- model", "1: must be a mapping, not ['model']"),
+        ("- model", "1: must be a mapping, not a list"),
+        (
+            "gate:\n  min_speedup: 1\n  min_speedup: 2",
+            "3: gate: 'min_speedup' is there twice; first in line 2",
+        ),
+        ("labels: {a: b}\ncandidates: [x]\nlabels: {}", "3: 'labels' is there twice; first in line 1"),
+        ("gate: {min_speedup: .nan}", "1: gate.min_speedup: must be a number or null, not nan"),
+        (
+            "gate: {max_accuracy_drop: 1e-2}",
+            "1: gate.max_accuracy_drop: must be a number or null, not '1e-2'; write 0.01",
+        ),
+        ("evaluation: {samples: -1}", "1: evaluation.samples: -1 is less than the minimum of 1"),
+        ("reuse: no", '1: reuse: must be "allow" or "never", not false'),
+        ("labels: null", "1: labels: must be a mapping, not null"),
+        ("recipes: [{}]", "1: recipes[0]: the field 'method' is missing"),
+        ("model: ''", "1: model: '' should be non-empty"),
+        ("<<: {modle: a.onnx}", "1: there is no field 'modle'; did you mean 'model'?"),
+        ("labels: &a {b: *a}", "1: labels.b: must be text, not a mapping"),
     ],
 )
 def test_a_mistake_is_named_by_line_and_field(tmp_path: Path, text: str, said: str) -> None:
@@ -82,16 +99,28 @@ def test_a_mistake_is_named_by_line_and_field(tmp_path: Path, text: str, said: s
     assert str(refused.value).startswith(f"{path}:{said}")
 
 
-def test_every_mistake_is_named_in_order_up_to_five(tmp_path: Path) -> None:
-    path = written(tmp_path, "\n".join(f"wrong_{i}: {i}" for i in range(2)) + "\ndeadline_s: soon\nreuse: no")
+def test_every_mistake_is_named_by_its_own_line_up_to_five(tmp_path: Path) -> None:
+    path = written(tmp_path, "\n".join(f"wrong_{i}: {i}" for i in range(4)) + "\ndeadline_s: soon\nreuse: no")
 
     with pytest.raises(InvalidInput) as refused:
         jobfile.load(path)
 
-    assert [line.split(":")[1] for line in str(refused.value).splitlines()] == ["1", "3", "4"]
-    assert "wrong_1" in str(refused.value)
+    *lines, last = str(refused.value).splitlines()
+    assert [line.split(":")[1] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert last == "and 1 more"
 
 
-def test_what_is_no_yaml_says_where(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="line 2"):
-        jobfile.load(written(tmp_path, "gate: {\nmodel: ]"))
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("gate: {\nmodel: ]", ":2: this is no YAML"),
+        ("a: 1\n---\nb: 2", ":2: this is no YAML"),
+        ("model: !!python/name:os.system x", ":1: this is no YAML"),
+        ("model: a\x00", " is no YAML"),
+    ],
+)
+def test_what_is_no_yaml_says_where(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        jobfile.load(written(tmp_path, text))
+
+    assert str(refused.value).startswith(f"{tmp_path / '.fewbits.yaml'}{said}")

@@ -3,7 +3,10 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +14,17 @@ from pathlib import Path
 import pytest
 
 from examples.digits import data as digits
-from fewbits import AsyncClient, Client, InvalidInput, JobFailed, Refused, Result, TimedOut, Unauthenticated
+from fewbits import (
+    AsyncClient,
+    Client,
+    InvalidInput,
+    JobFailed,
+    Refused,
+    Result,
+    TimedOut,
+    Unauthenticated,
+    unfinished,
+)
 from fewbits.progress import Progress
 from fewbits.uploads import PIECE, send_file
 from tests.e2e.conftest import Service
@@ -24,6 +37,44 @@ SPEC = {
     "benchmark": {"max_seconds": 1},
     "gate": {"max_size_ratio": 0.6},
 }
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fewbits import Client
+from fewbits.uploads import send_file
+
+def tell(progress):
+    if progress.stage == "uploading" and progress.done > 1_500_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+url, key, path = sys.argv[1:]
+Client(url, key).perform(send_file(Path(path), tell))
+"""
+FULL = """
+import resource, sys
+from fewbits import Client
+
+url, key, candidate, target = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+Client(url, key).download(candidate, target)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Unfinished uploads are not remembered in this user's own folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which no unfinished upload is remembered yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +206,80 @@ def test_an_awaited_upload_goes_on_where_the_line_broke(url: str, key: str, big:
 
     assert sha256 == hashlib.sha256(big.read_bytes()).hexdigest()
     assert line.connections == 2
+
+
+def test_an_upload_of_a_process_that_was_killed_goes_on_in_the_next(
+    url: str, key: str, big: Path, cache: Path, service: Service
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, url, key, str(big)], check=False)
+    (record,) = (cache / "fewbits" / "uploads").iterdir()
+    begun = record.read_text()
+
+    def sent() -> int:
+        answer = service.http.head(begun, headers={"tus-resumable": "1.0.0"})
+        return int(answer.headers["upload-offset"])
+
+    assert in_time(sent)
+    heard: list[Progress] = []
+    with Client(url, key) as client:
+        client.perform(send_file(big, heard.append))
+
+    assert killed.returncode == -signal.SIGKILL
+    assert told("uploading", heard)[0].done > PIECE, "what had arrived was sent again"
+    assert service.http.get(begun).json()["sha256"] == hashlib.sha256(big.read_bytes()).hexdigest()
+    assert not record.exists()
+
+
+def test_an_upload_that_the_service_has_forgotten_begins_anew(
+    url: str, key: str, big: Path, cache: Path
+) -> None:
+    sha256 = hashlib.sha256(big.read_bytes()).hexdigest()
+    unfinished.remember(unfinished.sender(url, key), sha256, "/v1/uploads/upl_nothing")
+
+    with Client(url, key) as client:
+        assert client.perform(send_file(big, lambda _: None)) == sha256
+
+    assert list((cache / "fewbits" / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "said"),
+    [
+        ("uploading", lambda path: os.truncate(path, 1_500_000), "changed while it was sent"),
+        ("uploading", lambda path: path.write_bytes(bytes(2_000_000)), "changed while it was sent"),
+        ("hashing", Path.unlink, "cannot be read"),
+    ],
+    ids=["shrinks", "is written anew", "goes away"],
+)
+def test_a_file_that_changes_on_its_way_is_told_so(
+    client: Client, big: Path, stage: str, change: Callable[[Path], object], said: str
+) -> None:
+    changed: list[Progress] = []
+
+    def tell(progress: Progress) -> None:
+        done = progress.done == progress.total if stage == "hashing" else progress.stage == stage
+        if done and not changed:
+            changed.append(progress)
+            change(big)
+
+    with pytest.raises(InvalidInput, match=said):
+        client.perform(send_file(big, tell))
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(
+    url: str, key: str, result: Result, tmp_path: Path
+) -> None:
+    assert result.best
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, url, key, result.best.id, str(tmp_path / "best.onnx")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert "InvalidInput" in done.stderr
+    assert "best.onnx cannot be written: File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_watching_goes_on_where_the_line_broke(url: str, key: str, result: Result) -> None:

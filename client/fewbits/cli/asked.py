@@ -49,14 +49,15 @@ def preprocess(text: str | None) -> str | dict[str, Any] | None:
     """A preset's name, or a spec in JSON.
 
     Raises:
-        InvalidInput: It begins like JSON, and is none.
+        InvalidInput: It is neither.
     """
-    if text is None or not text.lstrip().startswith("{"):
-        return text
+    if text is None:
+        return None
     try:
-        found: dict[str, Any] = json.loads(text)
+        found: str | dict[str, Any] = json.loads(text) if text.lstrip().startswith("{") else text
     except ValueError as error:
         raise InvalidInput(f"--preprocess {text!r} is no JSON: {error}") from error
+    jobfile.check("--preprocess", {"preprocess": found})
     return found
 
 

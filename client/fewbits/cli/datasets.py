@@ -15,10 +15,16 @@ def datasets() -> None:
 
 
 @datasets.command()
-@click.argument("data")
-@click.option("--model", required=True, metavar="FILE|ver_…", help="The model that they should fit.")
-@click.option("--preprocess", metavar="NAME|JSON", help="imagenet, unit, signed, raw, or JSON.")
-@click.option("--input", "bound", metavar="NAME", help="The model's input that images bind to.")
+@click.argument("data", type=options.FILE_OR_ID)
+@click.option(
+    "--model",
+    required=True,
+    type=options.FILE_OR_ID,
+    metavar="FILE|ver_…",
+    help="The model that they should fit.",
+)
+@options.preprocess
+@options.bound
 @options.gate
 @options.as_json
 def check(

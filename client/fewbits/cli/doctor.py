@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import httpx
 
-from fewbits import __version__, access, http, jobfile
+from fewbits import __version__, access, jobfile
 from fewbits.access import Access
 from fewbits.client import Client
 from fewbits.errors import FewbitsError, ServiceError
@@ -50,7 +50,7 @@ def _service() -> Iterator[str]:
 def _answers(found: Access) -> Iterator[str]:
     begun = time.monotonic()
     try:
-        answer = httpx.get(f"{found.url}/readyz", timeout=10, trust_env=not http.is_local(found.url))
+        answer = httpx.get(f"{found.url}/readyz", timeout=10, trust_env=not found.local)
         status = answer.json().get("status", "unknown")
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         raise ServiceError(f"{found.url} does not answer as a Fewbits does ({error}). Is it up?") from error

@@ -73,6 +73,7 @@ def _follow(client: Client, job_id: str, shown: Display, timeout: float | None) 
 def _interrupted(client: Client, known: list[Job]) -> None:
     """Ask whether the job is to end too; where nobody can answer, it goes on."""
     if not known:
+        click.echo("No job was started. What was sent stays there: the same line goes on with it.", err=True)
         return
     job_id = known[-1].id
     wanted = False
@@ -80,8 +81,14 @@ def _interrupted(client: Client, known: list[Job]) -> None:
         with suppress(click.Abort, KeyboardInterrupt):
             wanted = click.confirm(f"\nCancel the job {job_id} too?", default=False, err=True)
     if wanted:
-        with suppress(Refused):  # it has ended meanwhile
-            client.cancel(job_id)
-        click.echo(f"{job_id} is canceled.", err=True)
+        click.echo(_canceled(client, job_id), err=True)
     else:
         click.echo(f"{job_id} goes on. To its end: fewbits watch {job_id}", err=True)
+
+
+def _canceled(client: Client, job_id: str) -> str:
+    try:
+        client.cancel(job_id)
+    except Refused as error:  # it has ended meanwhile
+        return str(error)
+    return f"{job_id} is canceled."

@@ -15,10 +15,13 @@ def login(*, url: str | None) -> None:
     """
     from fewbits import access  # noqa: PLC0415 - not for --help
     from fewbits.client import Client  # noqa: PLC0415
+    from fewbits.errors import InvalidInput  # noqa: PLC0415
 
     there = access.checked(url or os.environ.get("FEWBITS_URL") or click.prompt("URL", err=True))
     asked = sys.stdin.isatty()
     key = (click.prompt("Key", hide_input=True, err=True) if asked else sys.stdin.readline()).strip()
+    if not key:
+        raise InvalidInput("There is no key on standard input.")
     with Client(there, key) as client:
         me = client.me()
     path = access.keep(there, key)

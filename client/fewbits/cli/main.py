@@ -1,7 +1,11 @@
 """The command `fewbits`: which commands there are, and how it ends."""
 
+import io
+import os
 import sys
+import traceback
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -25,6 +29,7 @@ COMMANDS = {
     "doctor": ("doctor", "Look whether everything is ready, and say what to do where it is not."),
     "completion": ("completion", "Print what makes a shell complete `fewbits`."),
 }
+FAILED = 4
 INTERRUPTED = 130
 BROKEN_PIPE = 141
 EPILOG = (
@@ -47,6 +52,16 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"fewbits.cli.{COMMANDS[name][0]}"), name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
+        """Run the command; that whoever read its output has read enough is no failed gate."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        return code
+
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list in the help."""
         with formatter.section("Commands"):
@@ -61,17 +76,24 @@ def fewbits() -> None:
 
 def main() -> None:
     """Run the command of this process's arguments, and end with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has every character
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        code = fewbits.main(prog_name="fewbits", standalone_mode=False)
+        return int(fewbits.main(prog_name="fewbits", standalone_mode=False) or 0)
     except click.exceptions.Abort:
-        code = INTERRUPTED
+        return INTERRUPTED
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except FewbitsError as error:
         click.echo(f"fewbits: {error}", err=True)
-        code = error.exit_code
-    except BrokenPipeError:  # whoever read our output has read enough
-        sys.stderr.close()
-        code = BROKEN_PIPE
-    sys.exit(code)
+        return error.exit_code
+    except Exception:  # noqa: BLE001 - Python would end with 1, and that means that the gate failed
+        traceback.print_exc()
+        click.echo("fewbits: this is a mistake of the client; please report the lines above.", err=True)
+        return FAILED

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -11,9 +13,42 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Finite(click.types.FloatParamType):
+    """A number that JSON knows."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Refuse nan and inf."""
+        number = float(super().convert(value, param, ctx))
+        return number if math.isfinite(number) else self.fail(f"{value!r} is no finite number.", param, ctx)
+
+
+class Target(click.Path):
+    """A file to write. Its folder is made at once: after the job it would be too late to find out."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401
+        """Refuse what cannot be written."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self.fail(f"{str(path.parent)!r} cannot be made: {error.strerror}.", param, ctx)
+        return path
+
+
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
-WRITABLE = click.Path(dir_okay=False, writable=True, path_type=Path)
-TYPES: "dict[str, click.ParamType[Any, Any]]" = {"number": click.FLOAT, "integer": click.INT}
+FILE_OR_ID = click.Path()  # whatever it is; shells complete files
+WRITABLE = Target(dir_okay=False, writable=True)
+TYPES: "dict[str, click.ParamType[Any, Any]]" = {"number": Finite(), "integer": click.INT}
+PRESETS = ("imagenet", "unit", "signed", "raw")
+preprocess = click.option(
+    "--preprocess",
+    metavar="NAME|JSON",
+    shell_complete=lambda _context, _option, begun: [name for name in PRESETS if name.startswith(begun)],
+    help="imagenet, unit, signed, raw, or JSON.",
+)
+bound = click.option("--input", "bound", metavar="NAME", help="The model's input that images bind to.")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from fewbits.answers import Candidate, Job, Verdict
+from fewbits.calls import without_result
 from fewbits.cli import terminal, words
 from fewbits.cli.options import Outputs
 from fewbits.client import Client
-from fewbits.errors import FewbitsError, InvalidInput, JobFailed, TimedOut
+from fewbits.errors import FewbitsError, InvalidInput
 
 PASSED, FAILED, INCONCLUSIVE = 0, 1, 3
 COLUMNS = ("candidate", "state", "size", "drop (95 % CI)", "SQNR", "p50", "speed-up (95 % CI)")
@@ -40,7 +41,7 @@ def concluded(client: Client, job: Job) -> Outcome:
     if not job.ended:
         raise InvalidInput(f"{job.id} is {job.state}; follow it to its end: fewbits watch {job.id}")
     if job.state != "succeeded":
-        raise _without_result(job)
+        raise without_result(job)
     result = client.result(job.id)
     code = exit_code(result.verdict)
     checks = [words.check(check, result.candidates) for check in result.verdict.checks]
@@ -93,8 +94,10 @@ def deliver(outcome: Outcome, outputs: Outputs) -> int:
 
 
 def table(candidates: Sequence[Candidate]) -> None:
-    """Print what each candidate costs and wins."""
+    """Print what each candidate costs and wins, and why a figure is missing."""
     terminal.table(COLUMNS, [_row(candidate) for candidate in candidates], COLUMNS[2:])
+    for reason, names in words.missing(candidates).items():
+        print(f"{reason} ({', '.join(names)})")  # noqa: T201 - the result
 
 
 def _row(candidate: Candidate) -> list[str]:
@@ -109,12 +112,6 @@ def _row(candidate: Candidate) -> list[str]:
         f"{latency.p50_ms:.2f} ms" if latency else words.NONE,
         words.speedup(latency),
     ]
-
-
-def _without_result(job: Job) -> FewbitsError:
-    why = f" ({job.error.code}): {job.error.detail}" if job.error else "."
-    kind = TimedOut if job.state == "expired" else JobFailed
-    return kind(f"The job {job.id} {job.state}{why}")
 
 
 def _junit(error: FewbitsError) -> str:

@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from fewbits.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
-MODEL = click.argument("model", required=False)
+MODEL = click.argument("model", required=False, type=options.FILE_OR_ID)
 WHAT = (
-    click.option("--data", metavar="FILE|dst_…", help="Samples for calibration and evaluation."),
-    click.option("--preprocess", metavar="NAME|JSON", help="imagenet, unit, signed, raw, or JSON."),
-    click.option("--input", "bound", metavar="NAME", help="The model's input that images bind to."),
+    click.option(
+        "--data",
+        type=options.FILE_OR_ID,
+        metavar="FILE|dst_…",
+        help="Samples for calibration and evaluation.",
+    ),
+    options.preprocess,
+    options.bound,
     click.option("--name", metavar="NAME", help="The model's name; default: the file's."),
     click.option(
         "--candidate",
         "candidates",
         multiple=True,
+        type=options.FILE_OR_ID,
         metavar="FILE|ver_…",
         help="A model quantized elsewhere, measured beside ours; repeatable.",
     ),
@@ -72,6 +78,8 @@ def run(
     """
     from fewbits.cli import following  # noqa: PLC0415 - not for --help
 
+    if not wait and (timeout or output or outputs.junit or outputs.markdown):
+        raise click.UsageError("--no-wait ends before there is a result to write or to wait for.")
     if not wait:
         return following.begin(_starting(what), as_json=outputs.json)
     return following.finish(_starting(what), outputs, timeout, output)

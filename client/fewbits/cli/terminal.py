@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 WIDE = 160
@@ -18,27 +19,22 @@ def errors() -> Console:
 
 def is_live(console: Console) -> bool:
     """Whether somebody is looking who can be shown things that move, and asked."""
-    return console.is_interactive and not os.environ.get("CI")
+    return console.is_interactive and console.file.isatty() and not os.environ.get("CI")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[str] = ()) -> None:
     """Print a table; one that nobody looks at is as wide as it needs to be."""
     console = Console(highlight=False)
-    if not console.is_terminal:
+    if not console.file.isatty():
         console.width = WIDE
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         shown.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*(_plain(cell) for cell in row))
+        shown.add_row(*(escape(cell) for cell in row))
     console.print(shown)
 
 
 def document(value: Any) -> None:  # noqa: ANN401 - any JSON
     """Print JSON."""
     print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - the result
-
-
-def _plain(cell: str) -> str:
-    """Text from elsewhere must not become markup."""
-    return cell.replace("[", r"\[")

@@ -7,6 +7,7 @@ from fewbits.answers import Accuracy, Candidate, Check, Latency, Size, Verdict
 
 NONE = "–"
 MIB = 1024 * 1024
+FIGURES = ("accuracy", "fidelity", "latency")
 SHARES = frozenset({"top1", "top5"})
 HEADLINES = {
     "pass": "Gate passed",
@@ -31,6 +32,17 @@ def summary(candidate: Candidate) -> str:
     parts += [f"{accuracy.metric} drop {drop(accuracy)}"] if accuracy else []
     parts += [f"{size.ratio:.0%} of the size"] if size else []
     return ", ".join(parts)
+
+
+def missing(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
+    """Why figures are missing, each reason with the candidates that it is about."""
+    found: dict[str, list[str]] = {}
+    for candidate in candidates:
+        gone = [f"{name}: " for name in FIGURES if getattr(candidate, name) is None]
+        for note in candidate.notes:
+            if note.startswith(tuple(gone)):
+                found.setdefault(note, []).append(candidate.name)
+    return found
 
 
 def check(found: Check, candidates: Sequence[Candidate]) -> str:
