@@ -15,13 +15,22 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
 from app import start, tracing
 from app.db.models import Project
 from app.db.session import Database
 from app.services import keys
+from app.settings import Settings
+from app.storage import LocalStorage
 from tests import factories
 from tests.waiting import SECONDS, in_time
+from worker import run
+from worker.process import Process
+from worker.steps import STEPS
 
 ROOT = Path(__file__).parents[2]
 QUICKLY = {"OTEL_BSP_SCHEDULE_DELAY": "50", "NO_PROXY": "127.0.0.1"}
@@ -120,6 +129,36 @@ def test_a_request_and_its_step_are_one_trace_with_the_clients(
     assert told["fewbits.request_id"] == answer.headers["X-Request-Id"]
     assert told["fewbits.project"] == project
     assert told["fewbits.subject"] == answer.json()["id"]
+
+
+def test_every_step_of_a_job_is_in_the_trace_of_the_request_that_made_it(
+    database: Database, storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, spans = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("a test"))
+    for kind in ("prepare", "build", "benchmark", "report"):
+        monkeypatch.setitem(STEPS, kind, lambda work: factories.result(storage, work.claim))
+    process = Process(Settings(home=tmp_path), database, storage, "a worker")
+    project = factories.make_project(database)
+
+    with tracing.span("a request", None, SpanKind.SERVER, {}) as request:
+        job = factories.make_job(database, project)
+    while queued := [step.id for step in factories.steps_of(database, job) if step.state == "queued"]:
+        for step in queued:
+            run.run(process, step)
+
+    assert factories.job_row(database, job).state == "succeeded"
+    found = [span for span in spans.get_finished_spans() if span.name in STEPS]
+    names = {span.context.span_id: span.name for span in spans.get_finished_spans()}
+    parents = {(span.name, names[span.parent.span_id]) for span in found if span.parent}
+    assert {span.context.trace_id for span in found} == {request.get_span_context().trace_id}
+    assert parents == {
+        ("prepare", "a request"),
+        ("build", "prepare"),
+        ("benchmark", "build"),
+        ("report", "benchmark"),
+    }
 
 
 def test_without_an_endpoint_nothing_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
