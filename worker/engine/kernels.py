@@ -5,8 +5,10 @@ from pathlib import Path
 
 import onnx
 
+from app.domain.processor import isa
 from app.domain.report import Kernels
-from worker.engine.hindrances import hindrances, left_float
+from worker.engine.float_nodes import left_float
+from worker.engine.hindrances import Ran, hindrances
 from worker.engine.load import parse
 from worker.engine.passes.element_types import element_types
 from worker.engine.passes.scopes import all_nodes
@@ -106,8 +108,14 @@ def kernels(model: Path) -> Kernels:
         integer=integer,
         float=len(floats),
         left_float=left_float(floats, nodes),
-        hindrances=tuple(hindrances(nodes, types, integer)),
+        hindrances=tuple(hindrances(Ran(nodes, types, integer, _inner(graph), isa()))),
     )
+
+
+def _inner(graph: onnx.GraphProto) -> frozenset[str]:
+    """What nodes in subgraphs write."""
+    top = {name for node in graph.node for name in node.output}
+    return frozenset(name for node in all_nodes(graph) for name in node.output) - top
 
 
 def _kind(node: onnx.NodeProto, types: dict[str, int]) -> str | None:
