@@ -13,11 +13,21 @@ class Text:
     Longer texts are cut off after `max_length` tokens: the tokenizer's own limit when left out, else 512.
     `longest` pads to the longest text of one run, so not at all when texts run one by one; `max_length` pads
     to that. A model with inputs of a fixed length gets that length.
+
+    Running text is cut into windows of `max_length` tokens that begin every `stride` tokens: half a window
+    when left out. A table's texts are running text where `stride` is given, else one sample each.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     max_length: int | None = field(default=None, metadata={"strict": True, "ge": 2, "le": 32_768})
     padding: Literal["longest", "max_length"] = "longest"
+    stride: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": 32_768})
+
+    def __post_init__(self) -> None:
+        """Refuse windows that leave tokens out."""
+        if self.stride and self.max_length and self.stride > self.max_length:
+            message = "stride must not exceed max_length, or the tokens between windows are never scored"
+            raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +66,7 @@ PRESETS: dict[str, Preprocess] = {
     "signed": Preprocess(scale=1 / 127.5, mean=(1.0,)),
     "raw": Preprocess(scale=1.0),
 }
+RUNNING_TEXT = "running_text"  # the format whose samples are windows over whole documents
 DEFAULT_CALIBRATION_SAMPLES = 128
 CALIBRATION_SHARE = 5
 

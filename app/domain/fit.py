@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.domain import binding
-from app.domain.dataset import Preprocess, calibration_share
+from app.domain.dataset import RUNNING_TEXT, Preprocess, calibration_share
 from app.domain.decidable import Decidable, decidable
 from app.domain.errors import pointer
 from app.domain.estimate import SHARES
 from app.domain.gate import Gate
+from app.domain.job import PERPLEXITY
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
 
 RAW_PIXELS = 32.0  # a float image beyond this was not scaled
@@ -72,7 +73,7 @@ def _inputs(
         detail = f"the model has no input {image_input!r}; its inputs are {', '.join(names)}"
         yield Finding("error", "/input", detail)
         return
-    if summary.format == "text":
+    if summary.format in {"text", RUNNING_TEXT}:
         yield Finding("info", "/inputs", "whether the tokenizer suits the model is seen when a job runs")
         return
     arrays = {array.name: _as_decoded(array, summary.format) for array in summary.arrays}
@@ -184,7 +185,8 @@ def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> I
     if summary.streams:
         detail = f"samples of {summary.streams} streams are not independent; a run says what they decide"
         yield Finding("info", "/labels", detail)
-    if summary.targets:
+    yield from _running_text(summary, metric)
+    if summary.targets or summary.format == RUNNING_TEXT:
         return
     if not summary.labels:
         level: Level = "warning" if metric == "auto" else "error"
@@ -201,6 +203,20 @@ def _labels(examination: Examination, summary: DatasetSummary, metric: str) -> I
         yield Finding("info", "/labels", f"name one of the outputs {names} as evaluation.output in the job")
     elif floats and summary.label_range and metric in {"auto", *SHARES}:
         yield from _classes(_class_count(floats[0]), summary.label_range)
+
+
+def _running_text(summary: DatasetSummary, metric: str) -> Iterator[Finding]:
+    """Perplexity is of running text alone, and running text has no other metric."""
+    is_running = summary.format == RUNNING_TEXT
+    if is_running and metric not in {"auto", PERPLEXITY}:
+        yield Finding(
+            "error", "/metric", f"running text has no labels for {metric}; its metric is {PERPLEXITY}"
+        )
+    elif metric == PERPLEXITY and not is_running:
+        detail = (
+            f"{PERPLEXITY} needs running text: txt files, or a table of texts with preprocess.text.stride"
+        )
+        yield Finding("error", "/metric", detail)
 
 
 def _classes(classes: int | None, labels: tuple[int, int]) -> Iterator[Finding]:

@@ -47,7 +47,10 @@ class Gate:
     )
     max_relative_drop: float | None = field(
         default=None,
-        metadata={"strict": True, "description": "the drop divided by the value that it is compared with"},
+        metadata={
+            "strict": True,
+            "description": "the drop divided by what it is compared with; 0.01 is 1 % more perplexity",
+        },
     )
     min_speedup: float | None = field(
         default=None, metadata={"strict": True, "gt": 0, "description": "1.2 is 20 % faster"}

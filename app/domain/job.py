@@ -1,7 +1,7 @@
 """What a job is asked to do, the states things pass through, and which transitions are legal."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from app.domain.errors import DomainError
 from app.domain.gate import Gate
@@ -19,7 +19,10 @@ class Calibration:
     samples: int | None = field(default=None, metadata={"strict": True, "ge": 1})
 
 
-MetricName = Literal["auto", "top1", "top5", "f1", "mse", "mae", "psnr", "pearson", "spearman", "cosine"]
+PERPLEXITY: Final = "perplexity"
+MetricName = Literal[
+    "auto", "top1", "top5", "f1", "mse", "mae", "psnr", "pearson", "spearman", "cosine", "perplexity"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +30,11 @@ class Evaluation:
     """Which samples decide accuracy and fidelity, by which metric, on which output.
 
     `metric` auto: top1 for class numbers, f1 for a class at each position, spearman for scored pairs of
-    texts, mse for other numbers, none without labels. `output` may be left out where the model has one float
-    output. `logits`: a binary classifier's only score says class 1 above 0, not above 0.5. `label_map` gives
-    the model's class for each label of the data. Samples and positions labelled `ignore_label` do not count.
-    `average` is how f1 joins classes: all alike (macro), all answers alike (micro), or class 1 alone
+    texts, perplexity for running text, mse for other numbers, none without labels. Perplexity is e to the
+    mean -log p of the tokens; its drop is how much it rises. `output` may be left out where the model has one
+    float output. `logits`: a binary classifier's only score says class 1 above 0, not above 0.5. `label_map`
+    gives the model's class for each label of the data. Samples and positions labelled `ignore_label` do not
+    count. `average` is how f1 joins classes: all alike (macro), all answers alike (micro), or class 1 alone
     (binary). `data_range` is psnr's: highest minus lowest possible value, 1 when left out. `pool` makes one
     vector of an output with a row for each token: their mean by the attention mask, the first (cls), or all
     of it (none); left out, mean where there are tokens.
@@ -64,7 +68,8 @@ class JobSpec:
     """One quantization job; everything but `version` has a sensible default.
 
     `candidates` are versions quantized elsewhere, to be measured beside the recipes' by the same rules.
-    `state` {output: input} feeds a stateful model's outputs back to its inputs, along the data's streams.
+    `state` {output: input} feeds a stateful model's outputs back to its inputs, along the data's streams; a
+    `*` on both sides stands for the same text, as in {"present.*": "past_key_values.*"}.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN

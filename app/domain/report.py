@@ -56,7 +56,7 @@ class ArrayInfo:
 class DatasetSummary:
     """What is in a dataset."""
 
-    format: str  # npz | safetensors | h5 | images | text | pb
+    format: str  # npz | safetensors | h5 | images | text | running_text | pb
     samples: int
     arrays: tuple[ArrayInfo, ...]
     labels: int | None  # how many samples have a label

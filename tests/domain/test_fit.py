@@ -216,3 +216,26 @@ def test_texts_are_judged_when_they_are_tokenized() -> None:
 
     assert (found.fits, pointers(found, "info")) == (True, ["/inputs"])
     assert found.decidable is not None
+
+
+RUNNING = DatasetSummary(
+    format="running_text",
+    samples=400,
+    arrays=(ArrayInfo("input_ids", "int64", (None,)),),
+    labels=None,
+    classes=(),
+)
+
+
+@pytest.mark.parametrize(("metric", "fits"), [("auto", True), ("perplexity", True), ("top1", False)])
+def test_running_text_needs_no_labels_and_has_one_metric(metric: str, fits: bool) -> None:
+    found = asked(TOKENS, RUNNING, metric=metric)
+
+    assert found.fits is fits
+    assert not any(finding.pointer == "/labels" for finding in found.findings)
+
+
+def test_perplexity_is_of_running_text_alone() -> None:
+    found = asked(MODEL, PICTURES, metric="perplexity")
+
+    assert [finding.pointer for finding in found.findings if finding.level == "error"] == ["/metric"]

@@ -96,6 +96,9 @@ class Worded(ArrayDataset):
 
     texts: tuple[str, ...] = ()
 
+    def text_of(self, index: int) -> str:
+        return self.texts[index]
+
 
 def test_a_text_is_shown_as_its_beginning() -> None:
     tokens = {"input_ids": np.array([[1, 2], [3, 4]])}

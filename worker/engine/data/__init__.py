@@ -14,6 +14,7 @@ from worker.engine.data.npz import MAGIC, open_npy, open_npz
 from worker.engine.data.parquet import MAGIC as PARQUET_MAGIC
 from worker.engine.data.parquet import as_json_lines, is_parquet, open_parquet
 from worker.engine.data.pb import is_test_data, open_pb
+from worker.engine.data.running_text import open_running_text
 from worker.engine.data.safetensors import is_safetensors, open_safetensors
 from worker.engine.data.text import TOKENIZER, bare_table, open_text
 from worker.engine.requests import Data
@@ -68,7 +69,8 @@ def _open_entries(entries: Sequence[Entry], data: Data) -> Dataset:
         return open_pb(entries)
     if any(PurePosixPath(entry.name).name == TOKENIZER for entry in entries):
         entries = [as_json_lines(entry) if is_parquet(entry) else entry for entry in entries]
-        return open_text(entries, data.preprocess.text)
+        text = data.preprocess.text
+        return open_running_text(entries, text, stateful=bool(data.state)) or open_text(entries, text)
     return open_images(entries, data.preprocess)
 
 

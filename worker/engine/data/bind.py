@@ -18,6 +18,7 @@ DTYPES: dict[str, type[Any]] = {
     "tensor(double)": np.float64,
     "tensor(bool)": np.bool_,
 } | {f"tensor({name})": getattr(np, name) for b in (8, 16, 32, 64) for name in (f"int{b}", f"uint{b}")}
+PAST = "past"  # exporters call it past_sequence_length
 Session: TypeAlias = Any  # ONNX Runtime ships no types
 Argument: TypeAlias = Any
 
@@ -30,6 +31,7 @@ class Input:
     dtype: np.dtype[Any] | None  # None: a type that arrays cannot feed
     kind: str  # ONNX Runtime's word for the type
     shape: tuple[int | None, ...]
+    growing: frozenset[int] = frozenset()  # axes that begin empty: what a language model has seen so far
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ def convert(array: Array, item: Input, preprocess: Preprocess) -> Array:
 
 def _input(argument: Argument) -> Input:
     dtype = DTYPES.get(argument.type)
-    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in argument.shape or ())
-    return Input(argument.name, np.dtype(dtype) if dtype else None, argument.type, shape)
+    axes = argument.shape or ()
+    shape = tuple(size if isinstance(size, int) and size > 0 else None for size in axes)
+    growing = frozenset(axis for axis, size in enumerate(axes) if PAST in str(size))
+    return Input(argument.name, np.dtype(dtype) if dtype else None, argument.type, shape, growing)
 
 
 def _sources(

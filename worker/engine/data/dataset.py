@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.dataset import RUNNING_TEXT
 from app.domain.report import ArrayInfo, DatasetSummary
 
 Array = NDArray[Any]
@@ -32,7 +33,7 @@ class Dataset(Protocol):
 
     @property
     def format(self) -> str:
-        """`npz`, `safetensors`, `h5`, `images`, `text` or `pb`."""
+        """`npz`, `safetensors`, `h5`, `images`, `text`, `running_text` or `pb`."""
         ...
 
     @property
@@ -52,7 +53,7 @@ class Dataset(Protocol):
 
     @property
     def groups(self) -> tuple[int, ...] | None:
-        """Which stream or pair each sample belongs to, from 0; None when each stands for itself."""
+        """Which stream, pair or passage each sample belongs to, from 0; None when each stands for itself."""
         ...
 
     @property
@@ -106,10 +107,15 @@ def summarize(dataset: Dataset) -> DatasetSummary:
         label_counts=dict(counts.most_common(MAX_SHOWN_CLASSES)),
         label_range=(min(counts), max(counts)) if counts else None,
         targets=_target_info(dataset),
-        streams=None if dataset.groups is None or dataset.pairs else len(set(dataset.groups)),
+        streams=_streams(dataset),
         columns=getattr(dataset, "columns", ()),
         tokens=getattr(dataset, "tokens", None),
     )
+
+
+def _streams(dataset: Dataset) -> int | None:
+    is_text = dataset.pairs or dataset.format == RUNNING_TEXT
+    return None if dataset.groups is None or is_text else len(set(dataset.groups))
 
 
 def _target_info(dataset: Dataset) -> ArrayInfo | None:
@@ -126,7 +132,7 @@ def _spread(dataset: Dataset) -> range:
 
 
 def blocks(dataset: Dataset) -> list[list[int]]:
-    """The samples that must stay together, in order: streams, pairs, or each sample alone."""
+    """The samples that must stay together, in order: streams, pairs, passages, or each sample alone."""
     if dataset.groups is None:
         return [[index] for index in range(len(dataset))]
     found: dict[int, list[int]] = {}

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
@@ -38,8 +38,8 @@ def _sample(dataset: Dataset, index: int, preprocess: Preprocess) -> SamplePrevi
     is_bgr = dataset.format == "images" and preprocess.color == "BGR"
     arrays = [_array(name, array, is_bgr=is_bgr) for name, array in dataset.sample(index).items()]
     name = None if label is None else class_name(dataset.classes, label)
-    texts: Sequence[str] | None = getattr(dataset, "texts", None)  # only tables of texts have them
-    text = texts[index][:MOST_CHARACTERS] if texts else None
+    text_of: Callable[[int], str] | None = getattr(dataset, "text_of", None)  # only texts have one
+    text = text_of(index)[:MOST_CHARACTERS] if text_of else None
     return SamplePreview(index, dataset.file_name(index), label, name, tuple(arrays), text)
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from app.domain.dataset import DEFAULT_CALIBRATION_SAMPLES
+from app.domain.errors import Refused
 from app.domain.note import Note
 from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding, Input, bind, feed
 from worker.engine.data.dataset import Array, Dataset, Sample, blocks
 from worker.engine.data.images import ImageDataset
+from worker.engine.data.running_text import RunningText
 from worker.engine.data.split import check_disjoint, choose, split
 from worker.engine.data.state import Feedback, feedback
 from worker.engine.data.text import IDS, TextDataset
@@ -48,6 +50,8 @@ class Source:
 
     def begins_stream(self, position: int) -> bool:
         """Whether the sample at this position is of another stream than the one before it."""
+        if isinstance(self.dataset, RunningText):
+            return self.dataset.begins_stream(self.indices[position])
         groups = self.dataset.groups
         if position == 0 or groups is None:
             return position == 0
@@ -83,7 +87,7 @@ def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> 
 def fitted(dataset: Dataset, inputs: Sequence[Input]) -> Dataset:
     """Texts get the length that a model fixes; everything else is what it is."""
     lengths = [item.shape[1] for item in inputs if item.name.startswith(IDS) and len(item.shape) > 1]
-    if isinstance(dataset, TextDataset) and lengths and lengths[0] is not None:
+    if isinstance(dataset, TextDataset | RunningText) and lengths and lengths[0] is not None:
         return dataset.fitted(lengths[0])
     return dataset
 
@@ -127,10 +131,21 @@ def _one_use(calibration: Source | None, evaluation: Source | None, request: Pre
 def _shared(calibration: Source, evaluation: Source, request: Prepare) -> Sources:
     dataset = evaluation.dataset
     first, second = split(_hashes(dataset), _strata(dataset), request.calibration_samples)
-    return _noted(
-        replace(calibration, indices=_samples(dataset, first, None)),
-        replace(evaluation, indices=_samples(dataset, second, request.evaluation_samples)),
-    )
+    ranging, judging = _samples(dataset, first, None), _samples(dataset, second, request.evaluation_samples)
+    if isinstance(dataset, RunningText):
+        judging = _unseen(dataset, judging, ranging)
+    return _noted(replace(calibration, indices=ranging), replace(evaluation, indices=judging))
+
+
+def _unseen(dataset: RunningText, judging: Sequence[int], ranging: Sequence[int]) -> list[int]:
+    """Windows overlap: those that share tokens with calibration's do not judge it."""
+    left = dataset.apart(judging, set(ranging))
+    if not left:
+        detail = (
+            "Every window shares tokens with one that calibrates; send more text, or a dataset for each use."
+        )
+        raise Refused("too_few_samples", detail)
+    return left
 
 
 def _chosen(source: Source, hashes: Sequence[bytes], samples: int | None) -> Source:

@@ -1,6 +1,6 @@
 """Stateful models: what a model writes to some outputs is fed back to some inputs, along each stream."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Feedback:
     def initial(self, sample: Sample) -> dict[str, Array]:
         """A stream's first state: the arrays of this name in its first sample, else zeros.
 
-        An axis without a fixed size is 1.
+        An axis without a fixed size is 1, or 0 where it grows with the stream.
 
         Raises:
             Refused: `invalid_state`, a given array does not fit.
@@ -55,6 +55,7 @@ def feedback(state: Mapping[str, str], inputs: Sequence[Input]) -> Feedback | No
         Refused: `invalid_state`, an input is not the model's, or is fed twice.
     """
     known = {item.name: item for item in inputs if item.dtype is not None}
+    state = dict(link for pattern in state.items() for link in _spelled_out(*pattern, known))
     for output, name in state.items():
         if name not in known:
             raise _invalid(output, f"the model has no numeric input {name!r}; it has {', '.join(known)}")
@@ -63,8 +64,19 @@ def feedback(state: Mapping[str, str], inputs: Sequence[Input]) -> Feedback | No
     return Feedback({output: known[name] for output, name in state.items()}) if state else None
 
 
+def _spelled_out(output: str, name: str, known: Iterable[str]) -> list[tuple[str, str]]:
+    """The links that a pattern stands for: a `*` on both sides is the same text."""
+    before, star, after = name.partition("*")
+    if not star or output.count("*") != 1:
+        return [(output, name)]
+    inputs = [one for one in known if one.startswith(before) and one.endswith(after)]
+    middles = [one[len(before) : len(one) - len(after)] for one in inputs]
+    return [(output.replace("*", m), one) for m, one in zip(middles, inputs, strict=True)] or [(output, name)]
+
+
 def _zeros(item: Input) -> Array:
-    return np.zeros([1 if size is None else size for size in item.shape], item.dtype)
+    sizes = [0 if axis in item.growing else size or 1 for axis, size in enumerate(item.shape)]
+    return np.zeros(sizes, item.dtype)
 
 
 def _given(array: Array, item: Input, output: str) -> Array:

@@ -32,6 +32,7 @@ MAX_ROWS = 1_000_000
 MAX_COUNTED = 2000
 SHOWN = 60
 Row = dict[str, str]
+Table = tuple[Entry, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,10 @@ class TextDataset:
         """None: texts are no files."""
         return None
 
+    def text_of(self, index: int) -> str:
+        """The text itself."""
+        return self.texts[index]
+
     def arrays(self) -> tuple[ArrayInfo, ...]:
         """What the tokenizer gives; texts differ in their number of tokens."""
         self.sample(0)
@@ -94,8 +99,7 @@ class TextDataset:
     @cached_property
     def length(self) -> int:
         """The most tokens that a sample gets."""
-        own = _tokenizer(self.tokenizer_json).truncation
-        return self.text.max_length or (own["max_length"] if own else DEFAULT_LENGTH)
+        return most_tokens(self.tokenizer_json, self.text)
 
     def fitted(self, length: int) -> "TextDataset":
         """The same texts for a model whose inputs have this fixed length."""
@@ -108,7 +112,7 @@ class TextDataset:
 
     @cached_property
     def _counts(self) -> list[int]:
-        whole = _tokenizer(self.tokenizer_json)
+        whole = read_tokenizer(self.tokenizer_json)
         whole.no_padding()
         whole.no_truncation()
         step = -(-len(self) // MAX_COUNTED)
@@ -116,18 +120,14 @@ class TextDataset:
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
-        found = _tokenizer(self.tokenizer_json)
+        found = read_tokenizer(self.tokenizer_json)
         found.no_padding()
         found.enable_truncation(self.length)
         return found
 
     @cached_property
     def _pad_id(self) -> int:
-        found = _tokenizer(self.tokenizer_json)
-        if found.padding:
-            return int(found.padding["pad_id"])
-        known = (found.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
-        return next((number for number in known if number is not None), 0)
+        return pad_id(self.tokenizer_json)
 
 
 def open_text(entries: Sequence[Entry], text: Text) -> TextDataset:
@@ -137,21 +137,12 @@ def open_text(entries: Sequence[Entry], text: Text) -> TextDataset:
         Refused: `broken_tokenizer`, `broken_text`, `text_too_long`, `too_many_samples`, `empty_dataset`,
             `labels_not_finite`, or no or several tables.
     """
-    tokenizer = next(e for e in entries if PurePosixPath(e.name).name == TOKENIZER)
-    tables = [(e, columns) for e in entries if e is not tokenizer and (columns := table_columns(e))]
-    if len(tables) != 1:
-        names = ", ".join(entry.name for entry, _ in tables) or "none"
-        detail = (
-            f"An archive with a {TOKENIZER} holds one jsonl or csv table with the columns text[,label] or "
-            f"text_a,text_b,score; tables here: {names}."
-        )
-        raise Refused("unknown_data_format", detail)
-    entry, columns = tables[0]
-    rows = list(_rows(entry, columns))
+    content, others = tokenizer_of(entries)
+    entry, columns = only_table(tables(others))
+    rows = list(read_rows(entry, columns))
     if not rows:
         raise Refused("empty_dataset", f"{entry.name} has a header but no texts.")
-    content = _decoded(tokenizer)
-    _tokenizer(content)
+    read_tokenizer(content)
     return _dataset(entry.name, rows, columns, content, text)
 
 
@@ -188,8 +179,55 @@ def _separator(header: str) -> str:
     return max(SEPARATORS, key=header.count)
 
 
-def _rows(entry: Entry, columns: tuple[str, ...]) -> Iterator[Row]:
-    content = _decoded(entry)
+def tokenizer_of(entries: Sequence[Entry]) -> tuple[str, list[Entry]]:
+    """The content of an archive's tokenizer, and the other files."""
+    tokenizer = next(e for e in entries if PurePosixPath(e.name).name == TOKENIZER)
+    return decoded(tokenizer), [entry for entry in entries if entry is not tokenizer]
+
+
+def tables(entries: Sequence[Entry]) -> list[Table]:
+    """The tables of texts among an archive's files, with their columns."""
+    return [(entry, columns) for entry in entries if (columns := table_columns(entry))]
+
+
+def only_table(found: Sequence[Table]) -> Table:
+    """The one table that there is.
+
+    Raises:
+        Refused: `unknown_data_format`, there are several or none.
+    """
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(entry.name for entry, _ in found) or "none"
+    detail = (
+        f"An archive with a {TOKENIZER} holds one jsonl or csv table with the columns text[,label] or "
+        f"text_a,text_b,score, or running text as txt files; tables here: {names}."
+    )
+    raise Refused("unknown_data_format", detail)
+
+
+def most_tokens(content: str, text: Text) -> int:
+    """The most tokens that a sample gets: as asked for, else as the tokenizer says, else 512."""
+    own = read_tokenizer(content).truncation
+    return text.max_length or (own["max_length"] if own else DEFAULT_LENGTH)
+
+
+def pad_id(content: str) -> int:
+    """The token that a tokenizer fills up with."""
+    found = read_tokenizer(content)
+    if found.padding:
+        return int(found.padding["pad_id"])
+    known = (found.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
+    return next((number for number in known if number is not None), 0)
+
+
+def read_rows(entry: Entry, columns: tuple[str, ...]) -> Iterator[Row]:
+    """The rows of a table, with the columns that count.
+
+    Raises:
+        Refused: `broken_text`, `text_too_long` or `too_many_samples`.
+    """
+    content = decoded(entry)
     reader = _json_rows if content.lstrip().startswith("{") else _csv_rows
     wanted = PAIR if set(PAIR) <= set(columns) else SINGLE + tuple(t for t in TRUTHS if t in columns)
     for count, (line, row) in enumerate(reader(entry.name, content)):
@@ -280,7 +318,12 @@ def _numbers(name: str, values: Sequence[str]) -> Array:
     return np.asarray(values, np.float64)
 
 
-def _decoded(entry: Entry) -> str:
+def decoded(entry: Entry) -> str:
+    """A file's text.
+
+    Raises:
+        Refused: `broken_text`, it is not UTF-8, or `broken_archive`.
+    """
     try:
         return entry.read(-1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -291,7 +334,12 @@ def _decoded(entry: Entry) -> str:
         ) from error
 
 
-def _tokenizer(content: str) -> "Tokenizer":
+def read_tokenizer(content: str) -> "Tokenizer":
+    """The tokenizer in a tokenizer.json.
+
+    Raises:
+        Refused: `broken_tokenizer`.
+    """
     from tokenizers import Tokenizer  # noqa: PLC0415 - 40 ms that other datasets do without
 
     try:

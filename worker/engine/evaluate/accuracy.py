@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.domain.errors import FieldError, Refused
+from app.domain.job import PERPLEXITY
 from app.domain.note import Note
 from app.domain.report import Accuracy
 from worker.engine.data.dataset import Array
@@ -65,8 +66,14 @@ def suspicion(accuracy: Accuracy, classes: int) -> Note | None:
     """A warning when the float model does hardly better than chance: the preprocessing is probably wrong.
 
     The limit is twice chance, or with few classes half-way between chance and perfect. Correlations count as
-    chance below 0.2.
+    chance below 0.2, perplexities above half the vocabulary.
     """
+    if accuracy.metric == PERPLEXITY and accuracy.baseline > classes / 2:
+        detail = (
+            f"the float model's perplexity is {accuracy.baseline:.4g}, where guessing among {classes} tokens "
+            f"gets {classes}; check tokenizer, output and state"
+        )
+        return Note("preprocessing_suspect", detail)
     if accuracy.metric in CORRELATIONS and accuracy.baseline < WEAK:
         detail = (
             f"the float model's {accuracy.metric} is {accuracy.baseline:.2f} on "

@@ -6,18 +6,20 @@ from itertools import chain
 from pathlib import Path
 
 from app.domain.errors import FieldError, Refused
-from app.domain.job import Evaluation
+from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.note import Note
 from app.domain.report import Accuracy
 from worker.engine.data.bind import Session
+from worker.engine.data.dataset import Array
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import suspicion
 from worker.engine.evaluate.given import given_outputs
 from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.progress import Progress
 from worker.engine.evaluate.question import settle
-from worker.engine.evaluate.reference import MAX_BYTES, Labelled, ReferenceWriter
+from worker.engine.evaluate.reference import LIKELIHOODS, MAX_BYTES, Labelled, ReferenceWriter
 from worker.engine.evaluate.run import Outputs, outputs
+from worker.engine.evaluate.tokens import of_sample
 
 FED_BACK = "{} is fed back, and judged by what it does to the outputs of the samples that follow"
 
@@ -56,6 +58,7 @@ def evaluate_baseline(
     fed_back = source.feedback.links if source.feedback else ()
     names = compared(first, question.output, fed_back)
     labelled, notes = settle(first, names, source, question)
+    names = [labelled.output, LIKELIHOODS] if labelled and labelled.metric == PERPLEXITY else names
     with ReferenceWriter(reference) as writer:
         judge = _write(chain([first], stream), names, labelled, writer, progress, source)
         samples = writer.finish(names, source.indices, labelled, notes)
@@ -65,7 +68,7 @@ def evaluate_baseline(
     accuracy = judge.own() if judge else None
     if accuracy is None or labelled is None:
         return Evaluated(None, None, samples, tuple(notes))
-    warning = suspicion(accuracy, first[labelled.output].size)
+    warning = suspicion(accuracy, _classes(accuracy.metric, first[labelled.output]))
     return Evaluated(accuracy.metric, accuracy, samples, (*notes, *([warning] if warning else [])))
 
 
@@ -98,14 +101,21 @@ def _write(
 ) -> Judge | None:
     judge = Judge(source.dataset, labelled.question) if labelled else None
     for position, found in enumerate(stream):
-        room = writer.add([found[name] for name in names])
+        index = source.indices[position]
+        mine = of_sample(source.dataset, index, found, labelled)
+        room = writer.add([mine[name] for name in names])
         if judge and labelled:
-            output = found[labelled.output]
-            judge.add(source.indices[position], labelled.labels[position], output, output)
+            output = mine[labelled.judged]
+            judge.add(index, labelled.labels[position], output, output)
         progress((position + 1) / len(source.indices), "evaluating the float model")
         if not room:
             break
     return judge
+
+
+def _classes(metric: str, output: Array) -> int:
+    """How many things the model tells apart: every value is a score, or those of one token are."""
+    return output.shape[-1] if metric == PERPLEXITY else output.size
 
 
 def _shortened(samples: int, asked: int) -> list[Note]:

@@ -1,6 +1,6 @@
 """Evaluate a candidate against the float model's stored outputs, sample by sample."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from app.domain.against import Outcomes
@@ -9,14 +9,14 @@ from app.domain.flips import Compared, Flips
 from app.domain.note import Note
 from app.domain.report import Accuracy, Fidelity
 from worker.engine.data.bind import Session
-from worker.engine.data.dataset import Array
 from worker.engine.data.source import Source
 from worker.engine.evaluate.fidelity import Closeness, headline
 from worker.engine.evaluate.flips import Answers
 from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.progress import Progress
-from worker.engine.evaluate.reference import Reference
+from worker.engine.evaluate.reference import LIKELIHOODS, Reference
 from worker.engine.evaluate.run import outputs
+from worker.engine.evaluate.tokens import of_sample, pairs_of
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,25 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     Raises:
         Refused: `nan_output` or `output_changed`.
     """
-    closeness = {name: Closeness() for name in reference.names}
+    closeness = {name: Closeness() for name in reference.names if name != LIKELIHOODS}
     labelled = reference.labelled
     judge = Judge(source.dataset, labelled.question) if labelled else None
     shown = labelled.output if labelled else reference.names[0]
     answers = Answers(source.dataset, labelled.metric if labelled else None, shown)
     groups, total = source.dataset.groups, len(reference.order)
     for position, (float_outputs, found) in enumerate(zip(reference, outputs(session, source), strict=True)):
-        group = groups[reference.order[position]] if groups else None
+        index = reference.order[position]
+        group = groups[index] if groups else None
+        _check_names(closeness, found)
+        mine = of_sample(source.dataset, index, found, labelled)
         for name, running in closeness.items():
-            running.add(float_outputs[name], _same_output(found, name), group)
+            for was, now in pairs_of(labelled, float_outputs[name], mine[name]):
+                running.add(was, now, group)
         label = labelled.labels[position] if labelled else None
-        answers.add(reference.order[position], label, float_outputs[shown], found[shown])
-        if judge:
-            judge.add(reference.order[position], label, float_outputs[shown], found[shown])
+        if float_outputs[shown].size:
+            answers.add(index, label, float_outputs[shown], mine[shown])
+        if judge and labelled:
+            judge.add(index, label, float_outputs[labelled.judged], mine[labelled.judged])
         progress((position + 1) / total, "evaluating the candidate")
     fidelity, notes = headline(closeness)
     return Loss(
@@ -69,10 +74,9 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     )
 
 
-def _same_output(found: Mapping[str, Array], name: str) -> Array:
-    if name not in found:
-        detail = (
-            f"The candidate has no output {name!r}, only {', '.join(found)}; names must stay as they were."
-        )
+def _check_names(names: Iterable[str], found: Collection[str]) -> None:
+    missing = [name for name in names if name not in found]
+    if missing:
+        listed = ", ".join(found)
+        detail = f"The candidate has no output {missing[0]!r}, only {listed}; names must stay as they were."
         raise Refused("output_changed", detail)
-    return found[name]

@@ -8,7 +8,7 @@ import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from app.domain.intervals import drop_interval, quantile_interval
-from app.domain.job import Evaluation
+from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.report import Accuracy
 from worker.engine.data.dataset import Array, Dataset
 from worker.engine.data.text import MASK
@@ -49,7 +49,7 @@ class Judge:
         Args:
             index: its place in the dataset.
             label: its class for the model, if classes are asked for.
-            baseline: the float model's output.
+            baseline: the float model's output; of running text, log p of each scored token.
             candidate: the candidate's, of the same shape.
 
         Raises:
@@ -111,11 +111,11 @@ class Judge:
     def _row(self, index: int, label: int | None, output: Array) -> Row | None:
         metric = self.question.metric
         if metric in TOP:
-            if label is None:
-                return None
-            return float(in_top(class_scores(output, logits=self.question.logits), label, TOP[metric]))
+            return self._hit(label, output)
         if metric == "f1":
             return self._answers(index, label, output)
+        if metric == PERPLEXITY:
+            return (-float(output.sum()), output.size) if output.size else None
         target = self._target(index)
         if metric in CORRELATIONS:
             return _single("the output", output, index), _single("the label", target, index)
@@ -123,6 +123,12 @@ class Judge:
         if metric == "psnr":
             return metrics.psnr(shaped, target, self.question.data_range)
         return ERRORS[metric](shaped, target)
+
+    def _hit(self, label: int | None, output: Array) -> float | None:
+        if label is None:
+            return None
+        scores = class_scores(output, logits=self.question.logits)
+        return float(in_top(scores, label, TOP[self.question.metric]))
 
     def _answers(self, index: int, label: int | None, output: Array) -> tuple[Array, Array] | None:
         """Labels and predictions of one sample, flat; one of each, or one for each position."""
@@ -155,6 +161,8 @@ class Judge:
             return CORRELATIONS[self.question.metric](rows)
         if self.question.metric == "f1":
             return metrics.f1(rows, self.question.average)
+        if self.question.metric == PERPLEXITY:
+            return metrics.perplexity(rows)
         return metrics.mean(rows)
 
     def _alone(self, value: Value) -> float:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from app.domain.job import PERPLEXITY
 from worker.engine.data.dataset import Array
 
 Value = Callable[[Array], Array]
-LESS_IS_BETTER = frozenset({"mse", "mae"})
+LESS_IS_BETTER = frozenset({"mse", "mae", PERPLEXITY})
+LARGEST_EXPONENT = 700.0  # a little more overflows float64
 EXACT_DB = 200.0
 
 
@@ -20,6 +22,16 @@ def mean(rows: Sequence[float]) -> Value:
     """The mean of one number for each sample."""
     numbers = np.asarray(rows, np.float64)
     return lambda weights: weights @ numbers / weights.sum(1)
+
+
+def perplexity(rows: Sequence[tuple[float, int]]) -> Value:
+    """E to the mean negative log-likelihood of all tokens.
+
+    Args:
+        rows: of each sample, the sum of -log p over its tokens, and their number.
+    """
+    lost, tokens = np.asarray(rows, np.float64).T
+    return lambda weights: np.exp(np.minimum(weights @ lost / (weights @ tokens), LARGEST_EXPONENT))
 
 
 def pearson(rows: Sequence[tuple[float, float]]) -> Value:

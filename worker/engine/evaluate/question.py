@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from app.domain.errors import FieldError, Refused
-from app.domain.job import Evaluation, MetricName
+from app.domain.job import PERPLEXITY, Evaluation, MetricName
 from app.domain.note import Note
 from worker.engine.data.dataset import Array, Dataset, class_name
+from worker.engine.data.running_text import PASSAGE, RunningText
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import TOP, check_labels, scores
 from worker.engine.evaluate.bootstrap import AT_LEAST
 from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.reference import Labelled
 from worker.engine.evaluate.run import Outputs
+from worker.engine.evaluate.tokens import scored_rows
 
 AUTO = "auto"
 LEFT_OUT = -1
@@ -51,6 +53,8 @@ def settle(
         if refusal.code in {"labels_out_of_range", "label_unmapped"}:
             raise
         return None, [Note("accuracy", refusal.detail.removeprefix("accuracy: "))]
+    if isinstance(source.dataset, RunningText):
+        return labelled, [Note("accuracy", source.dataset.described(source.indices))]
     missing = labelled.labels.count(None) if source.dataset.labels else 0
     detail = f"{missing} of {len(source.indices)} samples have no label and count for fidelity only"
     return labelled, [Note("accuracy", detail)] if missing else []
@@ -58,6 +62,9 @@ def settle(
 
 def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Evaluation) -> Labelled:
     dataset = source.dataset
+    running = isinstance(dataset, RunningText) and question.metric == AUTO
+    if running or question.metric == PERPLEXITY:
+        return _of_tokens(first, names, source, question)
     labels = _mapped(dataset, source.indices, question)
     if dataset.targets is None and not any(label is not None for label in labels):
         raise Refused("labels_missing", UNLABELLED)
@@ -69,6 +76,18 @@ def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Ev
     settled = replace(question, metric=metric, output=output)
     Judge(dataset, settled).add(source.indices[0], labels[0], found, found)
     return Labelled(metric, output, labels, settled)
+
+
+def _of_tokens(first: Outputs, names: Sequence[str], source: Source, question: Evaluation) -> Labelled:
+    """Running text is its own label: each token is what the model should have said."""
+    output = _output(names)
+    if isinstance(source.dataset, RunningText):
+        scored_rows(source.dataset, source.indices[0], first[output])
+    else:
+        raise _mismatch("it is of running text: txt files, or a table with preprocess.text.stride")
+    labels: list[int | None] = [None] * len(source.indices)
+    _check_count(PERPLEXITY, source, labels)
+    return Labelled(PERPLEXITY, output, labels, replace(question, metric=PERPLEXITY, output=output))
 
 
 def _automatic(dataset: Dataset, output: Array, labels: Sequence[int | None]) -> MetricName:
@@ -138,10 +157,16 @@ def _check_count(metric: str, source: Source, labels: Sequence[int | None]) -> N
     groups = source.dataset.groups
     if metric in TOP and groups is None:
         return
-    is_labelled = source.dataset.targets is not None
+    is_labelled = source.dataset.targets is not None or metric == PERPLEXITY
     counted = [i for i, label in zip(source.indices, labels, strict=True) if is_labelled or label is not None]
     count = len(counted) if groups is None else len({groups[index] for index in counted})
     if count < AT_LEAST:
-        what = "samples" if groups is None else "pairs" if source.dataset.pairs else "streams"
+        what = "samples" if groups is None else _of_groups(source.dataset)
         detail = f"accuracy: {count} {what} are too few for an interval of {metric}; send at least {AT_LEAST}"
         raise Refused("too_few_samples", detail)
+
+
+def _of_groups(dataset: Dataset) -> str:
+    if isinstance(dataset, RunningText):
+        return f"passages of {PASSAGE} windows"
+    return "pairs" if dataset.pairs else "streams"

@@ -16,12 +16,13 @@ from typing import Self
 
 import numpy as np
 
-from app.domain.job import Evaluation
+from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.note import Note
 from worker.engine.data.dataset import Array
 
 MAX_BYTES = 2**30
 NO_LABEL = -1
+LIKELIHOODS = "log_likelihoods"  # stored beside a language model's output
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Labelled:
     output: str
     labels: list[int | None]
     question: Evaluation
+
+    @property
+    def judged(self) -> str:
+        """The stored array that the metric is counted from."""
+        return LIKELIHOODS if self.metric == PERPLEXITY else self.output
 
 
 class ReferenceWriter:
