@@ -148,7 +148,7 @@ class Gatekeeper:
 
     def _authenticate(self, how: "Credentials") -> Caller:
         authenticate, text = how
-        with self._database().reading() as db:
+        with self._database().glancing() as db:
             return authenticate(db, text)
 
     async def _check_rate(self, scope: Scope, caller: Caller, answered: dict[str, str]) -> None:

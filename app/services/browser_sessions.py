@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import BrowserSession
+from app.db.queries import keys as stored
 from app.domain.errors import Unauthenticated
 from app.services import keys
 from app.services.keys import Caller
@@ -46,4 +47,6 @@ def authenticate(db: Session, text: str) -> Caller:
         raise Unauthenticated("The session cookie is wrong; send your key to POST /v1/session again.")
     if row.expires_at <= queries.now(db):
         raise Unauthenticated("The session is over; send your key to POST /v1/session again.")
-    return keys.caller_of(db, row.key)
+    found = stored.credential(db, row.key_id)
+    assert found is not None  # noqa: S101 - a session goes with its key
+    return keys.caller_of(found)

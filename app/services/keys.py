@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.base import MICROSECONDS, new_id
 from app.db.models import ApiKey, Project
 from app.db.queries import keys as stored
+from app.db.queries.keys import Credential
 from app.domain.errors import Conflict, FieldError, Forbidden, InvalidInput, Unauthenticated
 from app.domain.states import Scope
 from app.services import events
@@ -78,25 +79,26 @@ def authenticate(db: Session, text: str) -> Caller:
     identifier, _, secret = text.removeprefix(PREFIX).partition("_")
     if not text.startswith(PREFIX) or not secret:
         raise Unauthenticated
-    key = db.get(ApiKey, f"key_{identifier}", options=[joinedload(ApiKey.project)])
-    if key is None or not hmac.compare_digest(key.digest, digest(text)):
+    found = stored.credential(db, f"key_{identifier}")
+    if found is None or not hmac.compare_digest(found.digest, digest(text)):
         raise Unauthenticated
-    return caller_of(db, key)
+    return caller_of(found)
 
 
-def caller_of(db: Session, key: ApiKey) -> Caller:
+def caller_of(found: Credential) -> Caller:
     """The caller that a key stands for.
 
     Raises:
         Unauthenticated: The key is revoked or expired, or its project is closed.
     """
-    if key.revoked_at is not None:
-        raise Unauthenticated(f"The key {key.id} was revoked at {_shown(key.revoked_at)}; use another one.")
-    if key.expires_at is not None and key.expires_at <= queries.now(db):
-        raise Unauthenticated(f"The key {key.id} expired at {_shown(key.expires_at)}; make a new one.")
-    if key.project.closed_at is not None:
-        raise Unauthenticated(f"The project {key.project_id} is closed; an operator can open it again.")
-    return Caller(key.id, key.project_id, frozenset(key.scopes))
+    key_id = found.key_id
+    if found.revoked_at is not None:
+        raise Unauthenticated(f"The key {key_id} was revoked at {_shown(found.revoked_at)}; use another one.")
+    if found.expires_at is not None and found.expires_at <= found.now:
+        raise Unauthenticated(f"The key {key_id} expired at {_shown(found.expires_at)}; make a new one.")
+    if found.closed_at is not None:
+        raise Unauthenticated(f"The project {found.project_id} is closed; an operator can open it again.")
+    return Caller(key_id, found.project_id, frozenset(found.scopes))
 
 
 def change(db: Session, caller: Caller, key_id: str, changes: dict[str, Any]) -> ApiKey:

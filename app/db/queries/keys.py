@@ -1,15 +1,46 @@
 """Keys, and the browser sessions that they open."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS, now_us
-from app.db.models import ApiKey, BrowserSession
+from app.db.models import ApiKey, BrowserSession, Project
 from app.db.queries.statements import newest_first
 
 USE_NOTED = 60 * MICROSECONDS
+
+
+class Credential(NamedTuple):
+    """What decides whether a key is let in, and the moment of looking; all moments in microseconds."""
+
+    key_id: str
+    digest: bytes
+    scopes: Sequence[str]
+    project_id: str
+    revoked_at: int | None
+    expires_at: int | None
+    closed_at: int | None
+    now: int
+
+
+# Every request asks this: columns cost half of what objects do, and a statement that is there costs nothing.
+CREDENTIAL = (
+    select(
+        *(ApiKey.id, ApiKey.digest, ApiKey.scopes, ApiKey.project_id, ApiKey.revoked_at, ApiKey.expires_at),
+        *(Project.closed_at, now_us()),
+    )
+    .join(Project, Project.id == ApiKey.project_id)
+    .where(ApiKey.id == bindparam("key_id"))
+)
+
+
+def credential(db: Session, key_id: str) -> Credential | None:
+    """This key with the state of its project; None where there is none."""
+    row = db.execute(CREDENTIAL, {"key_id": key_id}).one_or_none()
+    return Credential(*row) if row else None
 
 
 def keys_page(db: Session, project_id: str, cursor: str | None, limit: int) -> Sequence[ApiKey]:
