@@ -174,7 +174,7 @@ def minilm(sources: Sources) -> Case:
     rows = [line.split("\t") for line in lines]
     halves = [[row for i, row in enumerate(rows) if i % 10 == remainder] for remainder in (0, 5)]
     calibration, evaluation = (
-        [_sentence(tokenizer, text) for row in half for text in row[5:7]] for half in halves
+        [sentence(tokenizer, text) for row in half for text in row[5:7]] for half in halves
     )
     scores = [float(row[COLUMN_OF_SCORE]) for row in halves[1]]
     return Case(
@@ -182,7 +182,7 @@ def minilm(sources: Sources) -> Case:
         calibration=calibration[:CALIBRATION],
         evaluation=evaluation,
         metric="Spearman",
-        score=lambda found: _spearman([one[0][0] for one in found], scores),
+        score=lambda found: spearman([one[0][0] for one in found], scores),
         transformer=True,
     )
 
@@ -319,12 +319,14 @@ def _stream(seed: int, constants: Feed) -> Iterable[Feed]:
         yield {"input": part[None], **state, **constants}
 
 
-def _sentence(tokenizer: Tokenizer, text: str) -> Feed:
+def sentence(tokenizer: Tokenizer, text: str) -> Feed:
+    """Ready inputs of an encoder."""
     ids = np.array([tokenizer.encode(text).ids], np.int64)
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
-def _spearman(rows: Sequence[Array], scores: Sequence[float]) -> float:
+def spearman(rows: Sequence[Array], scores: Sequence[float]) -> float:
+    """Rank correlation of scores and the cosines of pairs, in points; a sentence is the mean of its rows."""
     means = [one.mean(0) / np.linalg.norm(one.mean(0)) for one in rows]
     cosines = [float(a @ b) for a, b in zip(means[::2], means[1::2], strict=True)]
     return 100 * float(np.corrcoef(_ranks(cosines), _ranks(scores))[0, 1])

@@ -105,7 +105,8 @@ def _reader(feeds: Feeds) -> Any:  # noqa: ANN401 - its base class has no types
     return Reader()
 
 
-def _read(path: Path) -> Feeds:
+def read_feeds(path: Path) -> Feeds:
+    """Inputs, sample by sample."""
     feeds: dict[str, dict[str, Any]] = {}
     with np.load(path) as archive:
         for key in sorted(archive.files):
@@ -123,7 +124,7 @@ def main() -> int:
     parser.add_argument("--transformer", action="store_true")
     asked = parser.parse_args()
     CONTENDERS[asked.contender](
-        asked.model, _read(asked.calibration), asked.out, transformer=asked.transformer
+        asked.model, read_feeds(asked.calibration), asked.out, transformer=asked.transformer
     )
     return 0
 
