@@ -20,6 +20,7 @@ from app.domain.report import Accuracy, Figures
 
 LEVEL = 0.05
 SHARES = frozenset({"top1", "top5"})  # metrics that call each sample right or wrong
+UP_TO_1 = SHARES | {"f1", "miou", "map", "map50"}
 OTHER_HOST = "the earlier job was measured on another kind of host, or with other threads or batch"
 UNPAIRED = "not paired: the earlier job was evaluated on other samples"
 OWN_HOST = "milliseconds hold for this job's host only"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from app.domain.against import COMPARED, FLOAT, PATTERN, Earlier, NoEarlier
 from app.domain.errors import FieldError
-from app.domain.estimate import LEVEL, QUANTITIES, SHARES, Case, Estimate, Unknown, estimate
+from app.domain.estimate import LEVEL, QUANTITIES, UP_TO_1, Case, Estimate, Unknown, estimate
 from app.domain.intervals import normal_quantile, quantile_interval
 from app.domain.power import samples_for, samples_for_variance
 from app.domain.recipe import FORBID_UNKNOWN
@@ -143,7 +143,7 @@ def limits_of(gate: Gate, against: Earlier | NoEarlier | None = None) -> dict[st
 def misfits(gate: Gate, metric: str) -> tuple[FieldError, ...]:
     """Limits that mean nothing for this metric: a share cannot drop by more than 1."""
     limit = gate.max_accuracy_drop
-    if metric not in {"auto", "f1", *SHARES} or limit is None or abs(limit) <= 1:
+    if metric not in {"auto", *UP_TO_1} or limit is None or abs(limit) <= 1:
         return ()
     detail = (
         f"is {limit:g}, but a share lies between 0 and 1: one point is 0.01; "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal, get_args
 
+from app.domain.detection import Decoding
 from app.domain.errors import DomainError
 from app.domain.gate import Gate
 from app.domain.recipe import FORBID_UNKNOWN, Recipe
@@ -21,7 +22,20 @@ class Calibration:
 
 PERPLEXITY: Final = "perplexity"
 MetricName = Literal[
-    "auto", "top1", "top5", "f1", "mse", "mae", "psnr", "pearson", "spearman", "cosine", "perplexity"
+    "auto",
+    "top1",
+    "top5",
+    "f1",
+    "miou",
+    "map",
+    "map50",
+    "mse",
+    "mae",
+    "psnr",
+    "pearson",
+    "spearman",
+    "cosine",
+    "perplexity",
 ]
 
 
@@ -38,6 +52,11 @@ class Evaluation:
     (binary). `data_range` is psnr's: highest minus lowest possible value, 1 when left out. `pool` makes one
     vector of an output with a row for each token: their mean by the attention mask, the first (cls), or all
     of it (none); left out, mean where there are tokens.
+
+    miou is for masks, and automatic for them; positions labelled below 0 do not count. map and map50 are mean
+    average precision over intersections of .5 to .95 and at .5, as COCO counts it; `decoding` says how the
+    output becomes boxes. Of a detector or of a mask of one channel, `logits` says that scores still need a
+    sigmoid.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
@@ -51,6 +70,7 @@ class Evaluation:
     average: Literal["macro", "micro", "binary"] = "macro"
     data_range: float = field(default=1.0, metadata={"strict": True, "gt": 0})
     pool: Literal["none", "mean", "cls"] | None = None
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Images with a mask each."""
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def png(array: np.ndarray, *, palette: bool = False) -> bytes:
 FILES = {"images/1.jpg": picture(1, kind="JPEG"), "masks/1.png": png(NUMBERS)}
 
 
-def opened(folder: Path, files: Mapping[str, bytes] = FILES, **preprocess: Any) -> Dataset:
+def opened(folder: Path, files: dict[str, bytes] = FILES, **preprocess: Any) -> Dataset:
     (folder / "data").write_bytes(zipped(files))
     return open_dataset(Data(path=folder / "data", preprocess=Preprocess(**preprocess)))
 
@@ -74,7 +73,7 @@ def test_folders_below_images_and_masks_are_the_same(tmp_path: Path) -> None:
     "more", [{"images/2.jpg": FILES["images/1.jpg"]}, {"masks/2.png": FILES["masks/1.png"]}]
 )
 def test_an_image_without_mask_and_a_mask_without_image_are_refused(
-    tmp_path: Path, more: Mapping[str, bytes]
+    tmp_path: Path, more: dict[str, bytes]
 ) -> None:
     with pytest.raises(Refused, match="has no mate") as refusal:
         opened(tmp_path, FILES | more)

@@ -21,9 +21,9 @@ from app.domain.report import TensorInfo
 from tests.engine.digits import classifier, digits, save_digits
 from tests.factories import EXAMINATION
 from worker.engine.data import Dataset, open_dataset
+from worker.engine.data.arrays import ArrayDataset
 from worker.engine.data.bind import Input, bind
 from worker.engine.data.dataset import summarize
-from worker.engine.data.npz import ArrayDataset
 from worker.engine.data.preview import preview
 from worker.engine.examine import examine
 from worker.engine.requests import Data

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.domain.detection import Decoding
 from app.domain.errors import Refused
 from app.domain.job import Evaluation
 from app.domain.report import Accuracy
@@ -211,3 +212,77 @@ def test_vectors_of_different_length_ask_for_a_pool(tmp_path: Path) -> None:
         judge.add(1, None, np.zeros((1, 5, 2)), np.zeros((1, 5, 2)))
 
     assert refused.value.errors[0].pointer == "/evaluation/pool"
+
+
+def masks(draw: np.random.Generator, wrong: float) -> np.ndarray:
+    """Scores, [1, 3, 4, 5], of the class of each pixel, of which a share is wrong."""
+    classes = np.where(draw.random((4, 5)) < wrong, 1, np.arange(20).reshape(4, 5) % 3)
+    return np.eye(3)[classes].transpose(2, 0, 1)[None]
+
+
+def test_masks_are_judged_by_miou_with_an_interval_over_samples(tmp_path: Path) -> None:
+    truth = np.tile(np.arange(20).reshape(4, 5) % 3, (30, 1, 1))
+    truth[:, 0, 0] = -1
+    draw = np.random.default_rng(0)
+    baseline, candidate = ([masks(draw, wrong) for _ in range(30)] for wrong in (0.0, 0.3))
+
+    found = judged(samples(tmp_path, truth), baseline, candidate)
+
+    assert (found.metric, found.baseline) == ("miou", 1.0)
+    assert 0.2 < found.drop < 0.5
+    assert found.ci[0] < found.drop < found.ci[1]
+
+
+def test_a_mask_of_one_channel_is_of_two_classes(tmp_path: Path) -> None:
+    truth = np.tile([[0, 1], [1, 0]], (12, 1, 1))
+    logits = np.where(truth == 1, 0.3, -0.3)[:, None, None]
+
+    assert judged(samples(tmp_path, truth), logits, logits, metric="miou", logits=True).value == 1
+
+
+def test_miou_of_classes_of_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="miou needs a mask for each sample"):
+        settled(samples(tmp_path, np.arange(12) % 3), {"y": np.zeros((1, 3))}, metric="miou")
+
+
+BOXES = np.array([[0, 0, 8, 8, 0], [20, 20, 30, 30, 1]], np.float32)
+DECODING = Decoding(boxes="xyxy", size=(32, 32))
+
+
+def boxed(folder: Path) -> Dataset:
+    """12 samples, of which every third holds no objects."""
+    labels: Any = {f"labels/{i:06d}": BOXES[: 2 * (i % 3 > 0)] for i in range(12)}
+    np.savez(folder / "data.npz", x=np.zeros((12, 1), np.float32), **labels)
+    return open_dataset(Data(path=folder / "data.npz"))
+
+
+def answers(score: float) -> np.ndarray:
+    """Both boxes, the second one by class 1 or, at a low score, by class 0."""
+    return np.array([[[*BOXES[0, :4], 1, 0.9, 0], [*BOXES[1, :4], 1, 1 - score, score]]])
+
+
+@pytest.mark.parametrize("metric", ["map", "map50"])
+def test_boxes_are_judged_by_mean_average_precision(tmp_path: Path, metric: str) -> None:
+    right = [answers(0.8)] * 12
+
+    found = judged(boxed(tmp_path), right, [answers(0.2)] * 12, metric=metric, decoding=DECODING)
+
+    assert found.metric == metric
+    assert (found.baseline, found.drop) == pytest.approx((2 / 3, 1 / 3))  # 4 of 12 samples hold nothing
+    assert found.ci[0] <= found.drop <= found.ci[1]
+    assert len(found.quantiles) == 201
+
+
+def test_boxes_without_a_declared_decoding_are_asked_for_it(tmp_path: Path) -> None:
+    dataset = boxed(tmp_path)
+
+    labelled, notes = settled(dataset, {"y": answers(0.8)[:, :1]})
+
+    assert labelled is None
+    assert "say in evaluation.decoding" in str(notes[0])
+    with pytest.raises(Refused) as refused:
+        settled(dataset, {"y": answers(0.8)}, metric="map")
+    assert (refused.value.code, refused.value.errors[0].pointer) == (
+        "decoding_missing",
+        "/evaluation/decoding",
+    )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.jobs import VerdictRead
-from app.domain.estimate import SHARES
+from app.domain.estimate import UP_TO_1
 from app.domain.gate import Check
 from app.domain.report import Accuracy, Latency, Memory, Size
 
@@ -57,7 +57,7 @@ def value(accuracy: Accuracy | None) -> str:
     """A metric's value in its own units."""
     if accuracy is None:
         return NONE
-    return f"{100 * accuracy.value:.2f} %" if accuracy.metric in SHARES else f"{accuracy.value:.4g}"
+    return f"{100 * accuracy.value:.2f} %" if accuracy.metric in UP_TO_1 else f"{accuracy.value:.4g}"
 
 
 def drop(accuracy: Accuracy | None) -> str:
@@ -65,7 +65,7 @@ def drop(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return NONE
     low, high = accuracy.ci
-    if accuracy.metric in SHARES:
+    if accuracy.metric in UP_TO_1:
         return f"{100 * accuracy.drop:+.2f} pt ({100 * low:+.2f}…{100 * high:+.2f})"
     return f"{accuracy.drop:+.4g} ({low:+.4g}…{high:+.4g})"
 

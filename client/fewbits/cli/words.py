@@ -8,7 +8,7 @@ from fewbits.answers import Accuracy, Candidate, Check, Latency, Size, Verdict
 NONE = "–"
 MIB = 1024 * 1024
 FIGURES = ("accuracy", "fidelity", "latency")
-SHARES = frozenset({"top1", "top5"})
+UP_TO_1 = frozenset({"top1", "top5", "f1", "miou", "map", "map50"})
 HEADLINES = {
     "pass": "Gate passed",
     "fail": "Gate failed",
@@ -60,7 +60,7 @@ def drop(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return NONE
     low, high = accuracy.ci
-    if accuracy.metric in SHARES:
+    if accuracy.metric in UP_TO_1:
         return f"{100 * accuracy.drop:+.2f} pt ({100 * low:+.2f}…{100 * high:+.2f})"
     return f"{accuracy.drop:+.4g} ({low:+.4g}…{high:+.4g})"
 

@@ -56,8 +56,8 @@ class Ragged:
 class ArrayDataset:
     """Samples along axis 0 of some arrays, ragged samples as lists, constants as 0-d arrays."""
 
-    stacked: dict[str, Stored]
-    ragged: dict[str, Ragged]
+    stacked: Mapping[str, Stored]
+    ragged: Mapping[str, Ragged]
     constants: dict[str, Array]
     labels: tuple[int | None, ...] | None
     classes: tuple[str, ...]

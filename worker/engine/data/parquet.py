@@ -33,7 +33,7 @@ from worker.engine.data.images import ImageDataset
 from worker.engine.data.masks import Masks
 
 if TYPE_CHECKING:
-    from arro3.core import DataType, RecordBatchReader
+    from arro3.core import DataType, RecordBatch, RecordBatchReader
 
 MAGIC = b"PAR1"
 ROWS = 8  # at once; each can hold a file of MAX_ENTRY_BYTES
@@ -95,7 +95,7 @@ def open_parquet(path: Path, preprocess: Preprocess) -> ImageDataset:
             `tokenizer_missing` for a table of texts, `empty_dataset`, or labels that are none.
     """
     rows = _reader(path)
-    types = {one.name: one.type for one in rows.schema}
+    types = _types(rows)
     columns = _columns(types)
     packed = path.stat().st_size
     with tempfile.TemporaryFile() as first, tempfile.TemporaryFile() as second:
@@ -112,7 +112,9 @@ def open_parquet(path: Path, preprocess: Preprocess) -> ImageDataset:
     if columns.objects:
         boxes = tuple(_boxes(number, value) for number, value in enumerate(truths))
         targets = Boxes(boxes, entries, preprocess)
-    labels, classes = _classes(truths, _names(rows, columns.label)) if columns.label else (None, ())
+    labels, classes = _classes(truths) if columns.label else (None, ())
+    if columns.label and types[columns.label].is_integer(types[columns.label]):
+        classes = _names(rows, columns.label) or classes
     return ImageDataset(entries, preprocess, labels, classes, (), targets=targets)
 
 
@@ -136,7 +138,7 @@ def as_json_lines(entry: Entry) -> Entry:
                 unpacked.write(chunk)
         unpacked.flush()
         rows = _reader(Path(unpacked.name))
-        types = {one.name: one.type for one in rows.schema}
+        types = _types(rows)
         named = [name for name in TEXTS if name in types]
         for name in named:
             if not _is_plain(types[name]):
@@ -173,13 +175,26 @@ def _rows(rows: "RecordBatchReader", names: Sequence[str]) -> Iterator[Row]:
     while True:
         try:
             batch = rows.read_next_batch()
-            columns = {name: [value.as_py() for value in batch.column(name)] for name in names}
+            columns = {name: _values(batch, name) for name in names}
         except StopIteration:
             return
         except BaseException as error:
             raise _broken(error) from error
         for number in range(batch.num_rows):
             yield {name: values[number] for name, values in columns.items()}
+
+
+def _types(rows: "RecordBatchReader") -> dict[str, "DataType"]:
+    names = rows.schema.names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise Refused("unsupported_column", f"There are two columns {twice!r}; rename one of them.")
+    return dict(zip(names, rows.schema.types, strict=True))
+
+
+def _values(batch: "RecordBatch", name: str) -> list[Any]:
+    column = batch.column(name)
+    return [column[number].as_py() for number in range(batch.num_rows)]
 
 
 def _broken(error: BaseException) -> Refused:
@@ -240,10 +255,10 @@ def _unsupported(name: str, kind: "DataType", wanted: str) -> Refused:
 def _file(column: str, number: int, row: Row) -> tuple[str, bytes]:
     value = row[column]
     content, path = (value.get(BYTES), value.get(PATH)) if isinstance(value, dict) else (value, None)
-    if not content:
+    if not (isinstance(content, bytes) and content):
         detail = f"Row {number} has no bytes in {column!r}; images must be in the file and not beside it."
         raise Refused("broken_image", detail)
-    return path or f"{number:06d}", content
+    return str(path or f"{number:06d}"), content
 
 
 def _boxes(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
@@ -260,12 +275,11 @@ def _boxes(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row hol
     return np.column_stack([corners, classes, np.zeros(len(classes))])
 
 
-def _classes(values: Sequence[Any], names: tuple[str, ...]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    numbers, classes = number_labels([None if value is None else str(value) for value in values])
-    return numbers, names or classes
+def _classes(values: Sequence[Any]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
+    return number_labels([None if value is None else str(value) for value in values])
 
 
-def _names(rows: "RecordBatchReader", label: str | None) -> tuple[str, ...]:
+def _names(rows: "RecordBatchReader", label: str) -> tuple[str, ...]:
     """The classes' names, which Hugging Face's datasets write beside the schema."""
     try:
         features = json.loads(rows.schema.metadata_str["huggingface"])["info"]["features"]

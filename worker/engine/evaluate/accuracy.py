@@ -1,5 +1,6 @@
 """Class scores: the best class, whether a label is among the top k, and which labels there can be."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,8 +13,13 @@ from worker.engine.data.dataset import Array
 
 TOP = {"top1": 1, "top5": 5}
 TWO_SIDED_95 = 0.025
-CORRELATIONS = ("pearson", "spearman")
-WEAK = 0.2
+WEAK = {  # what hardly tells from chance, and what to look at then
+    "pearson": (0.2, "check output, pool, tokenizer and scores"),
+    "spearman": (0.2, "check output, pool, tokenizer and scores"),
+    "map": (0.05, "check decoding, preprocess and the order of classes"),
+    "map50": (0.1, "check decoding, preprocess and the order of classes"),
+    "miou": (0.1, "check preprocess and the order of classes"),
+}
 
 
 def scores(output: Array) -> Array | None:
@@ -65,8 +71,8 @@ def check_labels(labels: Sequence[int | None], classes: int) -> None:
 def suspicion(accuracy: Accuracy, classes: int) -> Note | None:
     """A warning when the float model does hardly better than chance: the preprocessing is probably wrong.
 
-    The limit is twice chance, or with few classes half-way between chance and perfect. Correlations count as
-    chance below 0.2, perplexities above half the vocabulary.
+    The limit is twice chance, or with few classes half-way between chance and perfect; half the
+    vocabulary for perplexities. Other metrics have a limit each.
     """
     if accuracy.metric == PERPLEXITY and accuracy.baseline > classes / 2:
         detail = (
@@ -74,10 +80,11 @@ def suspicion(accuracy: Accuracy, classes: int) -> Note | None:
             f"gets {classes}; check tokenizer, output and state"
         )
         return Note("preprocessing_suspect", detail)
-    if accuracy.metric in CORRELATIONS and accuracy.baseline < WEAK:
+    limit, look = WEAK.get(accuracy.metric, (-math.inf, ""))
+    if accuracy.baseline < limit:
         detail = (
             f"the float model's {accuracy.metric} is {accuracy.baseline:.2f} on "
-            f"{accuracy.samples} samples; check output, pool, tokenizer and scores"
+            f"{accuracy.samples} samples; {look}"
         )
         return Note("preprocessing_suspect", detail)
     chance = min(TOP.get(accuracy.metric, classes) / classes, 1.0)

@@ -12,14 +12,19 @@ from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.report import Accuracy
 from worker.engine.data.dataset import Array, Dataset
 from worker.engine.data.text import MASK
-from worker.engine.evaluate import metrics
+from worker.engine.evaluate import average_precision, metrics, overlap
 from worker.engine.evaluate.accuracy import TOP, TWO_SIDED_95, class_scores, in_top
 from worker.engine.evaluate.bootstrap import drop_quantiles, widened
+from worker.engine.evaluate.boxes import class_count, detections
 from worker.engine.evaluate.metrics import LESS_IS_BETTER, Value
 
 Row = Any  # what a metric notes of one sample
 TOKEN_AXES = 2
 CORRELATIONS = {"pearson": metrics.pearson, "spearman": metrics.spearman}
+OF_CLASSES: dict[str, Callable[[Array, Array, int], Row]] = {
+    "f1": lambda labels, predicted, _classes: (labels, predicted),
+    "miou": overlap.counts,
+}
 ERRORS: dict[str, Callable[[Array, Array], float]] = {
     "mse": metrics.mse,
     "mae": metrics.mae,
@@ -112,11 +117,18 @@ class Judge:
         metric = self.question.metric
         if metric in TOP:
             return self._hit(label, output)
-        if metric == "f1":
-            return self._answers(index, label, output)
         if metric == PERPLEXITY:
             return (-float(output.sum()), output.size) if output.size else None
-        target = self._target(index)
+        if metric in average_precision.METRICS:
+            return self._matches(index, output)
+        if metric in OF_CLASSES:
+            answers = self._answers(index, label, output)
+            return answers and OF_CLASSES[metric](*answers)
+        return self._distance(index, output)
+
+    def _distance(self, index: int, output: Array) -> Row:
+        """How an output compares with numbers."""
+        metric, target = self.question.metric, self._target(index)
         if metric in CORRELATIONS:
             return _single("the output", output, index), _single("the label", target, index)
         shaped = _shaped(output, target, index)
@@ -130,24 +142,35 @@ class Judge:
         scores = class_scores(output, logits=self.question.logits)
         return float(in_top(scores, label, TOP[self.question.metric]))
 
-    def _answers(self, index: int, label: int | None, output: Array) -> tuple[Array, Array] | None:
-        """Labels and predictions of one sample, flat; one of each, or one for each position."""
+    def _matches(self, index: int, output: Array) -> average_precision.Matches:
+        decoding = self.question.decoding
+        assert decoding is not None  # noqa: S101 - settled with the question
+        assert self.dataset.targets is not None  # noqa: S101 - the same
+        found = detections(output, decoding, logits=self.question.logits)
+        target = np.asarray(self.dataset.targets[index])
+        return average_precision.matches(found, target, class_count(output, decoding), index)
+
+    def _answers(self, index: int, label: int | None, output: Array) -> tuple[Array, Array, int] | None:
+        """Labels and predictions of one sample, flat, and how many classes there are.
+
+        There is one of each, or one for each position.
+        """
         if self.dataset.targets is None:
             if label is None:
                 return None
-            best = class_scores(output, logits=self.question.logits).argmax()
-            return np.array([label]), np.array([best])
+            scores = class_scores(output, logits=self.question.logits)
+            return np.array([label]), np.array([scores.argmax()]), scores.size
         labels = np.squeeze(np.asarray(self.dataset.targets[index]))
-        predicted, classes = _classes_at(output, labels, index)
-        counted = labels != self.question.ignore_label if self.question.ignore_label is not None else ...
-        labels, predicted = labels[counted].ravel().astype(np.int64), predicted[counted].ravel()
+        predicted, classes = _classes_at(output, labels, index, logits=self.question.logits)
+        counted = (labels != self.question.ignore_label) & ((labels >= 0) | (self.question.metric != "miou"))
+        labels, predicted = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             detail = (
                 f"Sample {index} has labels from {labels.min()} to {labels.max()}; "
                 f"the model's go to {classes - 1}."
             )
             raise Refused("labels_out_of_range", detail, errors=(FieldError(f"/labels/{index}", detail),))
-        return (labels, predicted) if labels.size else None
+        return (labels, predicted, classes) if labels.size else None
 
     def _target(self, index: int) -> Array:
         """The sample's numbers, float64 without unit axes; class numbers count as numbers here."""
@@ -163,6 +186,10 @@ class Judge:
             return metrics.f1(rows, self.question.average)
         if self.question.metric == PERPLEXITY:
             return metrics.perplexity(rows)
+        if self.question.metric == "miou":
+            return overlap.miou(rows)
+        if self.question.metric in average_precision.METRICS:
+            return average_precision.mean_average_precision(rows, self.question.metric)
         return metrics.mean(rows)
 
     def _alone(self, value: Value) -> float:
@@ -250,14 +277,19 @@ def _shaped(output: Array, target: Array, index: int) -> Array:
     return shaped
 
 
-def _classes_at(output: Array, labels: Array, index: int) -> tuple[Array, int]:
-    """The best class at each position, and how many classes there are; classes lie on the axis left over."""
+def _classes_at(output: Array, labels: Array, index: int, *, logits: bool) -> tuple[Array, int]:
+    """The best class at each position, and how many classes there are.
+
+    Classes lie on the axis left over; without one, there is a score of class 1 at each position.
+    """
     scores = np.squeeze(output)
+    if scores.shape == labels.shape and labels.dtype.kind in "iu":
+        return scores > (0 if logits else 0.5), 2
     axes = [a for a in range(scores.ndim) if scores.shape[:a] + scores.shape[a + 1 :] == labels.shape]
     if not axes or labels.dtype.kind not in "iu":
         detail = (
             f"The labels of sample {index} are {labels.dtype} {list(labels.shape)}, the output has the shape "
-            f"{list(scores.shape)}; f1 needs an integer for each position."
+            f"{list(scores.shape)}; this metric needs an integer for each position."
         )
         raise Refused("metric_mismatch", detail, errors=(FieldError("/evaluation/metric", detail),))
     axis = axes[-1] if scores.ndim == TOKEN_AXES else axes[0]

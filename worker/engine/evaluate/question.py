@@ -5,13 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from app.domain.binding import CHANNEL_COUNTS
+from app.domain.detection import Decoding
 from app.domain.errors import FieldError, Refused
 from app.domain.job import PERPLEXITY, Evaluation, MetricName
 from app.domain.note import Note
+from worker.engine.data.bind import feed
 from worker.engine.data.dataset import Array, Dataset, class_name
 from worker.engine.data.running_text import PASSAGE, RunningText
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import TOP, check_labels, scores
+from worker.engine.evaluate.average_precision import METRICS as AVERAGE_PRECISIONS
 from worker.engine.evaluate.bootstrap import AT_LEAST
 from worker.engine.evaluate.judge import Judge
 from worker.engine.evaluate.reference import Labelled
@@ -19,6 +23,8 @@ from worker.engine.evaluate.run import Outputs
 from worker.engine.evaluate.tokens import scored_rows
 
 AUTO = "auto"
+IMAGE_AXES, MASK_AXES, BOX_AXES = 4, 2, 2
+BOX_NUMBERS = (5, 6)
 LEFT_OUT = -1
 UNLABELLED = (
     "accuracy: the data has no labels; fidelity says how close outputs stay to the float model's, "
@@ -74,6 +80,8 @@ def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Ev
     _check_labels(metric, dataset, labels, found, asked=question.metric != AUTO)
     _check_count(metric, source, labels)
     settled = replace(question, metric=metric, output=output)
+    if metric in AVERAGE_PRECISIONS:
+        settled = replace(settled, decoding=_decoding(question, source))
     Judge(dataset, settled).add(source.indices[0], labels[0], found, found)
     return Labelled(metric, output, labels, settled)
 
@@ -94,11 +102,43 @@ def _automatic(dataset: Dataset, output: Array, labels: Sequence[int | None]) ->
     if dataset.pairs:
         return "spearman"
     if dataset.targets is not None:
-        per_position = dataset.targets.dtype.kind in "iu" and np.squeeze(dataset.targets[0]).shape
-        return "f1" if per_position and per_position != np.squeeze(output).shape else "mse"
+        return _of_targets(np.squeeze(np.asarray(dataset.targets[0])), np.squeeze(output))
     if output.size == 1 and not {0, 1, None} >= set(labels):
         return "mse"
     return "top1"
+
+
+def _of_targets(target: Array, output: Array) -> MetricName:
+    """Of arrays: masks have two axes, boxes are rows of five or six numbers."""
+    if target.shape == output.shape or not target.shape:
+        return "mse"
+    if target.dtype.kind in "iu":
+        return "miou" if target.ndim == MASK_AXES else "f1"
+    return "map" if target.ndim == BOX_AXES and target.shape[1] in BOX_NUMBERS else "mse"
+
+
+def _decoding(question: Evaluation, source: Source) -> Decoding:
+    """What was declared, with the input's size.
+
+    Raises:
+        Refused: `decoding_missing`, or `metric_mismatch` where no input or several look like images.
+    """
+    if question.decoding is None:
+        detail = "accuracy: the labels are boxes; say in evaluation.decoding how the output becomes boxes"
+        raise Refused("decoding_missing", detail, errors=(FieldError("/evaluation/decoding", detail),))
+    if question.decoding.size:
+        return question.decoding
+    given = feed(source.binding, [source.dataset.sample(source.indices[0])])
+    sizes = [_height_and_width(array.shape) for array in given.values() if array.ndim == IMAGE_AXES]
+    if len(sizes) != 1:
+        raise _mismatch(f"{len(sizes)} inputs look like images; give evaluation.decoding.size")
+    return replace(question.decoding, size=sizes[0])
+
+
+def _height_and_width(shape: Sequence[int]) -> tuple[int, int]:
+    """Of [N, C, H, W], or [N, H, W, C] where the last axis is as short as channels are."""
+    last = shape[3] in CHANNEL_COUNTS and shape[1] not in CHANNEL_COUNTS
+    return (shape[1], shape[2]) if last else (shape[2], shape[3])
 
 
 def _output(names: Sequence[str]) -> str:
@@ -138,6 +178,9 @@ def _check_labels(
             shape = list(output.shape)
             raise _mismatch(f"the output has the shape {shape}, which holds no score for each class")
         check_labels(labels, max(output.size, 2))
+    elif dataset.targets is None and metric in {"miou", *AVERAGE_PRECISIONS}:
+        wanted = "a mask" if metric == "miou" else "its boxes"
+        raise _mismatch(f"the labels are classes of samples; {metric} needs {wanted} for each sample")
     elif dataset.targets is None:
         asked = True
     if asked and dataset.targets is None and None in labels:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.note import Note
@@ -107,7 +108,7 @@ class Reference:
     def _labelled(self) -> Labelled:
         numbers = self._read("labels").tolist()
         labels = [None if number == NO_LABEL else number for number in numbers]
-        question = Evaluation(**json.loads(str(self._read("question"))))
+        question = TypeAdapter(Evaluation).validate_json(str(self._read("question")))
         return Labelled(question.metric, str(question.output), labels, question)
 
     def _read(self, name: str) -> Array:
