@@ -23,6 +23,7 @@ WAITING_RINGS = 1000
 IDLE_SECONDS = 2.0
 SETTLE_POLL_SECONDS = 0.02
 Message = tuple[str, str, dict[str, Any]]
+MARK = "fewbits:looked"  # goes with the queues when the broker forgets
 WRITE_OPTIONS = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0}
 QUEUES = {
     "inspect_version": "inspect",
@@ -120,13 +121,27 @@ ring = doorbell.ring
 
 def waiting() -> dict[str, int]:
     """How many messages each queue holds; nothing of any when the broker does not say."""
-    url = str(celery.conf.broker_url).replace("redis+socket://", "unix://", 1)
     try:
-        with Redis.from_url(url, retry=Retry(NoBackoff(), 0), **WRITE_OPTIONS) as client:
+        with _client() as client:
             return {queue: int(client.llen(queue)) for queue in set(QUEUES.values())}
     except (RedisError, ValueError) as error:
         log.warning("how much waits in the broker is not known: %s", error)
         return {}
+
+
+def forgot() -> bool:
+    """Whether the broker has lost everything since somebody asked this last, or nobody ever did."""
+    try:
+        with _client() as client:
+            return bool(client.set(MARK, "looked at", nx=True))
+    except (RedisError, ValueError) as error:
+        log.warning("whether the broker has its messages is not known: %s", error)
+        return False
+
+
+def _client() -> Redis:
+    url = str(celery.conf.broker_url).replace("redis+socket://", "unix://", 1)
+    return Redis.from_url(url, retry=Retry(NoBackoff(), 0), **WRITE_OPTIONS)
 
 
 def reachable() -> bool:

@@ -96,7 +96,7 @@ def _undrain(_settings: Settings, database: Database, arguments: Namespace) -> A
 
 
 def _collect(settings: Settings, database: Database, _arguments: Namespace) -> Answer:
-    found = sweeper.collect_all(database, open_storage(settings))
+    found = sweeper.collect_all(database, open_storage(settings), settings.retention)
     text = ", ".join(f"{count} {what}" for what, count in found.items())
     return Answer(f"Deleted: {text}", dict(found))
 

@@ -44,6 +44,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     307: {"description": "The object store has the bytes at `Location`, for five minutes; only with `s3://`"},
     **refuses("range_not_satisfiable", "blob_damaged"),
 }
+MAY_EXPIRE = ANSWERS | refuses("blob_damaged", "expired")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ STATUS = {
     "conflict": 409,
     "digest_mismatch": 422,
     "empty_file": 422,
+    "expired": 410,
     "in_use": 409,
     "idempotency_key_reused": 422,
     "illegal_transition": 500,

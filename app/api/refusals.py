@@ -27,6 +27,10 @@ _ERRORS: dict[str, DomainError] = {
         "The endpoint whe_01k9000000000000000e7amp1e is disabled; "
         'PATCH /v1/webhook-endpoints/whe_01k9000000000000000e7amp1e with {"state": "enabled"} first.'
     ),
+    "expired": domain.Expired(
+        "'01-static_int8.onnx' expired on 2026-11-21. Its SHA-256, db01934a02281c10f1c6acdc976a7e1201b8e4c"
+        f"c00315510b9c18752980f26de, and the report of {_JOB} are kept; a retry of that job makes it again."
+    ),
     "forbidden": domain.Forbidden("This key has no scope 'write'; POST /v1/jobs needs it."),
     "idempotency_key_reused": domain.IdempotencyKeyReused(),
     "in_progress": domain.InProgress(),

@@ -1,6 +1,6 @@
 """What all tables share: naming of constraints, ids, times, and JSON columns of domain dataclasses."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -14,6 +14,7 @@ from sqlalchemy.types import TypeDecorator
 from ulid import ULID
 
 MICROSECONDS = 1_000_000
+TELLS_APART = "method"  # the field of recipes and ranges
 
 
 class Base(DeclarativeBase):
@@ -42,6 +43,11 @@ def first_id(prefix: str, moment_us: int) -> str:
     """The smallest id that can be made at this time: what is made later sorts after it."""
     milliseconds = max(moment_us, 0) // 1000
     return f"{prefix}_{str(ULID.from_bytes(milliseconds.to_bytes(6) + bytes(10))).lower()}"
+
+
+def made_at(row_id: str) -> int:
+    """When a row with this id was made, to the millisecond, in microseconds."""
+    return ULID.from_str(row_id.rpartition("_")[2].upper()).milliseconds * 1000
 
 
 class now_us(FunctionElement[int]):  # noqa: N801 - reads as a SQL function
@@ -82,5 +88,31 @@ class Stored(TypeDecorator[Any]):
         return None if value is None else adapter(self.kind).dump_python(value, mode="json")
 
     def process_result_value(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
-        """From JSON; fields that a newer release added are taken as they are stored."""
-        return None if value is None else adapter(self.kind).validate_python(value)
+        """From JSON; a field that only a newer release knows is passed over."""
+        return None if value is None else adapter(self.kind).validate_python(value, extra="ignore")
+
+
+class Asked(Stored):
+    """What a user asks for, stored without what was left out, whose meaning must never change.
+
+    So a release that refuses fields which it does not know reads what a newer one writes.
+    """
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
+        """To JSON."""
+        if value is None:
+            return None
+        dump = partial(adapter(self.kind).dump_python, value, mode="json")
+        return _given(dump(), dump(exclude_defaults=True))
+
+
+def _given(full: Any, lean: Any) -> Any:  # noqa: ANN401 - JSON with all fields, and without defaults
+    """JSON without defaults, but with what tells one method from another."""
+    if isinstance(lean, dict):
+        kept = [name for name in full if name in lean or name == TELLS_APART]
+        return {name: _given(full[name], lean.get(name, full[name])) for name in kept}
+    if isinstance(lean, list):
+        return [_given(*pair) for pair in zip(full, lean, strict=True)]
+    return lean

@@ -11,12 +11,13 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    TextClause,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.db.base import Base, Id, Json, Stored, new_id, now_us
+from app.db.base import Asked, Base, Id, Json, Stored, new_id, now_us
 from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Verdict
@@ -25,12 +26,15 @@ from app.domain.preview import Preview
 from app.domain.quota import Quotas
 from app.domain.recipe import Recipe
 from app.domain.report import DatasetSummary, Examination, Figures, Reused
+from app.domain.retention import Retention
 
 LOST = text("losses > 0")
 PASSING = text(  # events that tell how far a job is, and neither who began it nor how it ended
     "type IN ('job.running', 'job.phase', 'step.reused', 'candidate.building', 'candidate.built', "
     "'candidate.measured', 'candidate.failed', 'candidate.canceled')"
 )
+WEIGHTY = text("kind NOT IN ('outcomes', 'flips', 'layers')")  # files with weights or samples
+MAY_EXPIRE = text("expired_at IS NULL AND deleted_at IS NULL")
 UNTALLIED = text("finished_at IS NOT NULL AND NOT tallied")  # NULL: ended before there were tallies
 
 
@@ -46,6 +50,11 @@ def _created() -> Mapped[int]:
     return mapped_column(BigInteger, default=now_us())
 
 
+def _may_expire(table: str, which: TextClause) -> Index:
+    """Finds the oldest of what a project's retention may end."""
+    return Index(f"ix_{table}_may_expire", "project_id", "id", postgresql_where=which, sqlite_where=which)
+
+
 class Project(Base):
     """Whose things they are: every row but a blob belongs to one project."""
 
@@ -53,6 +62,7 @@ class Project(Base):
     id: Mapped[str] = _id("prj")
     name: Mapped[str] = mapped_column(String(200), unique=True)
     quotas: Mapped[Quotas] = mapped_column(Stored(Quotas), default=Quotas, server_default="{}")
+    retention: Mapped[Retention] = mapped_column(Stored(Retention), default=Retention, server_default="{}")
     created_at: Mapped[int] = _created()
     closed_at: Mapped[int | None] = mapped_column(BigInteger)
 
@@ -172,7 +182,10 @@ class Version(Base):
     """One uploaded state of a model: its files, and what the inspection found."""
 
     __tablename__ = "versions"
-    __table_args__ = (Index("ix_versions_model_id_id", "model_id", "id"),)
+    __table_args__ = (
+        Index("ix_versions_model_id_id", "model_id", "id"),
+        _may_expire("versions", MAY_EXPIRE),
+    )
     id: Mapped[str] = _id("ver")
     project_id: Mapped[str] = _project()
     model_id: Mapped[str] = mapped_column(Id, ForeignKey("models.id"))
@@ -182,6 +195,9 @@ class Version(Base):
     inspected_by: Mapped[str | None] = mapped_column(String(64))
     examination: Mapped[Examination | None] = mapped_column(Stored(Examination))
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    imported_at: Mapped[int | None] = mapped_column(BigInteger)  # when a job last took it as a candidate
+    expired_at: Mapped[int | None] = mapped_column(BigInteger)
+    expired_files: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
     deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
     model: Mapped[Model] = relationship()
@@ -205,20 +221,25 @@ class Dataset(Base):
     """One uploaded file of samples."""
 
     __tablename__ = "datasets"
-    __table_args__ = (Index("ix_datasets_project_id_id", "project_id", "id"),)
+    __table_args__ = (
+        Index("ix_datasets_project_id_id", "project_id", "id"),
+        _may_expire("datasets", MAY_EXPIRE),
+    )
     id: Mapped[str] = _id("dst")
     project_id: Mapped[str] = mapped_column(Id, ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(200))
     state: Mapped[str] = mapped_column(String(20), default="inspecting")
     sha256: Mapped[str | None] = mapped_column(String(64), ForeignKey("blobs.sha256"), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
-    preprocess: Mapped[Preprocess] = mapped_column(Stored(Preprocess))
+    preprocess: Mapped[Preprocess] = mapped_column(Asked(Preprocess))
     input: Mapped[str | None] = mapped_column(String(500))
     content_key: Mapped[str | None] = mapped_column(String(64), index=True)
     inspected_by: Mapped[str | None] = mapped_column(String(64))
     summary: Mapped[DatasetSummary | None] = mapped_column(Stored(DatasetSummary))
     preview: Mapped[Preview | None] = mapped_column(Stored(Preview), deferred=True)
     problem: Mapped[Problem | None] = mapped_column(Stored(Problem))
+    expired_at: Mapped[int | None] = mapped_column(BigInteger)
+    expired_sha256: Mapped[str | None] = mapped_column(String(64))
     deleted_at: Mapped[int | None] = mapped_column(BigInteger)
     created_at: Mapped[int] = _created()
 
@@ -242,7 +263,7 @@ class Job(Base):
     calibration_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     evaluation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     retry_of: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
-    spec: Mapped[JobSpec] = mapped_column(Stored(JobSpec))
+    spec: Mapped[JobSpec] = mapped_column(Asked(JobSpec))
     state: Mapped[str] = mapped_column(String(20), default="queued", index=True)
     phase: Mapped[str | None] = mapped_column(String(20))
     prepare_key: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -353,7 +374,7 @@ class Candidate(Base):
     position: Mapped[int] = mapped_column(Integer)
     baseline: Mapped[bool] = mapped_column(Boolean, default=False)
     name: Mapped[str] = mapped_column(String(200))
-    recipe: Mapped[Recipe | None] = mapped_column(Stored(Recipe))
+    recipe: Mapped[Recipe | None] = mapped_column(Asked(Recipe))
     state: Mapped[str] = mapped_column(String(20), default="planned")
     build_key: Mapped[str | None] = mapped_column(String(64), index=True)
     reused: Mapped[Reused | None] = mapped_column(Stored(Reused))
@@ -368,7 +389,7 @@ class Artifact(Base):
     """A file that a job made."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("subject_id", "kind"),)
+    __table_args__ = (UniqueConstraint("subject_id", "kind"), _may_expire("artifacts", WEIGHTY))
     id: Mapped[str] = _id("art")
     project_id: Mapped[str] = _project()
     job_id: Mapped[str] = mapped_column(Id, ForeignKey("jobs.id"), index=True)

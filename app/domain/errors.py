@@ -99,6 +99,12 @@ class BlobDamaged(DomainError):
     code = "blob_damaged"
 
 
+class Expired(DomainError):
+    """The project keeps such files for a time, and that is over; digests, reports and verdicts are kept."""
+
+    code = "expired"
+
+
 class OffsetMismatch(DomainError):
     """The upload goes on at another byte."""
 

@@ -6,6 +6,9 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Artifact, Job
+from app.db.retention import ExpiredArtifact
+from app.domain.errors import Expired
+from app.domain.retention import day
 from app.services import blobs
 from app.storage import Received, Storage
 
@@ -50,3 +53,11 @@ def share(db: Session, job: Job, subject_id: str, made: Iterable[Artifact]) -> b
         db.add(Artifact(job_id=job.id, subject_id=subject_id, **values))
     db.flush()
     return bool(found)
+
+
+def gone(row: ExpiredArtifact) -> Expired:
+    """Why a file's bytes are not here any more."""
+    return Expired(
+        f"{row.filename!r} expired on {day(row.expired_at)}. Its SHA-256, {row.sha256}, and the report of "
+        f"{row.job_id} are kept; a retry of that job makes it again."
+    )

@@ -9,11 +9,12 @@ from app.db import queries
 from app.db.models import Blob, Dataset, Version
 from app.domain import fit
 from app.domain.dataset import Preprocess
-from app.domain.errors import FieldError, InvalidInput, NotFound, NotInspected, Problem
+from app.domain.errors import Expired, FieldError, InvalidInput, NotFound, NotInspected, Problem
 from app.domain.fit import Finding, Fit, Question
 from app.domain.job import check_transition
 from app.domain.preview import Preview
 from app.domain.report import DatasetSummary
+from app.domain.retention import day
 from app.services import blobs, events, manifest, reuse, steps
 from app.storage import Storage
 
@@ -65,10 +66,16 @@ def previewed(db: Session, project_id: str, dataset_id: str) -> Preview:
 
     Raises:
         NotInspected: It is still being inspected.
+        Expired: Its bytes went because no job took it for long.
         NotFound: It was rejected, or inspected before previews were kept.
     """
     dataset = queries.get_owned(db, Dataset, project_id, dataset_id)
     _refuse_uninspected(dataset)
+    if dataset.expired_at:
+        raise Expired(
+            f"The samples of {dataset_id} expired on {day(dataset.expired_at)}: no job had taken them for as "
+            "long as this project keeps datasets. Its SHA-256 and summary are kept; upload it again."
+        )
     if dataset.preview is None:
         why = "was rejected" if dataset.state == "rejected" else "was inspected before previews were kept"
         raise NotFound(f"The dataset {dataset_id} {why}; upload it again to see its samples.")

@@ -7,10 +7,12 @@ from sqlalchemy.orm import Session
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Candidate, Dataset, Job, JobLabel, Version
+from app.db.queries import retention
 from app.domain import defaults, plan
 from app.domain.errors import FieldError, InvalidInput, JobFinished, NotFound, Problem
 from app.domain.job import CANDIDATE_ENDED, JOB_ENDED, JobSpec, check_transition
 from app.domain.recipe import Imported, needs_calibration, title
+from app.domain.retention import day
 from app.services import candidates, events, gates, reuse, steps
 
 
@@ -194,9 +196,9 @@ def _check_inputs(db: Session, project_id: str, spec: JobSpec) -> list[Version |
         "/evaluation/dataset": spec.evaluation.dataset,
         **{f"/candidates/{i}": version for i, version in enumerate(spec.candidates)},
     }
-    found = [
-        _input(db, project_id, pointer, row_id) for pointer, row_id in named.items() if row_id is not None
-    ]
+    asked = sorted((row_id, pointer) for pointer, row_id in named.items() if row_id is not None)
+    held = {where: _input(db, project_id, where, row_id) for row_id, where in asked}  # the order of locks
+    found = [held[pointer] for pointer in named if pointer in held]
     wrong = tuple(error for error in found if isinstance(error, FieldError))
     if wrong:
         raise InvalidInput("The job names inputs that it cannot use.", errors=wrong)
@@ -207,12 +209,16 @@ def _input(db: Session, project_id: str, pointer: str, row_id: str) -> Version |
     noun, prefix = ("dataset", "dst_") if pointer.endswith("/dataset") else ("version", "ver_")
     if not row_id.startswith(prefix):
         return FieldError(pointer, f"{row_id!r} is no id of a {noun}; those begin with {prefix}")
+    if pointer.startswith("/candidates/"):
+        retention.import_version(db, project_id, row_id)
     try:
         row = queries.share_job_input(db, project_id, row_id)
     except NotFound as error:
         return FieldError(pointer, error.detail)
     if row.state == "rejected" and row.problem:
         return FieldError(pointer, f"{row_id} was rejected: {row.problem.detail}")
+    if row.expired_at:
+        return FieldError(pointer, f"{row_id} expired on {day(row.expired_at)}; upload it again")
     return row
 
 

@@ -7,9 +7,10 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.models import Blob, Version, VersionFile
-from app.domain.errors import Problem
+from app.domain.errors import Expired, Problem
 from app.domain.job import check_transition
 from app.domain.report import Examination
+from app.domain.retention import day
 from app.services import blobs, events, manifest, reuse, steps
 from app.storage import Received, Storage
 
@@ -67,6 +68,16 @@ def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> 
     for sha256 in sorted(digests):
         blobs.drop(db, storage, version.project_id, sha256)
     events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)
+
+
+def refuse_expired(version: Version) -> None:
+    """Raises Expired when its bytes went because no job took it for long."""
+    if version.expired_at:
+        when = day(version.expired_at)
+        raise Expired(
+            f"The files of {version.id} expired on {when}: no job had taken it for as long as this project "
+            "keeps models. Their SHA-256 and the reports of its jobs are kept; upload it again to use it."
+        )
 
 
 def _main_first(files: Sequence[tuple[str, Blob]]) -> list[tuple[str, Blob]]:

@@ -1,4 +1,4 @@
-"""Projects: opened, given quotas, closed."""
+"""Projects: opened, given quotas and a retention, closed."""
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -8,22 +8,26 @@ from app.db.models import Project
 from app.db.queries import projects as stored
 from app.domain.errors import Conflict
 from app.domain.quota import Quotas
+from app.domain.retention import Retention
 from app.services import events, jobs
 from app.services.keys import Caller
+
+NO_QUOTAS = Quotas()
+FOR_GOOD = Retention()
 
 
 def named(db: Session, name: str) -> Project:
     """The project with this name, made when there is none."""
-    return queries.project_named(db, name) or create(db, name, Quotas())
+    return queries.project_named(db, name) or create(db, name)
 
 
-def create(db: Session, name: str, quotas: Quotas) -> Project:
+def create(db: Session, name: str, quotas: Quotas = NO_QUOTAS, retention: Retention = FOR_GOOD) -> Project:
     """A new project.
 
     Raises:
         Conflict: There is one of this name.
     """
-    project = Project(name=name, quotas=quotas)
+    project = Project(name=name, quotas=quotas, retention=retention)
     db.add(project)
     _flush(db, name)
     events.record(db, project.id, project.id, "project.created", name=name)
@@ -31,7 +35,7 @@ def create(db: Session, name: str, quotas: Quotas) -> Project:
 
 
 def change(db: Session, project_id: str, changes: dict[str, object]) -> Project:
-    """Set a project's `name` or `quotas`, or open it again with `closed_at` None.
+    """Set a project's `name`, `quotas` or `retention`, or open it again with `closed_at` None.
 
     Raises:
         Conflict: Another project has this name.

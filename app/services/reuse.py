@@ -73,8 +73,9 @@ def _build(db: Session, job: Job, candidate: Candidate) -> bool:
     if candidate.recipe is None:
         return False
     key = manifest.build_key(db, job, candidate.recipe)
-    for donor, _model in reuse.built_candidates(db, candidate, key):
-        if artifacts.share(db, job, candidate.id, queries.artifacts(db, donor.id).values()):
+    for donor, model in reuse.built_candidates(db, candidate, key):
+        made = queries.artifacts(db, donor.id) | {"candidate": model}  # it may expire meanwhile
+        if artifacts.share(db, job, candidate.id, made.values()):
             candidates.start_building(db, candidate.id)
             candidates.built_before(db, candidate, donor, _unmeasured(donor.figures))
             return True

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 from app import broker
 from app.db import queries
 from app.db.models import Step
-from app.db.queries import webhooks
+from app.db.queries import measures, webhooks
+from app.db.queries.steps import FORGOT
 from app.db.session import after_commit
 from app.domain.errors import DomainError
 from app.domain.patience import IN_FLIGHT
@@ -88,6 +89,11 @@ def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> No
         raise Stale
     if wait_s == 0:
         after_commit(db, broker.ring, claim.step_id, claim.kind)
+
+
+def note_forgetting(db: Session) -> None:
+    """The broker has lost everything: whatever was rung before now has to be rung again."""
+    measures.keep(db, FORGOT, 0)
 
 
 def ring_again(db: Session, waiting: Mapping[str, int] = NOTHING_WAITS) -> int:

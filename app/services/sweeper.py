@@ -11,19 +11,33 @@ from app.db import queries
 from app.db.queries import drains, idempotency, keys, workers
 from app.db.queries.blobs import expired_grants
 from app.db.queries.uploads import expired_uploads
-from app.db.session import Database
+from app.db.session import Database, within
 from app.domain.pruning import Kept
-from app.services import blobs, counting, jobs, orphans, outcomes, pruning, scrubbing, steps, uploads
+from app.domain.retention import Retention
+from app.services import (
+    blobs,
+    counting,
+    jobs,
+    orphans,
+    outcomes,
+    pruning,
+    retention,
+    scrubbing,
+    steps,
+    uploads,
+)
+from app.services.retention import Due
 from app.services.steps import Stale
 from app.storage import Storage
 from app.storage.base import SHELVES
 
 log = logging.getLogger(__name__)
 KEPT = Kept()
+FOR_GOOD = Retention()
 
 
-def sweep(database: Database, storage: Storage, kept: Kept = KEPT) -> None:
-    """End what is late, requeue what was lost, ring for what nobody heard."""
+def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Retention = FOR_GOOD) -> None:
+    """End what is late, requeue what was lost, ring for what nobody heard, let go what is kept no longer."""
     begun = time.monotonic()
     with database.reading() as db:
         late, lost = list(queries.jobs_past_deadline(db)), [s.id for s in queries.expired_leases(db)]
@@ -31,9 +45,12 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT) -> None:
         _alone(database, jobs.expire, job_id)
     for step_id in lost:
         _alone(database, outcomes.recover, storage, step_id)
+    _expire_in_time(database, storage, defaults)
     _collect(database, storage)
-    waiting = broker.waiting()
+    forgot, waiting = broker.forgot(), broker.waiting()
     with database.writing() as db:
+        if forgot:
+            steps.note_forgetting(db)
         steps.ring_again(db, waiting)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
@@ -57,15 +74,36 @@ def _tidy(database: Database, storage: Storage) -> None:
         log.warning("the blob store could not be swept", exc_info=True)
 
 
-def collect_all(database: Database, storage: Storage) -> dict[str, int]:
+def _expire_in_time(database: Database, storage: Storage, defaults: Retention) -> None:
+    """Look once a minute for what projects keep no longer."""
+    with database.writing() as db:
+        is_time = retention.is_time(db)
+    if is_time:
+        _expire(database, storage, defaults)
+
+
+def _expire(database: Database, storage: Storage, defaults: Retention) -> set[Due]:
+    """Let go some of what projects keep no longer, each within its own project's rows."""
+    with database.reading() as db:
+        found = retention.due(db, defaults)
+    for late in found:
+        with within(late.project_id):
+            _alone(database, retention.expire, storage, late)
+    return set(found)
+
+
+def collect_all(database: Database, storage: Storage, defaults: Retention = FOR_GOOD) -> dict[str, int]:
     """Delete now what sweep after sweep deletes in time; how many of what went."""
+    expired: set[str] = set()
+    while late := {due.what for due in _expire(database, storage, defaults)} - expired:
+        expired |= late
     tried: set[tuple[str, ...]] = set()
     while found := _collect(database, storage) - tried:
         tried |= found
     storage.tidy()
     objects = sum(orphans.collect(database, storage, shelf) for shelf in range(SHELVES))
-    uploads_ended = sum(len(what) == 1 for what in tried)
-    return {"uploads": uploads_ended, "blobs": len(tried) - uploads_ended, "objects": objects}
+    ended = sum(len(what) == 1 for what in tried)
+    return {"expired": len(expired), "uploads": ended, "blobs": len(tried) - ended, "objects": objects}
 
 
 def _collect(database: Database, storage: Storage) -> set[tuple[str, ...]]:

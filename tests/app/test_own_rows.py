@@ -16,6 +16,7 @@ from app.db.base import Base, new_id
 from app.db.models import BrowserSession, Event, Job, JobLabel, Project, StepLog, UploadPart
 from app.db.queries import webhooks as stored
 from app.db.queries.statements import changed
+from app.db.retention import ExpiredArtifact
 from app.db.session import TENANT, Database, across_projects, within
 from app.db.webhooks import DeliveryAttempt, WebhookEndpoint
 from app.services import idempotency, jobs, keys, uploads
@@ -59,6 +60,12 @@ def fill(database: Database, storage: LocalStorage, project: str) -> None:
     job = factories.make_job(database, project)
     factories.work_off(database, storage, job)
     with database.writing() as db:
+        gone = {"filename": "m.onnx", "media_type": "", "sha256": "", "size": 1, "created_at": 1}
+        db.add(
+            ExpiredArtifact(
+                id=new_id("art"), project_id=project, job_id=job, subject_id=job, kind="model", **gone
+            )
+        )
         db.add(StepLog(step_id=factories.step_of(database, job, "prepare").id, attempt=1, text=""))
     waiting = factories.make_job(database, project)
     with database.writing() as db:

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from redis import Redis
 from sqlalchemy import insert, select, update
 
 from app import broker
@@ -106,7 +107,8 @@ def rings_of_a_sweep(
     database: Database, storage: LocalStorage, step_id: str, rings: list[str], **values: object
 ) -> list[str]:
     """What a sweep rings for when the step's row holds these values."""
-    alter(database, step_id, **values)
+    if values:
+        alter(database, step_id, **values)
     rings.clear()
     sweeper.sweep(database, storage)
     return rings
@@ -129,6 +131,26 @@ def test_a_step_that_was_just_rung_for_is_not_rung_again(
     rung = {"rung_at": Step.rung_at - 50_000_000}
 
     assert rings_of_a_sweep(database, storage, step, rings, **rung) == []
+
+
+def test_when_the_broker_forgets_everything_each_step_is_rung_again_at_once_and_once(
+    database: Database,
+    storage: LocalStorage,
+    step: str,
+    rings: list[str],
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(broker.celery.conf, "broker_url", redis_url)
+    sweeper.sweep(database, storage)
+    assert rings_of_a_sweep(database, storage, step, rings) == []
+
+    with Redis.from_url(redis_url.replace("redis+socket://", "unix://")) as client:
+        client.flushall()
+
+    assert rings_of_a_sweep(database, storage, step, rings) == [step]
+    sweeper.sweep(database, storage)
+    assert rings == [step]
 
 
 def test_a_step_that_waited_for_its_time_is_rung_when_it_is_due(

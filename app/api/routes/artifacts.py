@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.api.deps import App, ReadDb, Service, Who
-from app.api.download import ANSWERS, BINARY, Object, send_object
+from app.api.download import BINARY, MAY_EXPIRE, Object, send_object
 from app.db import queries
 from app.db.models import Artifact
-from app.services import blobs
+from app.db.queries import retention
+from app.services import artifacts, blobs
 
-ANY_TYPE = ANSWERS | {status: ANSWERS[status] | {"content": {"*/*": BINARY}} for status in (200, 206)}
+ANY_TYPE = MAY_EXPIRE | {status: MAY_EXPIRE[status] | {"content": {"*/*": BINARY}} for status in (200, 206)}
 router = APIRouter(prefix="/artifacts")
 
 
@@ -19,6 +20,8 @@ def download_artifact(
     artifact_id: str, request: Request, caller: Who, db: ReadDb, service: Service
 ) -> Response:
     """A file that a job made; its ETag is its SHA-256. Takes `Range`, `If-Range`, `If-None-Match`, HEAD."""
+    if left := retention.expired_artifact(db, caller.project_id, artifact_id):
+        raise artifacts.gone(left)
     artifact = queries.get_owned(db, Artifact, caller.project_id, artifact_id)
     return send_artifact(request, service, db, artifact)
 

@@ -5,14 +5,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.api.deps import ReadDb, Service, Who
-from app.api.download import ANSWERS
+from app.api.download import ANSWERS, MAY_EXPIRE
 from app.api.refusals import refuses
 from app.api.routes.artifacts import send_artifact
 from app.api.schemas.candidates import CandidateRead
 from app.db import queries
 from app.db.models import Candidate
+from app.db.queries import retention, timeline
 from app.domain.errors import NoLayers, NotFound
 from app.domain.flips import Flips
+from app.services import artifacts
 
 router = APIRouter()
 LAYERS: dict[int | str, dict[str, Any]] = refuses("no_layers") | {
@@ -35,10 +37,10 @@ FLIPS: dict[int | str, dict[str, Any]] = {
 def read_candidate(candidate_id: str, caller: Who, db: ReadDb) -> CandidateRead:
     """One candidate: its resolved recipe and what was measured."""
     row = queries.get_owned(db, Candidate, caller.project_id, candidate_id)
-    return CandidateRead.of(row, queries.artifacts(db, row.id).get("candidate"))
+    return CandidateRead.of(row, timeline.model_of(db, row.id))
 
 
-@router.get("/candidates/{candidate_id}/content", responses=ANSWERS, response_class=Response)
+@router.get("/candidates/{candidate_id}/content", responses=MAY_EXPIRE, response_class=Response)
 @router.head("/candidates/{candidate_id}/content", include_in_schema=False)
 def download_candidate(
     candidate_id: str, request: Request, caller: Who, db: ReadDb, service: Service
@@ -46,6 +48,8 @@ def download_candidate(
     """The quantized model. Takes `Range`, `If-Range`, `If-None-Match` and HEAD."""
     row = queries.get_owned(db, Candidate, caller.project_id, candidate_id)
     artifact = queries.artifacts(db, row.id).get("candidate")
+    if left := retention.expired_artifact_of(db, row.id, "candidate"):
+        raise artifacts.gone(left)
     if artifact is None:
         message = f"The candidate {candidate_id} is {row.state} and has no model."
         raise NotFound(message)

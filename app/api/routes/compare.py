@@ -14,7 +14,7 @@ from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.values import Page, Visible, moment
 from app.db import queries
 from app.db.models import Candidate, Job, Model, Version
-from app.db.queries import trend
+from app.db.queries import timeline, trend
 from app.domain import comparison
 from app.domain.comparison import CheckPair, Difference, Side
 from app.domain.gate import Check
@@ -139,7 +139,7 @@ def _side(row: Candidate) -> Side:
 
 
 def _shown(db: Session, row: Candidate) -> CandidateRead:
-    return CandidateRead.of(row, queries.artifacts(db, row.id).get("candidate"))
+    return CandidateRead.of(row, timeline.model_of(db, row.id))
 
 
 def _checks(row: Candidate) -> list[Check]:

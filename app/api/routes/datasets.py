@@ -1,6 +1,7 @@
 """Datasets: samples for calibration and evaluation."""
 
 import base64
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -22,7 +23,7 @@ from app.db.queries import datasets as stored
 from app.domain.errors import NotFound
 from app.domain.fit import Fit, Question
 from app.domain.preview import Preview
-from app.services import blobs, datasets, deletion
+from app.services import blobs, datasets, deletion, retention
 from app.services.keys import Caller
 
 router = APIRouter(prefix="/datasets", route_class=OncePerKey)
@@ -79,25 +80,25 @@ async def create_dataset(
         dataset_id = await _from_form(request, caller, service, once)
     response.headers["Location"] = f"/v1/datasets/{dataset_id}"
     await service.watch.settled(dataset_id, wait)
-    shown = await service.read(lambda db: DatasetRead.of(db.get_one(Dataset, dataset_id)))
+    shown = await service.read(lambda db: _show(db, service, [db.get_one(Dataset, dataset_id)])[0])
     refuse_rejected(shown.id, shown.error, wait)
     return shown
 
 
 @router.get("")
-def list_datasets(caller: Who, db: ReadDb, paging: Paged) -> Page[DatasetRead]:
+def list_datasets(caller: Who, db: ReadDb, service: Service, paging: Paged) -> Page[DatasetRead]:
     """The project's datasets, newest first."""
     rows = stored.datasets_page(db, caller.project_id, paging.cursor, paging.limit)
-    return paging.show(rows, DatasetRead.of)
+    return paging.show(_show(db, service, rows), lambda shown: shown)
 
 
 @router.get("/{dataset_id}")
-def read_dataset(dataset_id: str, caller: Who, db: ReadDb) -> DatasetRead:
+def read_dataset(dataset_id: str, caller: Who, db: ReadDb, service: Service) -> DatasetRead:
     """One dataset: its state, what is in it, or why it was rejected."""
-    return DatasetRead.of(queries.get_owned(db, Dataset, caller.project_id, dataset_id))
+    return _show(db, service, [queries.get_owned(db, Dataset, caller.project_id, dataset_id)])[0]
 
 
-@router.get("/{dataset_id}/preview", responses=PICTURE | refuses("not_inspected"))
+@router.get("/{dataset_id}/preview", responses=PICTURE | refuses("not_inspected", "expired"))
 async def preview_dataset(
     dataset_id: str,
     caller: Who,
@@ -146,6 +147,12 @@ def delete_dataset(dataset_id: str, caller: Who, db: WriteDb, service: Service) 
     Finished jobs keep their reports; 409 while an unfinished job uses it.
     """
     deletion.delete_dataset(db, service.storage, caller.project_id, dataset_id)
+
+
+def _show(db: Session, service: App, rows: Sequence[Dataset]) -> list[DatasetRead]:
+    """Datasets of one project, with when each expires."""
+    ends = retention.ends_of_datasets(db, service.settings.retention, rows)
+    return [DatasetRead.of(row, ends.get(row.id)) for row in rows]
 
 
 def _picture(preview: Preview, index: int) -> Response:

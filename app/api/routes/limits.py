@@ -5,9 +5,9 @@ from fastapi import APIRouter
 from app.api.deps import ReadDb, Service, Who
 from app.api.rates import WINDOW_S
 from app.api.schemas.limits import LimitsRead, RateRead, SandboxRead
-from app.api.schemas.projects import QuotasModel, UsageRead
+from app.api.schemas.projects import QuotasModel, RetentionModel, UsageRead
 from app.api.waiting import WAIT_SECONDS
-from app.services import quotas
+from app.services import quotas, retention
 from app.services.endpoints import MOST_ENDPOINTS
 
 router = APIRouter()
@@ -25,6 +25,7 @@ def read_limits(caller: Who, db: ReadDb, service: Service) -> LimitsRead:
         max_webhook_endpoints=MOST_ENDPOINTS,
         rates={name: RateRead(quota=quota, window_s=WINDOW_S) for name, quota in rates.items()},
         quotas=QuotasModel.of(quotas.of(db, caller.project_id, settings.quotas)),
+        retention=RetentionModel.of(retention.of(db, caller.project_id, settings.retention)),
         sandbox=SandboxRead.of(settings),
     )
 

@@ -1,5 +1,6 @@
 """Models and their versions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.api import fields
 from app.api.deps import App, Paged, ReadDb, Service, Wait, Who, WriteDb
-from app.api.download import ANSWERS, Object, send_object, send_zip
+from app.api.download import MAY_EXPIRE, Object, send_object, send_zip
 from app.api.files import add_version, keep_files, refuse_hopeless
 from app.api.forms import received_form
 from app.api.idempotency import Once, OncePerKey
@@ -22,7 +23,7 @@ from app.db.models import Model, Version, VersionFile
 from app.db.queries import models as stored
 from app.db.queries import versions
 from app.domain.errors import NotFound
-from app.services import blobs, deletion, models
+from app.services import blobs, deletion, models, retention
 from app.services.keys import Caller
 
 router = APIRouter(route_class=OncePerKey)
@@ -73,7 +74,7 @@ async def create_version(
         version_id = await _from_form(request, caller, service, once)
     response.headers["Location"] = f"/v1/versions/{version_id}"
     await service.watch.settled(version_id, wait)
-    shown = await service.read(lambda db: VersionRead.of(db.get_one(Version, version_id)))
+    shown = await service.read(lambda db: _show(db, service, [db.get_one(Version, version_id)])[0])
     refuse_rejected(shown.id, shown.error, wait)
     return shown
 
@@ -106,21 +107,22 @@ def list_versions(
     model_id: str,
     caller: Who,
     db: ReadDb,
+    service: Service,
     paging: Paged,
 ) -> Page[VersionRead]:
     """A model's versions, newest first."""
     model = queries.get_owned(db, Model, caller.project_id, model_id)
     rows = versions.versions_page(db, model.id, paging.cursor, paging.limit)
-    return paging.show(rows, VersionRead.of)
+    return paging.show(_show(db, service, rows), lambda shown: shown)
 
 
 @router.get("/versions/{version_id}")
-def read_version(version_id: str, caller: Who, db: ReadDb) -> VersionRead:
+def read_version(version_id: str, caller: Who, db: ReadDb, service: Service) -> VersionRead:
     """One version: its state, what is in it, or why it was rejected."""
-    return VersionRead.of(queries.get_owned(db, Version, caller.project_id, version_id))
+    return _show(db, service, [queries.get_owned(db, Version, caller.project_id, version_id)])[0]
 
 
-@router.get("/versions/{version_id}/content", responses=ANSWERS, response_class=Response)
+@router.get("/versions/{version_id}/content", responses=MAY_EXPIRE, response_class=Response)
 @router.head("/versions/{version_id}/content", include_in_schema=False)
 def download_version(
     version_id: str,
@@ -135,6 +137,7 @@ def download_version(
     A single file takes `Range`, `If-Range`, `If-None-Match` and HEAD.
     """
     version = queries.get_owned(db, Version, caller.project_id, version_id)
+    models.refuse_expired(version)
     files = [_stored(db, file) for file in version.files if path in {None, file.path}]
     if not files:
         message = f"The version {version_id} has no file {path or ''}; a rejected upload's bytes are gone."
@@ -144,6 +147,12 @@ def download_version(
     (only,) = files
     named = replace(only, filename=only.filename.rpartition("/")[2])
     return send_object(request, service.storage, named, "application/octet-stream")
+
+
+def _show(db: Session, service: App, rows: Sequence[Version]) -> list[VersionRead]:
+    """Versions of one project, with when each expires."""
+    ends = retention.ends_of_versions(db, service.settings.retention, rows)
+    return [VersionRead.of(row, ends.get(row.id)) for row in rows]
 
 
 def _stored(db: Session, file: VersionFile) -> Object:

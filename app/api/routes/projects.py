@@ -21,7 +21,7 @@ async def create_project(body: ProjectCreate, response: Response, once: Once) ->
     made: list[ProjectOpened] = []
 
     def make(db: Session) -> str:
-        project = projects.create(db, body.name, body.quotas.quotas())
+        project = projects.create(db, body.name, body.quotas.quotas(), body.retention.retention())
         issued = keys.create(db, project, "first", keys.FIRST_SCOPES)
         made.append(ProjectOpened(**ProjectRead.fields(project), key=KeyIssued.issued(issued)))
         return project.id
@@ -40,7 +40,7 @@ def list_projects(db: ReadDb, paging: Paged) -> Page[ProjectRead]:
 
 @router.get("/{project_id}")
 def read_project(project_id: str, db: ReadDb) -> ProjectRead:
-    """One project and its quotas."""
+    """One project, its quotas and its retention."""
     return ProjectRead.of(stored.project(db, project_id))
 
 
@@ -54,10 +54,12 @@ def read_project_usage(project_id: str, db: ReadDb, service: Service) -> UsageRe
 
 @router.patch("/{project_id}", responses=refuses("conflict"))
 def change_project(project_id: str, body: ProjectChange, db: WriteDb) -> ProjectRead:
-    """Change a project's name or quotas, which are set as a whole; or open a closed one again."""
+    """Change a project's name, quotas or retention, each as a whole; or open a closed one again."""
     changes: dict[str, object] = body.model_dump(exclude_unset=True, include={"name"})
     if "quotas" in body.model_fields_set:
         changes["quotas"] = body.quotas.quotas()
+    if "retention" in body.model_fields_set:
+        changes["retention"] = body.retention.retention()
     if "closed" in body.model_fields_set:
         changes["closed_at"] = None
     return ProjectRead.of(projects.change(db, project_id, changes))

@@ -15,6 +15,7 @@ from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.jobs import ReportRead, VerdictRead
 from app.db import queries
 from app.db.models import Job
+from app.db.queries import timeline
 
 router = APIRouter(prefix="/jobs/{job_id}")
 TEXT = {"schema": {"type": "string"}}
@@ -106,7 +107,7 @@ def verdict_response(db: Session, job_id: str, form: str, status: str | None) ->
 
 def shown_candidates(db: Session, job_id: str) -> list[CandidateRead]:
     """The job's candidates with the models they made."""
-    made = queries.candidate_artifacts(db, job_id)
+    made = timeline.models_of(db, job_id)
     return [CandidateRead.of(row, made.get(row.id)) for row in queries.candidates(db, job_id)]
 
 

@@ -15,9 +15,11 @@ from app.api.schemas.timeline import LogLine, StepRead
 from app.api.schemas.values import Page
 from app.api.stream import EventStream
 from app.db import queries
-from app.db.models import Candidate, Job
+from app.db.models import Artifact, Candidate, Job
 from app.db.queries import timeline, watching
+from app.db.retention import ExpiredArtifact
 from app.domain.states import ArtifactKind, CandidateState, StepKind, StepState
+from app.services import retention
 
 router = APIRouter(prefix="/jobs/{job_id}")
 IN_STATE = Query(description="Only in this state")
@@ -90,7 +92,7 @@ def list_candidates(
     """The job's candidates in the order of its recipes, of one state if asked."""
     queries.get_owned(db, Job, caller.project_id, job_id)
     rows = timeline.candidates_page(db, job_id, state, paging.cursor, paging.limit)
-    made = queries.candidate_artifacts(db, job_id)
+    made = timeline.models_of(db, job_id)
 
     def show(row: Candidate) -> CandidateRead:
         return CandidateRead.of(row, made.get(row.id))
@@ -140,10 +142,16 @@ def list_artifacts(
     job_id: str,
     caller: Who,
     db: ReadDb,
+    service: Service,
     paging: PagedMany,
     kind: Annotated[ArtifactKind | None, OF_KIND] = None,
 ) -> Page[ArtifactRead]:
-    """The files that the job made, of one kind if asked."""
-    queries.get_owned(db, Job, caller.project_id, job_id)
+    """The files that the job made, of one kind if asked; those that have expired are listed too."""
+    job = queries.get_owned(db, Job, caller.project_id, job_id)
     rows = timeline.artifacts_page(db, job_id, kind, paging.cursor, paging.limit)
-    return paging.show(rows, ArtifactRead.of)
+    kept = retention.of(db, caller.project_id, service.settings.retention)
+
+    def show(row: Artifact | ExpiredArtifact) -> ArtifactRead:
+        return ArtifactRead.of(row, retention.end_of_artifact(row, job.finished_at, kept))
+
+    return paging.show(rows, show)

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from app.api.schemas.specs import ShownRecipe
 from app.api.schemas.values import Problem, moment_or_none
 from app.db.models import Artifact, Candidate
+from app.db.retention import ExpiredArtifact
 from app.domain.flips import Compared
 from app.domain.report import Accuracy, Fidelity, Kernels, Latency, Memory, Requires, Reused, Size
 from app.domain.states import CandidateState
@@ -50,8 +51,8 @@ class CandidateRead(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Candidate, artifact: Artifact | None) -> "CandidateRead":
-        """A row as shown, with the model it made."""
+    def of(cls, row: Candidate, artifact: Artifact | ExpiredArtifact | None) -> "CandidateRead":
+        """A row as shown, with the model it made or what is left of it."""
         figures, here = row.figures, f"/v1/candidates/{row.id}"
         links = {"self": here, "job": f"/v1/jobs/{row.job_id}"}
         links |= {"flips": f"{here}/flips"} if figures.predictions else {}
@@ -74,5 +75,5 @@ class CandidateRead(BaseModel):
             requires=figures.requires,
             predictions=list(figures.predictions),
             artifact=artifact.id if artifact else None,
-            links=links | ({"content": f"{here}/content"} if artifact else {}),
+            links=links | ({"content": f"{here}/content"} if isinstance(artifact, Artifact) else {}),
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.values import InputName, Name, Problem, Sha256, moment
+from app.api.schemas.values import InputName, Name, Problem, Sha256, moment, moment_or_none
 from app.db.models import Dataset
 from app.domain.dataset import Preprocess
 from app.domain.gate import Gate
@@ -53,21 +53,25 @@ class DatasetRead(BaseModel):
     summary: DatasetSummary | None
     error: Problem | None
     created_at: datetime
+    expires_at: Annotated[datetime | None, Field(description="when its bytes go, if no job takes it before")]
+    expired_at: Annotated[datetime | None, Field(description="when its bytes went")]
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Dataset) -> "DatasetRead":
+    def of(cls, row: Dataset, expires_at: int | None) -> "DatasetRead":
         """A row as shown."""
         return cls(
             id=row.id,
             name=row.name,
             state=row.state,
-            sha256=row.sha256,
+            sha256=row.sha256 or row.expired_sha256,
             size=row.size,
             preprocess=row.preprocess,
             input=row.input,
             summary=row.summary,
             error=Problem.of(row.problem),
             created_at=moment(row.created_at),
+            expires_at=moment_or_none(expires_at),
+            expired_at=moment_or_none(row.expired_at),
             links={name: f"/v1/datasets/{row.id}{path}" for name, path in DATASET_LINKS.items()},
         )

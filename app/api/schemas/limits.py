@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from app.api.schemas.projects import QuotasModel
+from app.api.schemas.projects import QuotasModel, RetentionModel
 from app.settings import Settings
 
 
@@ -33,7 +33,7 @@ class SandboxRead(BaseModel):
 
 
 class LimitsRead(BaseModel):
-    """What is accepted and run; a quota that is null has no limit."""
+    """What is accepted, run and kept; a quota that is null has no limit, and what is null days stays."""
 
     max_upload_bytes: int
     max_json_bytes: int
@@ -41,4 +41,5 @@ class LimitsRead(BaseModel):
     max_webhook_endpoints: int
     rates: dict[str, RateRead]
     quotas: QuotasModel
+    retention: RetentionModel
     sandbox: SandboxRead

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.values import Labels, Name, Problem, Sha256, moment
+from app.api.schemas.values import Labels, Name, Problem, Sha256, moment, moment_or_none
 from app.db.models import Model, Version
 from app.domain.report import Examination
 from app.domain.states import InputState
@@ -56,21 +56,26 @@ class VersionRead(BaseModel):
     examination: Examination | None
     error: Problem | None
     created_at: datetime
+    expires_at: Annotated[datetime | None, Field(description="when its bytes go, if no job takes it before")]
+    expired_at: Annotated[datetime | None, Field(description="when its bytes went")]
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Version) -> "VersionRead":
+    def of(cls, row: Version, expires_at: int | None) -> "VersionRead":
         """A row as shown."""
         here = f"/v1/versions/{row.id}"
+        files = row.expired_files or [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in row.files]
         return cls(
             id=row.id,
             model=row.model_id,
             name=row.model.name,
             state=row.state,
             labels=row.labels,
-            files=[FileRead(path=f.path, sha256=f.sha256, size=f.size) for f in row.files],
+            files=[FileRead(**file) for file in files],
             examination=row.examination,
             error=Problem.of(row.problem),
             created_at=moment(row.created_at),
+            expires_at=moment_or_none(expires_at),
+            expired_at=moment_or_none(row.expired_at),
             links={"self": here, "content": f"{here}/content", "model": f"/v1/models/{row.model_id}"},
         )

@@ -1,4 +1,4 @@
-"""What projects, their quotas and their usage look like."""
+"""What projects, their quotas, retention and usage look like."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from app.api.schemas.keys import KeyIssued
 from app.api.schemas.values import Name, moment, moment_or_none
 from app.db.models import Project
 from app.domain.quota import Quotas
+from app.domain.retention import Retention
 from app.services.quotas import Usage
 
 Amount = Annotated[int | None, Field(strict=True, ge=0, le=2**62)]
@@ -36,12 +37,38 @@ class QuotasModel(BaseModel):
         return Quotas(**self.model_dump())
 
 
+Days = Annotated[int | None, Field(strict=True, ge=1, le=36_500)]
+
+
+class RetentionModel(BaseModel):
+    """How many days a project's bytes stay; null is the operator's default, and 36500 as good as for good."""
+
+    model_config = ConfigDict(extra="forbid")
+    models_days: Annotated[
+        Days, Field(description="of a version, after its upload or the last job that took it", examples=[90])
+    ] = None
+    datasets_days: Annotated[Days, Field(description="the same of a dataset", examples=[90])] = None
+    artifacts_days: Annotated[
+        Days, Field(description="of a job's files with weights or samples, after its end", examples=[30])
+    ] = None
+
+    @classmethod
+    def of(cls, retention: Retention) -> "RetentionModel":
+        """As shown."""
+        return cls.model_validate(retention, from_attributes=True)
+
+    def retention(self) -> Retention:
+        """As the domain has it."""
+        return Retention(**self.model_dump())
+
+
 class ProjectCreate(BaseModel):
     """A project to be opened."""
 
     model_config = ConfigDict(extra="forbid")
     name: Annotated[Name, Field(examples=["speech team"])]
     quotas: QuotasModel = QuotasModel()
+    retention: RetentionModel = RetentionModel()
 
 
 def _open(closed: bool) -> bool:
@@ -56,6 +83,7 @@ class ProjectChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Annotated[Name, Field(examples=["speech team"])] = ""
     quotas: QuotasModel = QuotasModel()
+    retention: RetentionModel = RetentionModel()
     closed: Annotated[
         StrictBool,
         AfterValidator(_open),
@@ -69,6 +97,7 @@ class ProjectRead(BaseModel):
     id: str
     name: str
     quotas: QuotasModel
+    retention: RetentionModel
     created_at: datetime
     closed_at: datetime | None
     links: dict[str, str]
@@ -81,6 +110,7 @@ class ProjectRead(BaseModel):
             "id": row.id,
             "name": row.name,
             "quotas": QuotasModel.of(row.quotas),
+            "retention": RetentionModel.of(row.retention),
             "created_at": moment(row.created_at),
             "closed_at": moment_or_none(row.closed_at),
             "links": {"self": here, "usage": f"{here}/usage"},

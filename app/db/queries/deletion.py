@@ -29,10 +29,10 @@ def cancel_inspections(db: Session, upload_ids: Sequence[str]) -> None:
 
 
 def intermediate_artifacts(db: Session, upload_ids: Sequence[str]) -> Sequence[Artifact]:
-    """What jobs derived from these uploads for their own use: it holds their weights or samples."""
+    """What jobs derived from these uploads for their own use, locked: it holds their weights or samples."""
     made = (Artifact.subject_id == Artifact.job_id, Artifact.kind.in_(PREPARED))
     chosen = select(Artifact).join(Job, Job.id == Artifact.job_id).where(*made, is_made_of(upload_ids))
-    return db.scalars(chosen).all()
+    return db.scalars(chosen.order_by(Artifact.id).with_for_update(of=Artifact)).all()
 
 
 def job_artifacts(db: Session, job_id: str) -> Sequence[Artifact]:

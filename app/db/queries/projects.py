@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from app.db.models import Project
 from app.db.queries.statements import newest_first
 from app.domain.errors import NotFound
+from app.domain.retention import Retention
 
 
 def projects_page(db: Session, cursor: str | None, limit: int) -> Sequence[Project]:
@@ -43,6 +44,11 @@ def lock_project(db: Session, project_id: str) -> Project:
     if project is None:
         raise NotFound(f"There is no project with the id {project_id!r}.")
     return project
+
+
+def retentions(db: Session) -> Sequence[tuple[str, Retention]]:
+    """What each project has to say of how long it keeps what."""
+    return [(project_id, own) for project_id, own in db.execute(select(Project.id, Project.retention))]
 
 
 def look_for_any(db: Session) -> None:

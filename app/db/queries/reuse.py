@@ -37,8 +37,9 @@ def inspected(db: Session, row: Inspected, inspected_by: str) -> Inspected | Non
     """An accepted upload of the same project with the same content, read in the same way."""
     kind = type(row)
     same = (kind.project_id == row.project_id, kind.content_key == row.content_key, kind.id != row.id)
-    accepted = (kind.state == "ready", kind.inspected_by == inspected_by, kind.deleted_at.is_(None))
-    newest = select(kind).where(*same, *accepted).order_by(kind.id.desc()).limit(1)
+    accepted = (kind.state == "ready", kind.inspected_by == inspected_by)
+    here = (kind.deleted_at.is_(None), kind.expired_at.is_(None))
+    newest = select(kind).where(*same, *accepted, *here).order_by(kind.id.desc()).limit(1)
     return db.scalars(newest.with_for_update(read=True)).first()  # its bytes stay while we refer to them
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from sqlalchemy import (
+    ColumnElement,
     Update,
     and_,
     func,
@@ -16,12 +17,14 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from app.db.base import MICROSECONDS, now_us
 from app.db.models import Job, Step
+from app.db.operations import Measure
 from app.db.queries.statements import changed
 from app.domain.errors import Problem
 
 LEASE = 30 * MICROSECONDS
 RING_AGAIN = 60 * MICROSECONDS
 SOON = 5 * MICROSECONDS
+FORGOT = "broker.forgot"  # measured when the broker was seen to have lost everything
 
 
 def job_steps(db: Session, job_id: str) -> Sequence[Step]:
@@ -106,11 +109,16 @@ def lease_expired(db: Session, step_id: str) -> bool:
 
 
 def unheard_steps(db: Session, kinds: Sequence[str], limit: int) -> Sequence[Step]:
-    """Queued steps of these kinds to ring again: rung over 60 s ago, or due since the last ring."""
-    long_ago = Step.rung_at < now_us() - RING_AGAIN
+    """Queued steps of these kinds to ring again: nobody can have heard them, or due since the last ring."""
     due = and_(Step.not_before > Step.rung_at, Step.not_before <= now_us())
-    found = select(Step).where(Step.state == "queued", Step.not_before <= now_us(), or_(long_ago, due))
+    found = select(Step).where(Step.state == "queued", Step.not_before <= now_us(), or_(is_unheard(), due))
     return db.scalars(found.where(Step.kind.in_(kinds)).order_by(Step.rung_at).limit(limit)).all()
+
+
+def is_unheard() -> ColumnElement[bool]:
+    """Rung over 60 s ago, or before the broker forgot everything."""
+    forgot = select(Measure.measured_at).where(Measure.name == FORGOT).scalar_subquery()
+    return or_(Step.rung_at < now_us() - RING_AGAIN, Step.rung_at < func.coalesce(forgot, 0))
 
 
 def mark_rung(db: Session, step_ids: Sequence[str]) -> None:

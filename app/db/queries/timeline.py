@@ -1,14 +1,15 @@
 """What happened in a job: its steps, what they printed, its candidates and files, in order."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
 from app.db.models import Artifact, Candidate, Step, StepLog
+from app.db.retention import ExpiredArtifact
 
-Kind = TypeVar("Kind", Step, Artifact)
+Kind = TypeVar("Kind", Step, Artifact, ExpiredArtifact)
 
 
 def steps_page(
@@ -23,10 +24,25 @@ def steps_page(
 
 def artifacts_page(
     db: Session, job_id: str, kind: str | None, cursor: str | None, limit: int
-) -> Sequence[Artifact]:
-    """The job's files by id, and one more when there is a next page."""
-    chosen = select(Artifact).where(Artifact.job_id == job_id)
-    return _page(db, chosen.where(Artifact.kind == kind) if kind else chosen, Artifact, cursor, limit)
+) -> Sequence[Artifact | ExpiredArtifact]:
+    """The job's files by id, also those that have expired, and one more when there is a next page."""
+    here = select(Artifact).where(Artifact.job_id == job_id)
+    gone = select(ExpiredArtifact).where(ExpiredArtifact.job_id == job_id)
+    if kind:
+        here, gone = here.where(Artifact.kind == kind), gone.where(ExpiredArtifact.kind == kind)
+    found: list[Artifact | ExpiredArtifact] = list(_page(db, here, Artifact, cursor, limit))
+    found += _page(db, gone, ExpiredArtifact, cursor, limit)
+    return sorted(found, key=lambda row: row.id)[: limit + 1]
+
+
+def models_of(db: Session, job_id: str) -> dict[str, Artifact | ExpiredArtifact]:
+    """The candidates' models of a job or what is left of them, by candidate."""
+    return {row.subject_id: row for row in _models(db, job_id=job_id)}
+
+
+def model_of(db: Session, candidate_id: str) -> Artifact | ExpiredArtifact | None:
+    """A candidate's model or what is left of it."""
+    return next(_models(db, subject_id=candidate_id), None)
 
 
 def candidates_page(
@@ -60,3 +76,8 @@ def _page(
     if cursor:
         chosen = chosen.where(table.id > cursor)
     return db.scalars(chosen.order_by(table.id).limit(limit + 1)).all()
+
+
+def _models(db: Session, **of: str) -> Iterator[Artifact | ExpiredArtifact]:
+    yield from db.scalars(select(Artifact).filter_by(kind="candidate", **of))
+    yield from db.scalars(select(ExpiredArtifact).filter_by(kind="candidate", **of))

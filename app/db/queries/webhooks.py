@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, selectinload
 from app.db.base import first_id, now_us
 from app.db.models import Event, Step
 from app.db.queries.statements import changed
-from app.db.queries.steps import RING_AGAIN
+from app.db.queries.steps import is_unheard
 from app.db.webhooks import Delivery, DeliveryAttempt, WebhookEndpoint
 from app.domain.errors import NotFound
 
@@ -121,10 +121,10 @@ def waiting(db: Session, endpoint_id: str, limit: int) -> Sequence[str]:
 
 
 def unheard(db: Session, each: int, limit: int) -> Sequence[Step]:
-    """Steps of deliveries to ring again, at most `each` of one endpoint: rung over 60 s ago, or due since."""
+    """Steps of deliveries to ring again, at most `each` of one endpoint: unheard, or due since."""
     place = func.row_number().over(partition_by=Delivery.endpoint_id, order_by=(Step.not_before, Step.id))
     rests = WebhookEndpoint.rest_until
-    news = (Step.not_before > Step.rung_at) | (rests > Step.rung_at) | (Step.rung_at < now_us() - RING_AGAIN)
+    news = (Step.not_before > Step.rung_at) | (rests > Step.rung_at) | is_unheard()
     due = (
         select(Step.id, place.label("place"))
         .join(Delivery, Delivery.id == Step.subject_id)
