@@ -48,6 +48,8 @@ class Delivery(Base):
     __table_args__ = (
         UniqueConstraint("endpoint_id", "event_id"),
         Index("ix_deliveries_project_id_id", "project_id", "id"),
+        Index("ix_deliveries_project_id_state_id", "project_id", "state", "id"),
+        Index("ix_deliveries_project_id_type_id", "project_id", "type", "id"),
         Index("ix_deliveries_endpoint_id_state_id", "endpoint_id", "state", "id"),
     )
     id: Mapped[str] = mapped_column(Id, primary_key=True, default=lambda: new_id("dlv"))
