@@ -1,9 +1,9 @@
 """The client for programs with an event loop (asyncio or trio)."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, closing
 from types import TracebackType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[AsyncClient, P], Awaitable[T]]":
+def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]":
     """An operation as a method that returns its result."""
 
     @like(call, Awaitable)
@@ -46,11 +46,13 @@ def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[AsyncClient, P
     return method
 
 
-def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[AsyncClient, P], AsyncIterator[T]]":
+def _iterator(
+    call: Callable[P, Items[T]],
+) -> "Callable[Concatenate[AsyncClient, P], AsyncGenerator[T, None]]":
     """An operation as a method that yields its items."""
 
     @like(call, AsyncIterator)
-    def method(client: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> AsyncIterator[T]:
+    def method(client: "AsyncClient", /, *args: P.args, **options: P.kwargs) -> AsyncGenerator[T, None]:
         return client.each(call(*args, **options))
 
     return method
@@ -125,7 +127,7 @@ class AsyncClient:
                     return result
                 outcome = await self._outcome(effect, opened)
 
-    async def each(self, items: Items[T]) -> AsyncIterator[T]:
+    async def each(self, items: Items[T]) -> AsyncGenerator[T, None]:
         """Carry out an operation that finds items; yields each as it is found."""
         async with AsyncExitStack() as opened:
             opened.enter_context(closing(items))

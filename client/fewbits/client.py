@@ -1,7 +1,7 @@
 """The client for ordinary programs: each call returns when it is done."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -44,11 +44,11 @@ def _method(call: Callable[P, Steps[T]]) -> "Callable[Concatenate[Client, P], T]
     return method
 
 
-def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[Client, P], Iterator[T]]":
+def _iterator(call: Callable[P, Items[T]]) -> "Callable[Concatenate[Client, P], Generator[T, None, None]]":
     """An operation as a method that yields its items."""
 
     @like(call, Iterator)
-    def method(client: "Client", /, *args: P.args, **options: P.kwargs) -> Iterator[T]:
+    def method(client: "Client", /, *args: P.args, **options: P.kwargs) -> Generator[T, None, None]:
         return client.each(call(*args, **options))
 
     return method
@@ -123,7 +123,7 @@ class Client:
                     return result
                 outcome = self._outcome(effect, opened)
 
-    def each(self, items: Items[T]) -> Iterator[T]:
+    def each(self, items: Items[T]) -> Generator[T, None, None]:
         """Carry out an operation that finds items; yields each as it is found."""
         with ExitStack() as opened, closing(items):
             outcome: object = None

@@ -8,15 +8,20 @@ from fewbits.effects import Answer, Broken
 FIRST_S = 0.5
 LONGEST_S = 20.0
 LONGEST_ASKED_S = 120.0
+MISTAKE = 500
 PASSING_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 PASSING_CODES = frozenset({"in_progress", "upload_locked", "not_inspected", "storage_full"})
 
 
 def passes(outcome: Answer | Broken, code: str = "") -> bool:
-    """Whether this kind of failure may go away by itself; `code` is the problem's."""
+    """Whether this kind of failure may go away by itself; `code` is the problem's.
+
+    A service says what its own mistake is. A 500 that says nothing comes of one that is being stopped.
+    """
     if isinstance(outcome, Broken):
         return True
-    return outcome.status in PASSING_STATUSES or code in PASSING_CODES
+    unexplained = outcome.status == MISTAKE and not code
+    return outcome.status in PASSING_STATUSES or code in PASSING_CODES or unexplained
 
 
 def delay(outcome: Answer | Broken, attempt: int, jitter: float) -> float | None:

@@ -32,8 +32,8 @@ def remember(sender: str, sha256: str, upload: str) -> None:
     record = _record(sender, sha256)
     with suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
-        _forget_old(record.parent)
         record.write_text(upload)
+        _forget_old(record.parent)
 
 
 def forget(sender: str, sha256: str) -> None:

@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from fewbits import InvalidInput, jobfile
 
@@ -23,6 +24,10 @@ def test_the_schema_is_that_of_the_api() -> None:
     text = script["as_text"](json.loads(script["DOCUMENT"].read_text()))
 
     assert [place.read_text() == text for place in script["PLACES"]] == [True, True], "run `make openapi`"
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(jobfile.schema())
 
 
 def test_files_are_relative_to_the_job_file_and_ids_stay(tmp_path: Path) -> None:

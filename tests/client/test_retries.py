@@ -60,7 +60,12 @@ def test_nobody_waits_for_hours() -> None:
 def test_what_may_pass_is_asked_again() -> None:
     assert all(passes(answer(status)) for status in (408, 429, 502, 503, 504))
     assert passes(answer(409), "in_progress")
-    assert not any(passes(answer(status)) for status in (400, 401, 404, 409, 413, 422, 500))
+    assert not any(passes(answer(status)) for status in (400, 401, 404, 409, 413, 422, 501))
+
+
+def test_a_service_that_is_being_stopped_is_asked_again_but_not_one_that_made_a_mistake() -> None:
+    assert passes(answer(500))
+    assert not passes(answer(500, "error"), "error")
 
 
 def test_a_post_keeps_its_idempotency_key_through_all_attempts() -> None:
