@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from app.db.models import Project
-from app.db.queries import projects, usage
+from app.db.queries import blobs, projects, usage
 from app.domain.errors import NoSpaceLeft, TooManyJobs
 from app.domain.quota import Quotas
 
@@ -56,6 +56,16 @@ def storing(db: Session, project_id: str, defaults: Quotas) -> Iterator[None]:
     hold(db, project_id, defaults)
     yield
     check_bytes(db, project_id, defaults)
+
+
+def check_coming(db: Session, project_id: str, defaults: Quotas, coming: int, sha256: str | None) -> None:
+    """Refuse bytes before they come, if they are too much; what repairs a damaged blob is counted already.
+
+    Raises:
+        NoSpaceLeft: The project would have more bytes than it may have.
+    """
+    counted = sha256 is not None and blobs.is_of_project(db, project_id, sha256)
+    check_bytes(db, project_id, defaults, 0 if counted else coming)
 
 
 def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0) -> None:

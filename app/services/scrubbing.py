@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db import queries
@@ -18,12 +19,12 @@ from app.db.queries import projects
 from app.db.queries import scrubbing as statements
 from app.db.session import Database
 from app.services import events
-from app.storage import Storage
+from app.storage import Storage, StoreUnavailable
 from app.storage.base import chunks
 
 log = logging.getLogger(__name__)
 EVERY_S = 7 * 24 * 3600
-DAMAGED_EVERY_S = 3600
+AGAIN_S = 3600  # of what is damaged, or could not be read
 AT_ONCE = 100
 AT_ONCE_BYTES = 64 * 1024 * 1024
 
@@ -33,8 +34,10 @@ _one_at_a_time = threading.Lock()
 def scrub(database: Database, storage: Storage) -> None:
     """Read what was not read for a week, about 64 MiB of it; one larger object is read alone.
 
+    One that cannot be read keeps nobody from the others: it is neither whole nor damaged, and tried again.
+
     Raises:
-        OSError: The store is away.
+        StoreUnavailable: The store is away.
     """
     if not _one_at_a_time.acquire(blocking=False):
         return  # sweeps come every few seconds, however long the store takes
@@ -50,7 +53,15 @@ def scrub(database: Database, storage: Storage) -> None:
 def _read_again(database: Database, storage: Storage, blob: Blob) -> None:
     with database.writing() as db:
         statements.check_blob(db, blob.sha256)
-    whole = is_whole(storage, blob)
+    try:
+        whole = is_whole(storage, blob)
+    except (OSError, SQLAlchemyError) as error:
+        with database.writing() as db:
+            statements.check_blob_at(db, blob.sha256, _due_soon(db))
+        if isinstance(error, StoreUnavailable):
+            raise
+        log.exception("the object %s of the blob %s could not be read", blob.key, blob.sha256)
+        return
     if whole == (blob.damaged_at is None):
         return
     with database.writing() as db:
@@ -88,9 +99,12 @@ def _mark(db: Session, blob: Blob) -> None:
     holders = statements.holders(db, blob.sha256)
     for project_id in holders:
         projects.lock_project(db, project_id)
-    due_soon = queries.now(db) - (EVERY_S - DAMAGED_EVERY_S) * MICROSECONDS
-    if not statements.damage_blob(db, blob.sha256, blob.key, due_soon):
+    if not statements.damage_blob(db, blob.sha256, blob.key, _due_soon(db)):
         return
     log.error("the object %s is damaged: it is not the blob %s any more", blob.key, blob.sha256)
     for project_id in holders:
         events.record(db, project_id, project_id, "blob.damaged", sha256=blob.sha256)
+
+
+def _due_soon(db: Session) -> int:
+    return queries.now(db) - (EVERY_S - AGAIN_S) * MICROSECONDS

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from app.storage.base import ABANDONED_S, Received
+from app.storage.base import ABANDONED_S, Received, StoreUnavailable
 
 SYNC_BYTES = 64 * 1024 * 1024
 UNFINISHED = "unfinished"
@@ -50,8 +50,18 @@ class LocalStorage:
             yield LocalPart(file)
 
     def open(self, key: str) -> BinaryIO:
-        """Read an object."""
-        return self._path(key).open("rb")
+        """Read an object.
+
+        Raises:
+            StoreUnavailable: The subfolder is not there, though no object takes it along: nothing is mounted.
+        """
+        path = self._path(key)
+        try:
+            return path.open("rb")
+        except FileNotFoundError as error:
+            if path.parent.is_dir():
+                raise
+            raise StoreUnavailable(f"{path.parent} is not there: is the store mounted?") from error
 
     def link(self, key: str, disposition: str, media_type: str) -> None:
         """None: bytes come from here alone."""

@@ -1,17 +1,21 @@
 """Objects are read again in time: damage is found, told, and repaired by whoever has the bytes."""
 
+import base64
 import os
+import secrets
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
+from app.api.tus import CHUNK_TYPE
 from app.db import queries
-from app.db.models import Blob, Event
+from app.db.models import Blob, Event, Project
 from app.db.session import Database
 from app.domain.errors import BlobDamaged
+from app.domain.quota import Quotas
 from app.services import blobs, counting, scrubbing
-from app.storage import LocalStorage
+from app.storage import LocalStorage, StoreUnavailable
 from tests import factories
 from tests.app.conftest import Service, Tenant
 from tests.app.problems import problem
@@ -113,19 +117,45 @@ def test_a_sweep_reads_only_so_much_and_the_longest_unread_first(
     assert [is_damaged(database, one) for one in sent] == [True, True]
 
 
-def test_a_store_that_is_away_damages_nothing(
+def test_an_object_that_cannot_be_read_keeps_nobody_from_the_others_and_is_tried_again(
     database: Database, storage: LocalStorage, project: str
 ) -> None:
-    sent = content()
-    path = keep(database, storage, project, sent)
+    stubborn, bad = content(), content()
+    path = keep(database, storage, project, stubborn)
     path.unlink()
     path.mkdir()  # opening it fails, and not because it is gone
-    age(database, sent)
+    keep(database, storage, project, bad).unlink()
+    age(database, bad, stubborn)
 
-    with pytest.raises(IsADirectoryError):
+    scrubbing.scrub(database, storage)
+
+    assert (is_damaged(database, stubborn), is_damaged(database, bad)) == (False, True)
+    with database.writing() as db:
+        soon = update(Blob).where(Blob.sha256 == hexdigest(stubborn))
+        db.execute(soon.values(checked_at=Blob.checked_at - 2 * scrubbing.AGAIN_S * 1_000_000))
+    path.rmdir()
+    scrubbing.scrub(database, storage)
+    assert is_damaged(database, stubborn)
+
+
+def test_a_store_that_is_not_mounted_damages_nothing(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    sent = [content(), content()]
+    for one in sent:
+        keep(database, storage, project, one)
+    age(database, *sent)
+    mounted = storage.root.rename(storage.root.with_suffix(".away"))
+    storage.root.mkdir()
+
+    with pytest.raises(StoreUnavailable, match="mounted"):
         scrubbing.scrub(database, storage)
 
-    assert not is_damaged(database, sent)
+    assert not any(is_damaged(database, one) for one in sent)
+    storage.root.rmdir()
+    mounted.rename(storage.root)
+    with database.reading() as db:
+        assert blobs.whole(db, hexdigest(sent[0]))
 
 
 def test_an_object_that_was_deleted_meanwhile_is_not_damaged(
@@ -165,3 +195,29 @@ def test_sending_the_bytes_again_repairs_what_refers_to_them(service: Service, t
 
     assert http.head(url).status_code == 200
     assert http.get(version["links"]["content"]).content == sent
+
+
+def test_sending_damaged_bytes_again_costs_nothing_of_the_quota(service: Service, tenant: Tenant) -> None:
+    http, by_put, by_upload = tenant.http, secrets.token_bytes(60), secrets.token_bytes(40)
+    with service.database.writing() as db:
+        db.get_one(Project, tenant.project).quotas = Quotas(bytes=100)
+    for sent in (by_put, by_upload):
+        assert http.put(f"/v1/blobs/{hexdigest(sent)}", content=sent).status_code == 201
+        with service.database.reading() as db:
+            flip(service.storage._path(queries.blob(db, hexdigest(sent)).key))
+    age(service.database, by_put, by_upload)
+    scrubbing.scrub(service.database, service.storage)
+
+    assert http.put(f"/v1/blobs/{hexdigest(by_put)}", content=by_put).status_code == 201
+    announced = {"Upload-Length": str(len(by_upload)), "Upload-Metadata": f"sha256 {encoded(by_upload)}"}
+    begun = http.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0"} | announced)
+
+    assert begun.status_code == 201, begun.text
+    headers = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": CHUNK_TYPE}
+    assert http.patch(begun.headers["location"], content=by_upload, headers=headers).status_code == 204
+    assert http.get("/v1/usage").json()["bytes"]["total"] == 100
+
+
+def encoded(sent: bytes) -> str:
+    """A digest as Upload-Metadata has it."""
+    return base64.b64encode(hexdigest(sent).encode()).decode()

@@ -50,7 +50,8 @@ async def put_blob(
         response.status_code = 200
         return BlobRead(sha256=sha256, size=here.size)
     coming = int(request.headers.get("content-length", 0))
-    await service.read(lambda db: quotas.check_bytes(db, caller.project_id, service.settings.quotas, coming))
+    limits = service.settings.quotas
+    await service.read(lambda db: quotas.check_coming(db, caller.project_id, limits, coming, sha256))
     received = await _receive(request, service.storage, sha256)
 
     def record(db: Session) -> BlobRead:

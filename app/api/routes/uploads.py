@@ -197,7 +197,8 @@ def _create(db: Session, service: App, project_id: str, announced: Announced) ->
     quotas.hold(db, project_id, service.settings.quotas)
     upload = uploads.create(db, project_id, announced, service.settings.blob_grace_s)
     if upload.state == "receiving":
-        quotas.check_bytes(db, project_id, service.settings.quotas, announced.length)
+        limits = service.settings.quotas
+        quotas.check_coming(db, project_id, limits, announced.length, announced.sha256)
     return upload.id
 
 

@@ -66,6 +66,11 @@ def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = Fals
     return db.scalars(found).one_or_none()
 
 
+def is_of_project(db: Session, project_id: str, sha256: str) -> bool:
+    """Whether the bytes count among a project's, be they damaged or not."""
+    return db.get(ProjectBlob, (project_id, sha256)) is not None
+
+
 def blob(db: Session, sha256: str) -> Blob:
     """A blob that some row refers to."""
     return db.get_one(Blob, sha256)

@@ -26,9 +26,14 @@ def heal_blob(db: Session, sha256: str, key: str) -> None:
     changed(db, update(Blob).where(Blob.sha256 == sha256, Blob.key == key).values(damaged_at=None))
 
 
+def check_blob_at(db: Session, sha256: str, checked_at: int) -> None:
+    """Take this for read at that time, which says when it is read again."""
+    changed(db, update(Blob).where(Blob.sha256 == sha256).values(checked_at=checked_at))
+
+
 def suspect_blob(db: Session, sha256: str) -> None:
     """This is to be read soon."""
-    changed(db, update(Blob).where(Blob.sha256 == sha256).values(checked_at=0))
+    check_blob_at(db, sha256, 0)
 
 
 def damage_blob(db: Session, sha256: str, key: str, checked_at: int) -> bool:
