@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from starlette.types import Message
 
 from app.api import live, waiting
 from app.api.live import SharedLooks
@@ -118,3 +119,27 @@ async def test_one_look_at_a_key_serves_all_of_its_open_requests(monkeypatch: py
 
     assert sorted(map(str, looked)) == ["ended", "live"]
     assert [type(one) for one in found] == [type(None), Unauthenticated] * 50
+
+
+async def test_a_stream_goes_on_while_nobody_can_look_at_its_key_and_ends_with_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "RECHECK_S", 0.0)
+    monkeypatch.setattr(live, "AGAIN_S", 0.0)
+    answers: list[Exception] = [OperationalError("SELECT 1", {}, OSError("gone")), Unauthenticated()]
+    sent: list[bytes] = []
+
+    async def check() -> None:
+        raise answers.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message["body"])
+
+    async def refuse(error: Unauthenticated) -> None:
+        raise AssertionError(error)
+
+    sending = live.while_live(send, check, refuse)
+    for body in (b"one", b"two", b"three"):
+        await sending({"type": "http.response.body", "body": body, "more_body": True})
+
+    assert sent == [b"one", b""]
