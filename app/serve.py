@@ -27,6 +27,7 @@ READY_SECONDS = 120.0
 READY_POLL_SECONDS = 0.1
 EARLY_DEATHS = 3
 LOG_TAIL = 15
+LOG_LOOK_SECONDS = 30.0
 WORKER_PATIENCE = 10.0
 API_PATIENCE = start.DRAIN_SECONDS + 2.0
 BROKER_PATIENCE = 5.0
@@ -116,12 +117,19 @@ def _come_up(everything: Sequence[Child], here: Address, signals: socket.socket)
 
 
 def _keep_up(everything: Sequence[Child], signals: socket.socket) -> None:
-    """Start again whatever dies: what was up once can be up again."""
-    while not _told_to_stop(signals, children.due(everything)):
+    """Start again whatever dies, since what was up once can be up again; let no log fill the disk."""
+    while not _told_to_stop(signals, _pause(everything)):
         for child, death in _revive(everything):
             _warn(f"{child.name} ended ({death}) and is started again")
+        for child in everything:
+            children.bound_log(child)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends the wait
     _say("Stopping …")
+
+
+def _pause(everything: Sequence[Child]) -> float:
+    due = children.due(everything)
+    return LOG_LOOK_SECONDS if due is None else min(due, LOG_LOOK_SECONDS)
 
 
 def _revive(everything: Sequence[Child]) -> list[tuple[Child, str]]:

@@ -1,6 +1,7 @@
 """Commands that are kept running: started, started again when they die, and ended in good time."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ SETTLED_SECONDS = 5.0
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
 POLL_SECONDS = 0.05
+LOG_BYTES = 16 * 1024 * 1024
 
 
 @dataclass
@@ -44,6 +46,17 @@ def due(children: Iterable[Child]) -> float | None:
     """Seconds until the next one is to be started; None when all are running."""
     waiting = [child.due for child in children if child.process is None]
     return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+
+
+def bound_log(child: Child) -> None:
+    """Begin a log anew when it is long, under the writer's hands; what it held is kept beside it.
+
+    What is written between the two steps, which take milliseconds, is lost.
+    """
+    if child.log.exists() and child.log.stat().st_size > LOG_BYTES:
+        with suppress(OSError):  # on a full disk its space is worth more than what it says
+            shutil.copyfile(child.log, f"{child.log}.1")
+        os.truncate(child.log, 0)
 
 
 def end(children: Iterable[Child], patience: float) -> None:

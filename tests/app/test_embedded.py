@@ -23,6 +23,14 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("up", flush=True)
 time.sleep(600)
 """
+TALKER = """
+import os, sys, time
+print("a long line", flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+print("b", flush=True)
+time.sleep(600)
+"""
 PARENT = """
 import subprocess, sys, time
 from app.embedded.tether import tether
@@ -110,6 +118,24 @@ def test_a_log_keeps_the_run_before(tmp_path: Path) -> None:
     home.fresh_log(tmp_path, "api").write_text("second")
     assert (tmp_path / "log" / "api.log.1").read_text() == "first"
     assert (tmp_path / "log" / "api.log").read_text() == "second"
+
+
+def test_a_log_that_is_long_begins_anew_under_its_writers_hands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "LOG_BYTES", 10)
+    child = Child("talker", [sys.executable, "-c", TALKER, str(tmp_path / "go")], tmp_path / "log")
+    children.revive(child)
+    assert in_time(lambda: "line" in home.tail(child.log, 1))
+
+    children.bound_log(child)
+    children.bound_log(child)
+    assert child.log.read_text() == ""
+    (tmp_path / "go").touch()
+
+    assert in_time(lambda: child.log.read_text() == "b\n")
+    assert (tmp_path / "log.1").read_text() == "a long line\n"
+    children.end([child], 0)
 
 
 def test_only_a_folder_of_its_own_making_is_taken_for_a_leftover(tmp_path: Path) -> None:
