@@ -78,6 +78,7 @@ RECIPES = {
     "float16, full": '{"method": "float16", "compute": "full"}',
     "bfloat16": '{"method": "bfloat16"}',
 }
+SIXTEEN_BITS = frozenset({"float16", "float16, full", "bfloat16"})
 QUANTIZED, REFUSED, WRONG, CRASHED, HUNG = "quantized", "refused", "wrong", "crashed", "hung"
 
 
@@ -363,6 +364,11 @@ def report(outcomes: Sequence[Outcome]) -> int:
         missed |= any(counts[kind] for kind in (WRONG, CRASHED, HUNG)) or share < LEAST_SHARE
         cells = " | ".join(str(counts[kind]) for kind in (QUANTIZED, REFUSED, WRONG, CRASHED, HUNG))
         print(f"| {recipe} | {cells} | {done} of {len(eligible)}, {share:.0%} |")
+    weighted = {outcome.model for outcome in outcomes if outcome.weighted}
+    done = {o.model for o in outcomes if o.weighted and o.kind == QUANTIZED and o.recipe not in SIXTEEN_BITS}
+    print(
+        f"\n{len(done)} of {len(weighted)} models with weights are quantized by a recipe of 8 bits or fewer."
+    )
     _print_refusals(outcomes)
     return int(missed)
 

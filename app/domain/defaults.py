@@ -25,7 +25,10 @@ def recipes(examination: Examination, *, has_data: bool) -> tuple[Recipe, ...]:
 
 
 def _dynamic(examination: Examination) -> Recipe:
-    """Without data, nothing else makes a convolutional model much smaller: slow as they are, Conv come in."""
+    """Without data nothing else makes a convolutional model much smaller: slow as they are, Conv come in.
+
+    See docs/decisions/0036.
+    """
     if examination.family != "convolutional":
         return DynamicInt8()
     present = tuple(name for name in _PRODUCTS if name in examination.op_types)
