@@ -26,10 +26,8 @@ def test_dataclasses_come_back_as_they_were(database: Database) -> None:
 
 def stored_spec(database: Database, job: str) -> dict[str, Any]:
     with database.reading() as db:
-        found: dict[str, Any] = db.scalars(
-            select(type_coerce(Job.__table__.c.spec, Json)).where(Job.id == job)
-        ).one()
-        return found
+        found: Any = db.scalars(select(type_coerce(Job.__table__.c.spec, Json)).where(Job.id == job)).one()
+        return dict(found)
 
 
 def test_what_was_left_out_is_not_stored_so_that_the_release_before_can_read_it(database: Database) -> None:
