@@ -1,6 +1,6 @@
 """What does a second worker bring, what does a backlog of 10,000 jobs cost, and what breaks first?
 
-    PYTHONPATH=. python benchmarks/scale.py [--parts queue plane workers store] [--jobs 10000] [--each 8]
+    PYTHONPATH=. python benchmarks/scale.py [--parts queue plane workers …] [--jobs 10000] [--each 8]
 
 On a real Postgres and a real Redis-protocol server, with real workers where something is quantized. Limits:
 
@@ -9,6 +9,7 @@ queue    Claiming a step, writing its end, a sweep and lists of jobs take at mos
 plane    None: CPU time to begin a step, renew its lease and end it, in a worker and in Postgres.
 workers  Two workers of one core each build at least 1.8 times as many candidates a minute as one.
 store    None: bytes a second into and out of the folder and the database, and what CPU they take.
+years    None: bytes of the database for each job, when it has ended and when what is not kept was pruned.
 
 CPU times hold on a busy host too; both backlogs are measured in turns.
 Exits 1 when a limit does not hold. docs/scale.md says what follows from the figures.
@@ -23,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from app import broker
-from benchmarks import scale_queue, scale_rates, scale_workers
+from benchmarks import scale_queue, scale_rates, scale_workers, scale_years
 from benchmarks.scale_place import Place
 from tests import servers
 from tests.conftest import migrate
@@ -63,6 +64,7 @@ PARTS: dict[str, Callable[[Place, argparse.Namespace], bool]] = {
     "plane": lambda place, _options: scale_rates.plane(place),
     "workers": lambda place, options: scale_workers.run(place, options.each),
     "store": lambda place, _options: scale_rates.store(place),
+    "years": lambda place, _options: scale_years.run(place),
 }
 
 if __name__ == "__main__":
