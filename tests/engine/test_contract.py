@@ -13,16 +13,20 @@ import pytest
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.base_quantizer import BaseQuantizer
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata, model_has_infer_metadata
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
+from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from tests.engine.graphs import convolution
+from worker.engine.float_nodes import name_of
 from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.requirements import RELEASES
+from worker.engine.session import open_session
 
 TAKEN_BY_BOTH = [
     "weight_qType",
@@ -200,3 +204,39 @@ def test_the_quantizer_reads_the_options_that_are_given() -> None:
         assert f'"{option}"' in source
     dynamic = inspect.getsource(ONNXQuantizer) + inspect.getsource(BaseQuantizer)
     assert all(f'"{o}"' in dynamic for o in ("MatMulConstBOnly", "EnableSubgraph", "DefaultTensorType"))
+
+
+def test_the_float16_converter_takes_what_it_is_given() -> None:
+    assert {"keep_io_types", "disable_shape_infer", "node_block_list"} <= set(
+        inspect.signature(convert_float_to_float16).parameters
+    )
+    assert "TopK" in DEFAULT_OP_BLOCK_LIST
+
+    half = convert_float_to_float16(
+        convolution(), keep_io_types=True, disable_shape_infer=True, node_block_list=["second"]
+    )
+
+    kinds = {t.name: t.data_type for t in half.graph.initializer}
+    assert kinds["w1"] == onnx.TensorProto.FLOAT16
+    assert half.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    ONNXModel(half).topological_sort()
+
+
+def test_pairs_become_integer_kernels_in_the_graph_that_the_runtime_saves(tmp_path: Path) -> None:
+    made = quantizer(spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0)))
+    made.quantize_model()
+    onnx.save(made.model.model, tmp_path / "pairs.onnx")
+
+    open_session(tmp_path / "pairs.onnx", optimized_path=tmp_path / "optimized.onnx")
+
+    nodes = onnx.load(tmp_path / "optimized.onnx").graph.node
+    convolutions = [node for node in nodes if node.op_type == "QLinearConv"]
+    assert [name_of(node) for node in convolutions] == ["first", "second"]
+
+
+def test_the_dynamic_quantizer_reshapes_the_weights_of_an_lstm_in_place() -> None:
+    """So nodes that share them get copies; when this fails, the copies may go."""
+    source = inspect.getsource(IntegerOpsRegistry["LSTM"].quantize)
+
+    assert "del W.dims[0]" in source
+    assert "model.get_initializer(node.input[1])" in source
