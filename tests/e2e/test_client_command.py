@@ -270,9 +270,11 @@ def test_a_login_is_kept_for_its_owner_alone(
 
     refused = fewbits("login", url, folder=folder, env=alone, stdin="fb_wrong_key\n")
     kept = fewbits("login", url, folder=folder, env=alone, stdin=key)
+    nothing = fewbits("login", url, folder=folder, env=alone, stdin="\n")
     used = fewbits("models", folder=folder, env=alone)
 
     assert (refused.returncode, kept.returncode, used.returncode) == (2, 0, 0), refused.stderr
+    assert (nothing.returncode, "no key on standard input" in nothing.stderr) == (2, True)
     assert (tmp_path / "fewbits" / "config.json").stat().st_mode & 0o777 == 0o600
     assert key.strip() not in kept.stdout + kept.stderr
 

@@ -21,6 +21,7 @@ from tests.e2e.conftest import Service
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / "client"
 DOCS = (ROOT / "docs" / "ci.md").read_text()
+README = (CLIENT / "README.md").read_text()
 EXPRESSION = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")
 INPUT = re.compile(r"\$\[\[ inputs\.(\S+) \]\]")
 # pip does without its index: what the client needs is found where the tests have it.
@@ -33,8 +34,8 @@ exit 1
 """
 
 
-def fences(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", DOCS, re.DOTALL)
+def fences(language: str, page: str = DOCS) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def yaml_with(word: str) -> Any:
@@ -125,8 +126,9 @@ def outputs(told: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in told.read_text().splitlines())
 
 
-def test_the_first_line_of_the_page_passes(runner: Runner) -> None:
-    done = runner.shell(fences("sh")[0])
+@pytest.mark.parametrize("page", [DOCS, README], ids=["ci.md", "README.md"])
+def test_the_first_line_of_the_page_passes(runner: Runner, page: str) -> None:
+    done = runner.shell(fences("sh", page)[0])
 
     assert done.returncode == 0, done.stderr
     assert "Gate passed" in done.stdout
@@ -142,7 +144,7 @@ def test_the_documented_workflow_uses_the_action(runner: Runner, forge_: Forge) 
 
     assert (code, told["conclusion"], told["exit-code"]) == (0, "pass", "0")
     assert told["best"].startswith("cnd_")
-    assert json.loads(Path(told["report"]).read_text())["job"]["id"] == told_of_failure["job"] or told["job"]
+    assert json.loads(Path(told["report"]).read_text())["job"]["id"] == told["job"] != told_of_failure["job"]
     assert (runner.folder / "best.onnx").stat().st_size > 0
     assert (failed, told_of_failure["conclusion"], told_of_failure["exit-code"]) == (1, "fail", "1")
     assert len(forge_.comments) == 1
@@ -192,11 +194,12 @@ def test_the_documented_component(runner: Runner, forge_: Forge) -> None:
     gitlab = {
         "GITLAB_CI": "true",
         "CI_API_V4_URL": forge_.url,
-        "CI_PROJECT_ID": "3",
+        "CI_MERGE_REQUEST_PROJECT_ID": "3",
         "CI_MERGE_REQUEST_IID": "7",
         "GITLAB_TOKEN": "right",
     }
-    env = gitlab | {name: str(value or "") for name, value in steps["variables"].items()}
+    assert {type(value) for value in steps["variables"].values()} == {str}, "GitLab takes text alone"
+    env = gitlab | steps["variables"]
 
     for part in (steps["before_script"] + steps["script"], steps["after_script"]):
         done = runner.shell("\n".join(part), env)
@@ -228,7 +231,13 @@ def test_curl_alone_is_enough(runner: Runner) -> None:
     assert (runner.folder / "best.onnx").stat().st_size > 0
 
 
-@pytest.mark.parametrize("words", [["-c", fences("python")[0]], [str(ROOT / "examples" / "client.py")]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["-c", text] for text in fences("python") + fences("python", README)),
+        [str(ROOT / "examples" / "client.py")],
+    ],
+)
 def test_the_documented_python_runs(runner: Runner, words: list[str]) -> None:
     files = ["model.onnx", "samples.npz"] if len(words) == 1 else []
     command = [sys.executable, *words, *files]
