@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.domain.dataset import Preprocess, Text
 from app.domain.errors import Refused
 from tests.engine.language import archive, said, written
-from worker.engine.data import open_dataset
+from worker.engine.data import open_dataset, running_text
 from worker.engine.data.bind import Input, bind, feed
 from worker.engine.data.dataset import blocks, summarize
 from worker.engine.data.preview import preview
@@ -102,22 +102,31 @@ def test_windows_that_would_leave_tokens_out_are_no_windows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "text", "code", "says"),
+    ("files", "code", "says"),
     [
-        ({"a.txt": "w1"}, None, "empty_dataset", "No document has 2 tokens"),
-        ({"notes.md": "w1 w2"}, None, "unknown_data_format", "running text as txt files"),
-        ({"a.txt": "w1 " * 1_700_000}, None, "text_too_long", "5100000 characters"),
-        ({"a.txt": "w1 " * 1_100_000}, Text(max_length=8, stride=1), "too_many_samples", "stride of 1"),
+        ({"a.txt": "w1"}, "empty_dataset", "No document has 2 tokens"),
+        ({"notes.md": "w1 w2"}, "unknown_data_format", "running text as txt files"),
+        ({"a.txt": "w1 " * 1_700_000}, "text_too_long", "5100000 characters"),
     ],
 )
 def test_what_cannot_be_cut_into_windows_is_refused(
-    tmp_path: Path, files: dict[str, str], text: Text | None, code: str, says: str
+    tmp_path: Path, files: dict[str, str], code: str, says: str
 ) -> None:
     with pytest.raises(Refused) as refused:
-        opened(tmp_path, files, text=text)
+        opened(tmp_path, files)
 
     assert refused.value.code == code
     assert says in refused.value.detail
+
+
+def test_more_windows_than_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running_text, "MAX_ROWS", 100)
+
+    with pytest.raises(Refused) as refused:
+        opened(tmp_path, {"a.txt": "w1 " * 101}, text=Text(max_length=8, stride=1))
+
+    assert refused.value.code == "too_many_samples"
+    assert "A stride of 1 makes about 101 windows" in refused.value.detail
 
 
 def test_a_stateful_model_reads_and_then_scores_from_the_token_before(tmp_path: Path) -> None:
