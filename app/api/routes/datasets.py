@@ -32,7 +32,11 @@ FIELDS = frozenset({"name", "preprocess", "input"})
 FORM: dict[str, Any] = {
     "required": ["file"],
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "npz, or an archive"},
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "npz, safetensors, h5, parquet, or an archive",
+        },
         "name": {"type": "string", "description": "default: the file's name"},
         "preprocess": {
             "type": "string",
@@ -67,9 +71,10 @@ CHECKS = {
 async def create_dataset(
     request: Request, response: Response, caller: Who, service: Service, wait: Wait, once: Once
 ) -> DatasetRead:
-    """Upload samples: npz (a key is an input's name, `labels` holds labels), or a zip or tar.
+    """Upload samples: npz or safetensors (a name is an input's, `labels` holds labels), or a zip or tar.
 
-    An archive holds images (with `labels.csv` or a folder per class), one jsonl or csv table of texts with
+    AI Hub's h5 and a parquet of images are taken too. An archive holds images (with `labels.csv`, a folder
+    per class, masks, or boxes in COCO's JSON), one jsonl or csv table of texts with
     its `tokenizer.json` (columns `text[,label]` or `text_a,text_b,score`), or ONNX `test_data_set_*`.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@val.zip -F preprocess=imagenet $URL/v1/datasets`
