@@ -365,10 +365,8 @@ def report(outcomes: Sequence[Outcome]) -> int:
         cells = " | ".join(str(counts[kind]) for kind in (QUANTIZED, REFUSED, WRONG, CRASHED, HUNG))
         print(f"| {recipe} | {cells} | {done} of {len(eligible)}, {share:.0%} |")
     weighted = {outcome.model for outcome in outcomes if outcome.weighted}
-    done = {o.model for o in outcomes if o.weighted and o.kind == QUANTIZED and o.recipe not in SIXTEEN_BITS}
-    print(
-        f"\n{len(done)} of {len(weighted)} models with weights are quantized by a recipe of 8 bits or fewer."
-    )
+    few_bits = {o.model for o in outcomes if o.kind == QUANTIZED and o.recipe not in SIXTEEN_BITS} & weighted
+    print(f"\n{len(few_bits)} of {len(weighted)} models with weights are quantized to 8 bits or fewer.")
     _print_refusals(outcomes)
     return int(missed)
 

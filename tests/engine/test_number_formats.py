@@ -12,7 +12,7 @@ from tests.engine.few_bits import IDS, Case, lookup, product, rows
 from tests.engine.graphs import Array, build, dense, weights
 from worker.engine.evaluate.layers import layers
 from worker.engine.evaluate.stored_weights import unpack
-from worker.engine.hindrances import hindrances
+from worker.engine.kernels import kernels
 from worker.engine.methods import Setting, quantize
 from worker.engine.methods.weight_only.bnb4 import (
     KINDS,
@@ -159,9 +159,9 @@ def test_tables_are_named_as_a_hindrance(tmp_path: Path) -> None:
     case = Case(tmp_path, product(64), rows(64))
     case.quantize(WeightOnly(number_format="nf4"))
 
-    found = list(hindrances(case.nodes("MatMulBnb4"), {}, 0))
+    found = kernels(case.out).hindrances
 
-    assert found == ["1 MatMulBnb4 widen their weights at each run: use number_format int"]
+    assert found == ("1 MatMulBnb4 widen their weights at each run: use number_format int",)
 
 
 def ternary_weights() -> Array:
