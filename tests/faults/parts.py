@@ -134,6 +134,7 @@ class Shape:
     engines: int = 2
     worker: str = "tests.faults.playing"
     api: str = "app.listen"
+    processes: int = 1  # of the API
     inside: Sequence[str] = ()
     restored: bool = False
     more: Mapping[str, str] = field(default_factory=dict)
@@ -267,7 +268,7 @@ def _assemble(home: Path, server: Postgres, shape: Shape) -> Cluster:
         "ORT_DISABLE_TELEMETRY": "1",
         **shape.more,
     }
-    listen = [sys.executable, "-m", shape.api, f"--uds={home / API_SOCKET}"]
+    listen = [sys.executable, "-m", shape.api, f"--uds={home / API_SOCKET}", f"--processes={shape.processes}"]
     broker, web = lineup.broker(home, home), Child("api", listen, log_file.fresh_log(home, "api"))
     control = lineup.worker(home, "control", CONTROL_QUEUES, CONTROL_THREADS)
     for part in (web, control):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.processor import allowed_cores
 from app.storage import LocalStorage
 from tests.faults import parts
 from tests.faults.conftest import FULL, Report, within
@@ -60,7 +61,8 @@ def visit(cluster: parts.Cluster, version: str, end: float, number: int) -> Visi
 
 def test_no_request_fails_under_load(home: Path, postgres: parts.Postgres, figure: Report) -> None:
     log = Log()
-    with parts.cluster(home, postgres, parts.Shape(engines=1)) as cluster, Client(cluster, log) as client:
+    shape = parts.Shape(engines=1, processes=allowed_cores())
+    with parts.cluster(home, postgres, shape) as cluster, Client(cluster, log) as client:
         version, (engine,) = client.upload({}, "model"), cluster.engines
         assert cluster.until(lambda: ended(cluster))
         cluster.down.append(engine)  # what is measured is the API
@@ -93,9 +95,11 @@ def together(logs: Sequence[Log]) -> Log:
 
 
 def resident(cluster: parts.Cluster) -> float:
-    """The API's memory in pages."""
+    """The memory of all processes of the API in pages."""
     assert cluster.api.process
-    return float(Path(f"/proc/{cluster.api.process.pid}/statm").read_text().split()[1])
+    pid = cluster.api.process.pid
+    others = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(float(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in [str(pid), *others])
 
 
 def p99(milliseconds: Sequence[float]) -> float:
