@@ -140,6 +140,23 @@ def normalized() -> onnx.ModelProto:
     return build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 8, 16, 16]}, constants)
 
 
+def outliers() -> onnx.ModelProto:
+    """A LayerNormalization with a few large gains, and two products that read it."""
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "gain", "shift"], ["n"], "norm", axis=-1),
+        helper.make_node("MatMul", ["n", "wa"], ["a"], "query"),
+        helper.make_node("MatMul", ["n", "wb"], ["b"], "key"),
+        helper.make_node("Add", ["a", "b"], ["y"], "add"),
+    ]
+    constants = {
+        "gain": np.where(np.arange(64) % 16, 1, 40).astype(np.float32),
+        "shift": np.zeros(64, np.float32),
+        "wa": weights(64, 64),
+        "wb": weights(64, 64, seed=1),
+    }
+    return build(nodes, {"x": [1, 12, 64]}, {"y": [1, 12, 64]}, constants)
+
+
 def branches() -> onnx.ModelProto:
     """If with a product in each branch; the weights lie in the branches."""
     inner = []

@@ -29,25 +29,6 @@ def uneven() -> onnx.ModelProto:
     return model
 
 
-def outliers() -> onnx.ModelProto:
-    """A LayerNormalization with a few large gains, and two products that read it."""
-    gain = np.ones(64, np.float32)
-    gain[::16] = 40
-    nodes = [
-        helper.make_node("LayerNormalization", ["x", "gain", "shift"], ["n"], "norm", axis=-1),
-        helper.make_node("MatMul", ["n", "wa"], ["a"], "query"),
-        helper.make_node("MatMul", ["n", "wb"], ["b"], "key"),
-        helper.make_node("Add", ["a", "b"], ["y"], "add"),
-    ]
-    constants = {
-        "gain": gain,
-        "shift": np.zeros(64, np.float32),
-        "wa": weights(64, 64),
-        "wb": weights(64, 64, seed=1),
-    }
-    return build(nodes, {"x": [1, 12, 64]}, {"y": [1, 12, 64]}, constants)
-
-
 def measured(
     case: Case, corrections: Sequence[Correction], isa: str = "x86-vnni", **fields: object
 ) -> tuple[Layers | None, tuple[Note, ...]]:
@@ -79,7 +60,7 @@ def test_an_equalized_candidate_is_held_against_the_equalized_float_model(
 def test_a_smoothed_candidate_is_held_against_the_smoothed_float_model(
     tmp_path: Path, corrections: Sequence[Correction]
 ) -> None:
-    case = Case(tmp_path, outliers(), feeds(16, shape=(1, 12, 64)))
+    case = Case(tmp_path, graphs.outliers(), feeds(16, shape=(1, 12, 64)))
 
     found, notes = measured(case, corrections)
 
