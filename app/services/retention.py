@@ -6,6 +6,7 @@ bytes that was renewed meanwhile (HEAD of a blob) keeps them until it ends.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.orm import Session
 
@@ -56,13 +57,13 @@ def due(db: Session, defaults: Retention) -> list[Due]:
     for project_id, own in projects.retentions(db):
         kept = own.over(defaults)
         for days, look in (
-            (kept.models_days, statements.idle_versions),
-            (kept.datasets_days, statements.idle_datasets),
-            (kept.artifacts_days, statements.jobs_with_weights),
+            (kept.models_days, partial(statements.idle, db, Version)),
+            (kept.datasets_days, partial(statements.idle, db, Dataset)),
+            (kept.artifacts_days, partial(statements.jobs_with_weights, db)),
         ):
             if days is not None:
                 since = now - days * DAY_US
-                found += [Due(project_id, what, since) for what in look(db, project_id, since)]
+                found += [Due(project_id, what, since) for what in look(project_id, since)]
     return found
 
 
@@ -112,7 +113,7 @@ def _ends(
 
 
 def _expire_version(db: Session, storage: Storage, late: Due) -> None:
-    version = statements.lock_idle_version(db, late.project_id, late.what, late.since)
+    version = statements.lock_idle(db, Version, late.project_id, late.what, late.since)
     if version is None or queries.open_jobs_using(db, late.project_id, [late.what]):
         return
     files = [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in version.files]
@@ -123,7 +124,7 @@ def _expire_version(db: Session, storage: Storage, late: Due) -> None:
 
 
 def _expire_dataset(db: Session, storage: Storage, late: Due) -> None:
-    dataset = statements.lock_idle_dataset(db, late.project_id, late.what, late.since)
+    dataset = statements.lock_idle(db, Dataset, late.project_id, late.what, late.since)
     if dataset is None or queries.open_jobs_using(db, late.project_id, [late.what]):
         return
     sha256 = str(dataset.sha256)

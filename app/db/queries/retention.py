@@ -4,8 +4,9 @@ Ids sort by time: what was made before a moment has a smaller id than the first 
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select, update
+from sqlalchemy import ColumnElement, Select, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.base import first_id, made_at, now_us
@@ -16,34 +17,24 @@ from app.domain.retention import EVIDENCE
 
 AT_ONCE = 100
 ARTIFACTS_AT_ONCE = 500
+Input = TypeVar("Input", Version, Dataset)
+PREFIXES = {Version: "ver", Dataset: "dst"}
 USED_AS: dict[type[Version] | type[Dataset], tuple[InstrumentedAttribute[str | None], ...]] = {
     Version: (Job.version_id,),
     Dataset: (Job.calibration_id, Job.evaluation_id),
 }
 
 
-def idle_versions(db: Session, project_id: str, since_us: int) -> Sequence[str]:
-    """Some versions that are older than this and that no later job took, the oldest first."""
-    return db.scalars(_idle_versions(project_id, since_us).order_by(Version.id).limit(AT_ONCE)).all()
+def idle(db: Session, table: type[Input], project_id: str, since_us: int) -> Sequence[str]:
+    """Some versions or datasets that are older than this and that no later job took, the oldest first."""
+    return db.scalars(_idle(table, project_id, since_us).order_by(table.id).limit(AT_ONCE)).all()
 
 
-def idle_datasets(db: Session, project_id: str, since_us: int) -> Sequence[str]:
-    """The same of datasets."""
-    return db.scalars(_idle_datasets(project_id, since_us).order_by(Dataset.id).limit(AT_ONCE)).all()
-
-
-def lock_idle_version(db: Session, project_id: str, version_id: str, since_us: int) -> Version | None:
-    """The version, locked, if nobody came to use it meanwhile."""
-    row = db.scalars(locked(select(Version).where(Version.id == version_id))).one()
-    idle = _idle_versions(project_id, since_us).where(Version.id == version_id)
-    return row if db.scalars(idle).first() else None  # a statement of its own sees who had the lock before
-
-
-def lock_idle_dataset(db: Session, project_id: str, dataset_id: str, since_us: int) -> Dataset | None:
-    """The same of a dataset."""
-    row = db.scalars(locked(select(Dataset).where(Dataset.id == dataset_id))).one()
-    idle = _idle_datasets(project_id, since_us).where(Dataset.id == dataset_id)
-    return row if db.scalars(idle).first() else None
+def lock_idle(db: Session, table: type[Input], project_id: str, row_id: str, since_us: int) -> Input | None:
+    """The version or dataset, locked, if nobody came to use it meanwhile."""
+    row = db.scalars(locked(select(table).where(table.id == row_id))).one()
+    found = db.scalars(_idle(table, project_id, since_us).where(table.id == row_id))
+    return row if found.first() else None  # a statement of its own sees who had the lock before
 
 
 def jobs_with_weights(db: Session, project_id: str, since_us: int) -> Sequence[str]:
@@ -88,20 +79,17 @@ def expired_artifact_of(db: Session, subject_id: str, kind: str) -> ExpiredArtif
     return db.scalars(select(ExpiredArtifact).where(*mine)).one_or_none()
 
 
-def _idle_versions(project_id: str, since_us: int) -> Select[str]:
-    mine = (Version.project_id == project_id, Version.expired_at.is_(None), Version.deleted_at.is_(None))
-    old = (Version.id < first_id("ver", since_us), func.coalesce(Version.imported_at, 0) < since_us)
-    return select(Version.id).where(*mine, *old, Version.state == "ready", _unused(Version, since_us))
-
-
-def _idle_datasets(project_id: str, since_us: int) -> Select[str]:
-    mine = (Dataset.project_id == project_id, Dataset.expired_at.is_(None), Dataset.deleted_at.is_(None))
-    old = Dataset.id < first_id("dst", since_us)
-    return select(Dataset.id).where(*mine, old, Dataset.state == "ready", _unused(Dataset, since_us))
+def _idle(table: type[Input], project_id: str, since_us: int) -> Select[str]:
+    mine = (table.project_id == project_id, table.expired_at.is_(None), table.deleted_at.is_(None))
+    old = (table.id < first_id(PREFIXES[table], since_us), _unused(table, since_us))
+    chosen = select(table.id).where(*mine, *old, table.state == "ready")
+    if table is Version:
+        return chosen.where(func.coalesce(Version.imported_at, 0) < since_us)
+    return chosen
 
 
 def _unused(table: type[Version] | type[Dataset], since_us: int) -> ColumnElement[bool]:
-    """No job that was made since then takes it, and none that is open."""
+    """No job that was made since then takes it."""
     later = Job.id >= first_id("job", since_us)
-    users = [select(Job.id).where(column == table.id, later) for column in USED_AS[table]]
-    return ~users[0].exists() if len(users) == 1 else ~(users[0].exists() | users[1].exists())
+    users = [select(Job.id).where(column == table.id, later).exists() for column in USED_AS[table]]
+    return ~or_(*users)
