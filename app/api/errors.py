@@ -8,7 +8,7 @@ from typing import Any, get_args
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -119,6 +119,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_error)
     for database_error in DATABASE_ERRORS:
         app.add_exception_handler(database_error, _database_error)
+    app.add_exception_handler(InternalError, _internal_error)
     for unstorable in UNSTORABLE:
         app.add_exception_handler(unstorable, _unstorable)
     app.add_exception_handler(StoreUnavailable, _store_error)
@@ -203,6 +204,13 @@ def unavailable(error: Exception, what: str = "database") -> tuple[Problem, int,
 def _database_error(request: Request, error: Exception) -> Response:
     problem, status, headers = unavailable(error)
     return problem_response(problem, status, request_id(request), headers)
+
+
+def _internal_error(request: Request, error: Exception) -> Response:
+    """The database ends the connection of who stands still in a transaction: nothing was written."""
+    if not (isinstance(error, InternalError) and error.connection_invalidated):
+        raise error
+    return _database_error(request, error)
 
 
 def _store_error(request: Request, error: Exception) -> Response:

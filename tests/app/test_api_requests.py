@@ -1,14 +1,20 @@
 """What every request meets: keys, scopes, limits before any body, and errors that are all problems."""
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from app.db.models import ApiKey, Project
+from app.db.session import Database
 from app.settings import Settings
+from app.storage import LocalStorage
+from tests import factories
 from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key, new_tenant, serving
 from tests.app.problems import pointers, problem
 from tests.app.sockets import head, talk
@@ -233,6 +239,29 @@ def test_without_a_database_the_answer_is_a_problem_that_says_to_try_again(
     assert answer.headers["retry-after"]
     assert (ready.status_code, ready.json()["status"]) == (503, "unavailable")
     assert alive.status_code == 200
+
+
+def test_a_request_that_stood_still_in_a_transaction_may_be_sent_again(
+    own_postgres_url: str, tmp_path: Path, quiet_broker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database ends its connection, so that its locks hold nobody up; nothing was written."""
+    assert quiet_broker is None
+    monkeypatch.setattr("app.db.session.SILENT_SECONDS", 1)
+
+    def stand_still(db: Session, *_: object) -> None:
+        db.execute(text("SELECT 1"))
+        time.sleep(3)
+        db.execute(text("SELECT 1"))
+
+    monkeypatch.setattr("app.services.keys.revoke", stand_still)
+    database = Database(own_postgres_url)
+    with serving(Settings(home=tmp_path, database_url=own_postgres_url)) as url:
+        project = factories.make_project(database)
+        key = new_key(Service(url, database, LocalStorage(tmp_path)), project, ("read", "write", "admin"))
+        answer = httpx.delete(f"{url}/v1/api-keys/key_1", headers={"Authorization": f"Bearer {key}"})
+    database.dispose()
+
+    assert problem(answer, 503, "unavailable")["retryable"]
 
 
 def test_a_bug_is_a_problem_with_a_request_id_and_no_details(
