@@ -32,7 +32,7 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 test: .venv/dev ## run the whole suite on servers that it starts itself
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
 
-test-faults: .venv/dev ## break every part of a service while jobs run, attack it, and print what that came to; takes half an hour
+test-faults: .venv/dev ## break every part of a service while jobs run, attack it, and print what that came to; takes long
 	@$(BIN)/python -m pytest -m "long or not long" -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 	  $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/faults/test_*.py)) $(HOSTILE)
 

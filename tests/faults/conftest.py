@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults import parts
 
-FULL = os.environ.get("FAULTS") == "full"  # for hours, not for half of one
+FULL = os.environ.get("FAULTS") == "full"  # what takes longest at its full scale, too
 FIGURE = "figure"
 Report = Callable[[str], None]
 
