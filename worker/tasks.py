@@ -62,7 +62,8 @@ def run_step(step_id: str) -> None:
 @celery.task(name="sweep")  # type: ignore[untyped-decorator]
 def sweep() -> None:
     """End what is late, requeue what was lost, ring again for what nobody heard."""
-    sweeper.sweep(process().database, process().storage, process().settings.kept)
+    settings = process().settings
+    sweeper.sweep(process().database, process().storage, settings.kept, settings.retention)
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
