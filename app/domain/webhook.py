@@ -81,6 +81,6 @@ def _asked_s(header: str, now: datetime) -> float | None:
         return float(header)
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second for a year or a zone of twenty digits
         return None
     return (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
