@@ -1,5 +1,6 @@
 """One attempt to deliver, against real receivers on this machine. DNS alone is pretended."""
 
+import errno
 import socket
 import threading
 from collections.abc import Sequence
@@ -180,6 +181,17 @@ def test_ipv6_is_dialled_too() -> None:
 
     assert attempt.status == 200
     assert f"host: [::1]:{there.port}".encode() in there.requests[0].lower()
+
+
+def test_a_host_without_ipv6_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(_family: int) -> socket.socket:
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+
+    monkeypatch.setattr("worker.webhooks.connect.socket.socket", unsupported)
+    attempt = post("http://[::1]/", HEADERS, BODY, [ip_network("::1")])
+
+    assert (attempt.status, attempt.error) == (None, "connect_failed")
+    assert "IPv6" in str(attempt.detail)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.worker.receivers import Act, Receiver, dripping, receiver, silent
+from tests.worker.receivers import Act, Receiver, dripping, receiver, resetting, silent
 from tests.worker.test_webhook_dial import BODY, HEADERS, HERE, SHORT, Dns
 from worker.webhooks.connect import _loaded, trusted
 from worker.webhooks.dial import Attempt, post
@@ -118,6 +118,16 @@ def test_the_deadline_holds_during_the_handshake(trusting: ssl.SSLContext, act: 
         attempt = said_to(there, trusting, SHORT)
 
     assert (attempt.status, attempt.error) == (None, "timed_out")
+
+
+def test_a_reset_while_sending_inside_of_tls_is_an_attempt_that_failed(
+    authority: trustme.CA, trusting: ssl.SSLContext
+) -> None:
+    with receiver(resetting(), tls=serving(authority.issue_cert(NAME)), reads=False) as there:
+        url, dns, long = there.url("https", NAME), Dns(["127.0.0.1"]), b"a" * 50_000_000
+        attempt = post(url, HEADERS, long, HERE, resolve=dns, context=trusting)
+
+    assert (attempt.status, attempt.error) == (None, "broken_answer")
 
 
 @pytest.mark.parametrize("status", [None, 200])

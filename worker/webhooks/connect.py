@@ -1,5 +1,6 @@
 """Connects to an address, and with TLS to the name that it was found by."""
 
+import errno
 import socket
 import ssl
 import threading
@@ -63,7 +64,7 @@ def _first(addresses: Sequence[Address], port: int, deadline: Deadline) -> socke
 
 
 def _tcp(address: Address, port: int, seconds: float) -> socket.socket:
-    connection = socket.socket(socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET)
+    connection = _unconnected(address)
     try:
         connection.settimeout(seconds)
         connection.connect((str(address), port))
@@ -74,6 +75,15 @@ def _tcp(address: Address, port: int, seconds: float) -> socket.socket:
         connection.close()
         raise Failure("connect_failed", str(error.strerror)) from None
     return connection
+
+
+def _unconnected(address: Address) -> socket.socket:
+    try:
+        return socket.socket(socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET)
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:  # too many open files are not the receiver's fault
+            raise
+        raise Failure("connect_failed", f"this host cannot reach IPv{address.version} addresses") from None
 
 
 def _encrypted(

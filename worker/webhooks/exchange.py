@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -62,10 +61,14 @@ class _Wire:
     def send(self, *events: h11.Event) -> None:
         """A receiver that stops reading may have answered already: that is seen when reading."""
         data = memoryview(b"".join(self._http.send(event) or b"" for event in events))
-        with suppress(ConnectionError):
+        try:
             while data:
                 self._connection.settimeout(self._deadline.left())
                 data = data[self._connection.send(data) :]
+        except TimeoutError:
+            raise
+        except OSError:  # an ssl.SSLEOFError, too, is no ConnectionError
+            return
 
     def receive(self) -> Any:  # noqa: ANN401 - h11's events, told apart by those who ask
         """The next event of the answer.
