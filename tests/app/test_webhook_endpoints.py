@@ -196,6 +196,21 @@ def test_an_endpoint_that_failed_for_too_long_says_since_when(service: Service, 
     assert [(event["subject"], event["data"]["reason"]) for event in told] == [(made["id"], "failing")]
 
 
+def test_an_endpoint_that_failed_for_too_long_still_says_so_when_it_has_moved(
+    service: Service, http: httpx.Client
+) -> None:
+    made = make(http)
+    with service.database.writing() as db:
+        row = db.get_one(WebhookEndpoint, made["id"])
+        row.failing_since = 1_700_000_000_000_000
+        endpoints.disable(db, row, "failing")
+
+    moved = http.patch(f"{ENDPOINTS}/{made['id']}", json={"url": "https://other.example.com/"}).json()
+
+    assert (moved["state"], moved["failing_since"]) == ("disabled", None)
+    assert "nothing was delivered for five days, and every attempt failed" in moved["notice"]
+
+
 def test_a_deleted_endpoint_is_gone_with_its_secret(service: Service, http: httpx.Client) -> None:
     made = make(http)
     here = f"{ENDPOINTS}/{made['id']}"

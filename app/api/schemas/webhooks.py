@@ -35,7 +35,7 @@ EVERYTHING: list[EventType] = list(get_args(EventType))
 NOTICES = {
     "requested": "Disabled at {at} by request.",
     "gone": "Disabled at {at}: the receiver answered 410 Gone.",
-    "failing": "Disabled at {at}: nothing was delivered since {since}, and every attempt failed.",
+    "failing": "Disabled at {at}: nothing was delivered {since}, and every attempt failed.",
 }
 NEXT = (
     ' Set {{"state": "enabled"}} with PATCH to go on; POST …/test tries it before that, '
@@ -222,7 +222,9 @@ class DeliveryRead(BaseModel):
 def _notice(row: WebhookEndpoint) -> str | None:
     if row.disabled_reason is None:
         return None
-    at, since = _shown(row.disabled_at), _shown(row.failing_since)
+    # A test that succeeded, or a new URL, ends the row of failures; why it was disabled stays.
+    since = f"since {_shown(row.failing_since)}" if row.failing_since else "for five days"
+    at = _shown(row.disabled_at)
     return (NOTICES[row.disabled_reason] + NEXT).format(at=at, since=since)
 
 
