@@ -92,6 +92,9 @@ def record(db: Session, claim: Claim, attempt: Attempt, jitter: float) -> Sequen
     endpoint = stored.lock_endpoint_of(db, claim.subject_id)
     delivery = stored.fresh_delivery(db, claim.subject_id)
     now = queries.now(db)
+    if stored.was_canceled(db, claim.step_id, claim.attempt):
+        _log(db, delivery, attempt)  # nothing follows from it, but the receiver may have the message
+        return ()
     delivery.tries += 1
     _log(db, delivery, attempt)
     if attempt.status is not None and webhook.succeeded(attempt.status):

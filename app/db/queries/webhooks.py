@@ -144,6 +144,12 @@ def requeue_delivery(db: Session, step_id: str, attempt: int, wait_s: float) -> 
     return changed(db, mine.values(values | {"rung_at": now_us()})) == 1
 
 
+def was_canceled(db: Session, step_id: str, attempt: int) -> bool:
+    """Whether a delivery was canceled during this attempt."""
+    mine = (Step.id == step_id, Step.attempt == attempt, Step.state == "canceled")
+    return db.scalars(select(Step.id).where(*mine)).one_or_none() is not None
+
+
 def hasten(db: Session, delivery_id: str) -> str | None:
     """Make a delivery that waits for its next attempt due now, and name its step; None when none waits."""
     mine = (Step.kind == "deliver", Step.subject_id == delivery_id, Step.state == "queued")

@@ -1,5 +1,6 @@
 """Messages that are never sent: their endpoint is gone, closed, unreadable, or not public."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,9 @@ from app.db.webhooks import WebhookEndpoint
 from app.secrets import new_key
 from app.services import endpoints
 from tests.receiving import Receiver
+from tests.waiting import SECONDS
 from tests.worker.deliver.telling import attempt, deliveries, delivery, end_a_job, endpoint, listen, step_of
+from worker import deliver
 from worker.process import Process
 
 
@@ -53,6 +56,29 @@ def test_a_closed_endpoint_cancels_what_waits(
     found = delivery(process)
     assert (found.state, step_of(process, found).state) == ("canceled", "canceled")
     assert receiver.received == []
+
+
+@pytest.mark.parametrize("close", ["disable", "delete"])
+def test_what_was_on_its_way_to_an_endpoint_that_is_closed_is_canceled_and_logged(
+    process: Process, project: str, receiver: Receiver, close: str
+) -> None:
+    endpoint_id, _ = listen(process, project, receiver.url)
+    end_a_job(process, project)
+    release, hanging = receiver.hang()
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(deliver.run, process, step_of(process, delivery(process)).id)
+        assert hanging.acquire(timeout=SECONDS)
+        with process.database.writing() as db:
+            if close == "disable":
+                endpoints.change(db, project, endpoint_id, {"state": "disabled"})
+            else:
+                endpoints.delete(db, project, endpoint_id)
+        release.set()
+        following = sending.result()
+
+    found = delivery(process)
+    assert (found.state, step_of(process, found).state, following) == ("canceled", "canceled", ())
+    assert [(made.number, made.status) for made in found.attempts] == [(1, 204)]
 
 
 def test_what_came_between_is_canceled_when_its_turn_comes(
