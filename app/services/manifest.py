@@ -20,7 +20,10 @@ from app.domain.job import JobSpec
 from app.domain.recipe import Imported, Recipe, uses_calibration
 
 # What the engine imports, and sympy, which ONNX Runtime's shape inference does.
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "pillow", "protobuf", "pydantic", "sympy", "tokenizers")
+LIBRARIES = (
+    *("arro3-core", "arro3-io", "h5py", "numpy", "onnx", "onnxruntime", "pillow", "protobuf", "pydantic"),
+    *("safetensors", "sympy", "tokenizers"),
+)
 HOUSE = Path(app.__file__).parent.parent
 SOURCES = (HOUSE / "app" / "domain", HOUSE / "worker" / "engine")
 # What a job asks for beyond its preparation: recipes have keys of their own, the rest changes no bytes.

@@ -39,6 +39,7 @@ FOR_GOOD = Retention()
 def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Retention = FOR_GOOD) -> None:
     """End what is late, requeue what was lost, ring for what nobody heard, let go what is kept no longer."""
     begun = time.monotonic()
+    _notice_forgetting(database)  # first: what this sweep rings for is heard
     with database.reading() as db:
         late, lost = list(queries.jobs_past_deadline(db)), [s.id for s in queries.expired_leases(db)]
     for job_id in late:
@@ -47,10 +48,8 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Ret
         _alone(database, outcomes.recover, storage, step_id)
     _expire_in_time(database, storage, defaults)
     _collect(database, storage)
-    forgot, waiting = broker.forgot(), broker.waiting()
+    waiting = broker.waiting()
     with database.writing() as db:
-        if forgot:
-            steps.note_forgetting(db)
         steps.ring_again(db, waiting)
         idempotency.forget_keys(db)
         keys.forget_browser_sessions(db)
@@ -62,6 +61,12 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Ret
     _alone(database, counting.measure_blobs)
     with database.writing() as db:
         counting.swept(db, time.monotonic() - begun)
+
+
+def _notice_forgetting(database: Database) -> None:
+    if broker.forgot():
+        with database.writing() as db:
+            steps.note_forgetting(db)
 
 
 def _tidy(database: Database, storage: Storage) -> None:

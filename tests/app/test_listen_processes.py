@@ -1,6 +1,7 @@
 """Several processes share the API's address: they count together and end together."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -35,16 +36,23 @@ class Shared:
         return {int(child) for child in children if b"spawn_main" in said(int(child))}
 
 
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory, migrated_sqlite: Path, redis_url: str
+) -> Iterator[Shared]:
+    with listening(tmp_path_factory.mktemp("shared"), migrated_sqlite, redis_url) as found:
+        yield found
+
+
 @pytest.fixture
-def shared(tmp_path: Path, sqlite_url: str, redis_url: str) -> Iterator[Shared]:
-    with listening(tmp_path, sqlite_url, redis_url) as found:
-        assert in_time(lambda: takes_connections(tmp_path / SOCKET))
-        assert in_time(lambda: len(found.listeners()) == PROCESSES)
+def ending(tmp_path: Path, migrated_sqlite: Path, redis_url: str) -> Iterator[Shared]:
+    with listening(tmp_path, migrated_sqlite, redis_url) as found:
         yield found
 
 
 @contextmanager
-def listening(home: Path, url: str, redis: str) -> Iterator[Shared]:
+def listening(home: Path, migrated: Path, redis: str) -> Iterator[Shared]:
+    url = f"sqlite:///{shutil.copy(migrated, home / 'fewbits.db')}"
     settings = {"FEWBITS_HOME": str(home), "FEWBITS_DATABASE_URL": url, "FEWBITS_REDIS_URL": redis}
     command = [sys.executable, "-m", "app.listen", f"--uds={home / SOCKET}", f"--processes={PROCESSES}"]
     transport = httpx.HTTPTransport(uds=str(home / SOCKET), limits=httpx.Limits(max_keepalive_connections=0))
@@ -54,7 +62,10 @@ def listening(home: Path, url: str, redis: str) -> Iterator[Shared]:
         httpx.Client(transport=transport, base_url="http://api", timeout=SECONDS) as http,
     ):
         try:
-            yield Shared(started, http)
+            found = Shared(started, http)
+            assert in_time(lambda: takes_connections(home / SOCKET))
+            assert in_time(lambda: len(found.listeners()) == PROCESSES)
+            yield found
         finally:
             started.terminate()
 
@@ -90,18 +101,18 @@ def test_one_that_is_killed_is_replaced(shared: Shared) -> None:
     assert shared.http.get("/healthz").is_success
 
 
-def test_none_outlives_the_process_that_started_it(shared: Shared) -> None:
-    listeners = shared.listeners()
-    shared.started.kill()
+def test_none_outlives_the_process_that_started_it(ending: Shared) -> None:
+    listeners = ending.listeners()
+    ending.started.kill()
 
     assert in_time(lambda: not any(said(pid) for pid in listeners))
 
 
-def test_all_end_when_they_are_told_to_stop(shared: Shared) -> None:
-    listeners = shared.listeners()
-    shared.started.terminate()
+def test_all_end_when_they_are_told_to_stop(ending: Shared) -> None:
+    listeners = ending.listeners()
+    ending.started.terminate()
 
-    assert shared.started.wait(SECONDS) == 0
+    assert ending.started.wait(SECONDS) == 0
     assert not any(said(pid) for pid in listeners)
 
 
