@@ -38,7 +38,7 @@ TOLD = {
     "job.failed": "A job has ended without results; `code` says why",
     "job.canceled": "A job was canceled",
     "job.expired": "A job was not done by its deadline",
-    "gate.failed": "A job's gate has failed; it comes after `job.succeeded`",
+    "gate.failed": "A job's gate has failed; it comes beside `job.succeeded`",
     "version.rejected": "An uploaded model cannot be used; `code` says why",
     "dataset.rejected": "An uploaded dataset cannot be used; `code` says why",
     "ping": "A test, asked for with POST /v1/webhook-endpoints/{endpoint_id}/test",
