@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from threading import Thread
 
 import h11
@@ -69,17 +70,16 @@ def application() -> FastAPI:
     """The application of one process, which ends with the process that started it."""
     log.configure()
     tracing.configure("api")
-    if parent_process():
-        Thread(target=_follow_parent, daemon=True).start()
+    parent = parent_process()
+    if parent:
+        Thread(target=_follow, args=[parent], daemon=True).start()
     from app.main import create_app  # noqa: PLC0415 - how requests are counted is told before it is imported
 
     return create_app()
 
 
-def _follow_parent() -> None:
+def _follow(parent: BaseProcess) -> None:
     """Without its parent nobody would stop this process, and it would hold the address."""
-    parent = parent_process()
-    assert parent is not None  # noqa: S101 - it was asked before
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 

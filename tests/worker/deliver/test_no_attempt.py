@@ -18,6 +18,19 @@ from worker import deliver
 from worker.process import Process
 
 
+def disable(process: Process, project: str, endpoint_id: str) -> None:
+    with process.database.writing() as db:
+        endpoints.change(db, project, endpoint_id, {"state": "disabled"})
+
+
+def delete(process: Process, project: str, endpoint_id: str) -> None:
+    with process.database.writing() as db:
+        endpoints.delete(db, project, endpoint_id)
+
+
+CLOSE = {"disable": disable, "delete": delete}
+
+
 def test_an_endpoint_that_is_gone_is_told_nothing_more(
     process: Process, project: str, receiver: Receiver
 ) -> None:
@@ -39,17 +52,13 @@ def test_an_endpoint_that_is_gone_is_told_nothing_more(
     assert told.data == {"reason": "gone", "canceled": 1}
 
 
-@pytest.mark.parametrize("close", ["disable", "delete"])
+@pytest.mark.parametrize("close", CLOSE)
 def test_a_closed_endpoint_cancels_what_waits(
     process: Process, project: str, receiver: Receiver, close: str
 ) -> None:
     endpoint_id, _ = listen(process, project, receiver.url)
     end_a_job(process, project)
-    with process.database.writing() as db:
-        if close == "disable":
-            endpoints.change(db, project, endpoint_id, {"state": "disabled"})
-        else:
-            endpoints.delete(db, project, endpoint_id)
+    CLOSE[close](process, project, endpoint_id)
 
     end_a_job(process, project)
 
@@ -58,7 +67,7 @@ def test_a_closed_endpoint_cancels_what_waits(
     assert receiver.received == []
 
 
-@pytest.mark.parametrize("close", ["disable", "delete"])
+@pytest.mark.parametrize("close", CLOSE)
 def test_what_was_on_its_way_to_an_endpoint_that_is_closed_is_canceled_and_logged(
     process: Process, project: str, receiver: Receiver, close: str
 ) -> None:
@@ -68,11 +77,7 @@ def test_what_was_on_its_way_to_an_endpoint_that_is_closed_is_canceled_and_logge
     with ThreadPoolExecutor() as pool:
         sending = pool.submit(deliver.run, process, step_of(process, delivery(process)).id)
         assert hanging.acquire(timeout=SECONDS)
-        with process.database.writing() as db:
-            if close == "disable":
-                endpoints.change(db, project, endpoint_id, {"state": "disabled"})
-            else:
-                endpoints.delete(db, project, endpoint_id)
+        CLOSE[close](process, project, endpoint_id)
         release.set()
         following = sending.result()
 
