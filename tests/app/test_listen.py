@@ -1,5 +1,6 @@
 """Connections that say nothing, too little, or too much are ended, and hold nobody up."""
 
+import asyncio
 import http.client
 import socket
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 
 import httpx
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from app import listen
 from app.api import body, middleware
@@ -72,6 +75,25 @@ def test_between_requests_a_connection_may_rest(service: Service, monkeypatch: p
 
         assert told(resting) == 200
         assert resting.sock is own
+
+
+@pytest.mark.anyio
+async def test_an_answer_waits_for_no_acknowledgement_on_a_socket_that_processes_share() -> None:
+    config = uvicorn.Config(listen.application, factory=True)
+    loop = asyncio.get_running_loop()
+    accepted: asyncio.Future[socket.socket] = loop.create_future()
+
+    class Seen(listen.BoundedProtocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            super().connection_made(transport)
+            accepted.set_result(transport.get_extra_info("socket"))
+
+    with socket.create_server(("127.0.0.1", 0)) as shared:  # as uvicorn binds it: of no named protocol
+        await loop.create_server(lambda: Seen(config, ServerState(), {}), sock=shared)
+        _, writer = await asyncio.open_connection(*shared.getsockname())
+
+        assert (await accepted).getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
 
 
 def told(client: http.client.HTTPConnection) -> int:
