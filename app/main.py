@@ -41,6 +41,7 @@ from app.api.routes import (
     webhooks,
 )
 from app.api.tus import Tus
+from app.api.waiting import Watch
 from app.db.session import Database
 from app.settings import Settings
 from app.storage import open_storage
@@ -61,11 +62,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     rates, last_used = Rates(settings.redis_url), LastUsed(lambda: held.database)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Watch]]:
         await run_in_threadpool(app.openapi)  # it takes a second, which whoever asks first would wait
         gc.collect()
         gc.freeze()  # what is here stays: looking through it again would hold up every request
-        yield
+        yield {"watch": held.watch}
         await rates.close()
         await run_in_threadpool(last_used.close)
         held.storage.close()

@@ -106,6 +106,17 @@ def spec(text: str, form: Mapping[str, str]) -> SpecWithoutIds:
     return dataclasses.replace(parsed, gate=dataclasses.replace(parsed.gate or Gate(), **named))
 
 
+def as_sent(error: InvalidInput, form: Mapping[str, str]) -> InvalidInput:
+    """What is wrong with a job, said of where the one-shot has it: in `spec`, or in a field of the gate's."""
+    detail, errors = error.detail, []
+    for wrong in error.errors:
+        name = wrong.pointer.removeprefix("/gate/")
+        place = f"/{name}" if name in GATE_FIELDS & form.keys() else f"/spec{wrong.pointer}"
+        detail = detail.replace(wrong.pointer, place)
+        errors.append(FieldError(place, wrong.detail))
+    return InvalidInput(detail, errors=tuple(errors))
+
+
 def _number_or_text(text: str) -> float | str:
     """A form has only texts, where JSON tells numbers from them."""
     for kind in (int, float):

@@ -69,10 +69,17 @@ class Watch:
         self._counts: dict[str, int] = {}
         self._logs: dict[str, Log] = {}
         self._poll: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """The server stops: nobody waits any longer, and everybody is answered how it stands."""
+        self._stopping = True
+        for event in self._waiting.values():
+            event.set()
 
     async def settled(self, subject_id: str, seconds: float) -> None:
         """Return when this job has ended or this upload was inspected, or when the time is over."""
-        if seconds <= 0:
+        if seconds <= 0 or self._stopping:
             return
         event = self._waiting.setdefault(subject_id, asyncio.Event())
         self._counts[subject_id] = self._counts.get(subject_id, 0) + 1

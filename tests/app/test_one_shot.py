@@ -3,9 +3,10 @@
 import io
 
 import httpx
+import pytest
 
 from tests.app.conftest import Service
-from tests.app.problems import problem
+from tests.app.problems import pointers, problem
 from tests.app.uploading import content
 
 
@@ -60,8 +61,25 @@ def test_a_recipe_that_needs_data_is_refused_in_a_one_shot_without(
     )
 
     errors = problem(answer, 422, "invalid_input")["errors"]
-    assert [error["pointer"] for error in errors] == ["/recipes/0"]
+    assert [error["pointer"] for error in errors] == ["/spec/recipes/0"]
     assert service.objects() == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"spec": '{"gate": {"max_accuracy_drop": 5}}'}, "/spec/gate/max_accuracy_drop"),
+        ({"spec": '{"gate": {"min_speedup": 1.2}}', "max_accuracy_drop": "5"}, "/max_accuracy_drop"),
+        ({"against": "job_0"}, "/against"),
+        ({"spec": '{"candidates": ["ver_0"]}'}, "/spec/candidates/0"),
+    ],
+)
+def test_what_is_wrong_with_the_job_is_said_of_where_the_form_has_it(
+    http: httpx.Client, fields: dict[str, str], pointer: str
+) -> None:
+    answer = http.post("/v1/quantize", files={"model": ("m.onnx", content())}, data=fields)
+
+    assert pointers(answer) == [pointer]
 
 
 def test_a_one_shot_that_is_not_waited_for_has_no_verdict_yet(http: httpx.Client) -> None:

@@ -20,7 +20,7 @@ from app.api.routes.results import BLOCKED, verdict_response
 from app.api.schemas.jobs import JobRead, VerdictRead
 from app.api.schemas.specs import SpecWithoutIds
 from app.db.models import Job
-from app.domain.errors import JobNotFinished, Problem
+from app.domain.errors import InvalidInput, JobNotFinished, Problem
 from app.domain.job import JOB_ENDED, JobSpec
 from app.services import jobs, quotas
 from app.services.keys import Caller
@@ -98,7 +98,7 @@ async def quantize(
     if status == "http" and not await service.read(lambda db: db.get_one(Job, job_id).finished_at):
         unfinished = Problem.of(
             JobNotFinished(
-                f"The job {job_id} has not ended within {wait:.0f} s. It goes on: ask "
+                f"The job {job_id} has not ended yet. It goes on: ask "
                 f"/v1/jobs/{job_id}/verdict?status=http with `Prefer: wait=600`."
             )
         )
@@ -119,7 +119,10 @@ def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWit
             evaluation=replace(spec.evaluation, dataset=dataset.id),
         )
     quotas.check_jobs(db, caller.project_id, service.settings.quotas)
-    return jobs.create(db, caller.project_id, whole).id
+    try:
+        return jobs.create(db, caller.project_id, whole).id
+    except InvalidInput as error:
+        raise fields.as_sent(error, sent.fields) from error
 
 
 def _without_name(sent: Form) -> Form:
