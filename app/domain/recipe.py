@@ -55,6 +55,7 @@ class Override:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     nodes: tuple[str, ...] = ()
+    op_types: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
     weight: Literal["int8", "uint8", "int4"] | None = None
     activation: Literal["uint8", "int8", "uint16", "int16"] | None = None
@@ -83,11 +84,10 @@ class DynamicInt8(Chosen):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticInt8(Chosen):
-    """int8 weights and activations with ranges from calibration data."""
+class _Calibrated(Chosen):
+    """What methods take whose activations get their ranges from calibration data."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    method: Literal["static_int8"] = "static_int8"
+    method: Literal["static_int8", "mixed"]
     format: Literal["auto", "qdq", "qoperator"] = "auto"
     activation: Literal["auto", "uint8", "int8", "uint16", "int16"] = "auto"
     weight: Literal["auto", "int8", "uint8", "int4"] = "auto"
@@ -98,7 +98,32 @@ class StaticInt8(Chosen):
     corrections: tuple[Correction, ...] | Auto = "auto"
     overrides: tuple[Override, ...] = ()
     qdq_domain: Literal["auto", "onnx", "com.microsoft"] = "auto"
+    quantize_bias: bool = True
     quantize_io: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticInt8(_Calibrated):
+    """int8 weights and activations with ranges from calibration data."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    method: Literal["static_int8"] = "static_int8"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(_Calibrated):
+    """int8, 16-bit activations or float, chosen by hand for each node; the result says what each node got.
+
+    An override of nodes quantizes them, unless it says `float`. A node named without a pattern gets what is
+    asked for, or the recipe is refused with the reason; what a pattern or an operator type matches gets it
+    where it can. Where a node reads a tensor of another type, the tensor is converted for it.
+
+    `float` leaves in float what no override names; else that is quantized as by `static_int8`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
+    method: Literal["mixed"] = "mixed"
+    float: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,13 +188,14 @@ class Imported:
     method: Literal["imported"] = "imported"
 
 
-Recipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16 | Imported
+Calibrated = StaticInt8 | Mixed
+Recipe = DynamicInt8 | Calibrated | WeightOnly | Float16 | BFloat16 | Imported
 
 
 def needs_calibration(recipe: Recipe) -> bool:
     """Whether this recipe cannot do without calibration data."""
     match recipe:
-        case StaticInt8():
+        case StaticInt8() | Mixed():
             return True
         case WeightOnly():
             return recipe.algorithm in _SAMPLED
@@ -187,7 +213,7 @@ def uses_calibration(recipe: Recipe) -> bool:
 
 def reads_ranges(recipe: Recipe) -> bool:
     """Whether this recipe reads ranges of activations from calibration statistics."""
-    return isinstance(recipe, StaticInt8)
+    return isinstance(recipe, Calibrated)
 
 
 def title(recipe: Recipe) -> str:
@@ -195,7 +221,7 @@ def title(recipe: Recipe) -> str:
     match recipe:
         case DynamicInt8():
             return "dynamic int8"
-        case StaticInt8():
+        case StaticInt8() | Mixed():
             return ", ".join(_static_words(recipe))
         case WeightOnly():
             return ", ".join(_block_words(recipe))
@@ -211,8 +237,8 @@ def _block_words(recipe: WeightOnly) -> list[str]:
     return [named] if recipe.algorithm == "auto" else [named, recipe.algorithm]
 
 
-def _static_words(recipe: StaticInt8) -> list[str]:
-    words = ["static int8"]
+def _static_words(recipe: Calibrated) -> list[str]:
+    words = [recipe.method.replace("_", " ")]
     words += [recipe.format] if recipe.format == "qoperator" else []
     words += [recipe.ranges.method] if recipe.ranges.method != "auto" else []
     corrections = () if recipe.corrections == "auto" else recipe.corrections

@@ -13,6 +13,16 @@ RECIPES = [
     {"method": "float16"},
     {"method": "bfloat16"},
     {"method": "weight_only", "number_format": "nf4", "algorithm": "awq"},
+    {
+        "method": "mixed",
+        "float": True,
+        "ranges": {"method": "minmax"},
+        "overrides": [
+            {"op_types": ["Conv"]},
+            {"nodes": ["full.second"], "activation": "int16"},
+            {"nodes": ["head*"], "float": True},
+        ],
+    },
 ]
 
 
@@ -48,9 +58,9 @@ def candidates(service: Service, digits_model: bytes, digits_data: bytes) -> lis
 
 
 def test_every_recipe_and_the_imported_model_are_measured(candidates: list[dict[str, Any]]) -> None:
-    assert [(c["state"], c["error"]) for c in candidates] == [("measured", None)] * 5
+    assert [(c["state"], c["error"]) for c in candidates] == [("measured", None)] * 6
     methods = [c["recipe"]["method"] for c in candidates]
-    assert methods == ["weight_only", "float16", "bfloat16", "weight_only", "imported"]
+    assert methods == ["weight_only", "float16", "bfloat16", "weight_only", "mixed", "imported"]
 
 
 def test_calibration_samples_reach_the_build(candidates: list[dict[str, Any]]) -> None:
@@ -69,6 +79,27 @@ def test_normal_floats_are_built_and_measured(candidates: list[dict[str, Any]]) 
     assert candidates[3]["requires"]["onnxruntime"] == "1.16"
 
 
+def test_a_mixed_candidate_tells_what_each_node_got(
+    service: Service, candidates: list[dict[str, Any]]
+) -> None:
+    mixed = candidates[4]
+
+    got = {
+        name: (override["activation"], override["weight"], override["float"])
+        for override in mixed["recipe"]["overrides"][3:]
+        for name in override["nodes"]
+    }
+    assert got["stem.conv"] == ("uint8", "int8", False)
+    assert got["full.second"] == ("int16", "int8", False)
+    assert got["head.conv"] == got["classifier"] == (None, None, True)
+    assert mixed["kernels"]["integer"] == 7
+    assert mixed["fidelity"]["sqnr_db"] > 20
+    assert mixed["requires"]["onnxruntime"] == "1.17"
+    assert "int16 activations, int8 weights: full.second" in mixed["notes"]
+    layers = service.http.get(f"/v1/candidates/{mixed['id']}/layers").json()["layers"]
+    assert {layer["node"] for layer in layers} >= {"stem.conv", "full.second", "separable.project"}
+
+
 def test_16_bits_stay_close(candidates: list[dict[str, Any]]) -> None:
     assert candidates[1]["fidelity"]["sqnr_db"] > 40
     assert candidates[2]["fidelity"]["sqnr_db"] > 30
@@ -77,7 +108,7 @@ def test_16_bits_stay_close(candidates: list[dict[str, Any]]) -> None:
 def test_the_imported_model_is_the_upload_itself(
     service: Service, candidates: list[dict[str, Any]], digits_model: bytes
 ) -> None:
-    assert candidates[4]["recipe"] == {"method": "imported", "version": candidates[4]["imported"]}
-    assert candidates[4]["fidelity"]["sqnr_db"] == 200
-    content = service.http.get(f"/v1/candidates/{candidates[4]['id']}/content", follow_redirects=True)
+    assert candidates[5]["recipe"] == {"method": "imported", "version": candidates[5]["imported"]}
+    assert candidates[5]["fidelity"]["sqnr_db"] == 200
+    content = service.http.get(f"/v1/candidates/{candidates[5]['id']}/content", follow_redirects=True)
     assert content.content == digits_model

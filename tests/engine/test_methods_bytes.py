@@ -42,6 +42,14 @@ STATIC: Sequence[Fields] = (
 )
 IMAGES: Sequence[Fields] = [
     *({"method": "static_int8", **options} for options in STATIC),
+    {
+        "method": "mixed",
+        "overrides": [
+            {"nodes": ["branch"], "activation": "int16"},
+            {"op_types": ["Add"], "activation": "int8"},
+        ],
+    },
+    {"method": "mixed", "float": True, "overrides": [{"nodes": ["head"]}]},
     {"method": "dynamic_int8", "include": {"op_types": ["Conv"]}},
     {"method": "dynamic_int8", "include": {"op_types": ["Conv"]}, "reduce_range": True},
     {"method": "float16", "compute": "storage"},

@@ -31,6 +31,22 @@ EXAMPLES = {
             "gate": {"max_accuracy_drop": 0.02, "min_speedup": 1.1},
         }
     },
+    "types of nodes chosen by hand": {
+        "value": {
+            "version": VERSION,
+            "evaluation": {"dataset": DATASET},
+            "recipes": [
+                {
+                    "method": "mixed",
+                    "overrides": [
+                        {"nodes": ["/encoder/*"], "activation": "int16"},
+                        {"op_types": ["Gemm"], "weight": "uint8", "activation": "uint8"},
+                        {"nodes": ["/head/conv"], "float": True},
+                    ],
+                }
+            ],
+        }
+    },
 }
 BRANCH: dict[str, Any] = {
     "name": "label.branch",

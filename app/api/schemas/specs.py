@@ -7,15 +7,25 @@ from pydantic import Field
 
 from app.api.schemas.values import Labels
 from app.domain.job import JobSpec
-from app.domain.recipe import FORBID_UNKNOWN, BFloat16, DynamicInt8, Float16, Imported, StaticInt8, WeightOnly
+from app.domain.recipe import (
+    FORBID_UNKNOWN,
+    BFloat16,
+    DynamicInt8,
+    Float16,
+    Imported,
+    Mixed,
+    StaticInt8,
+    WeightOnly,
+)
 
 AnyRecipe = Annotated[
-    DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16, Field(discriminator="method")
+    DynamicInt8 | StaticInt8 | Mixed | WeightOnly | Float16 | BFloat16, Field(discriminator="method")
 ]
 
 
 ShownRecipe = Annotated[
-    DynamicInt8 | StaticInt8 | WeightOnly | Float16 | BFloat16 | Imported, Field(discriminator="method")
+    DynamicInt8 | StaticInt8 | Mixed | WeightOnly | Float16 | BFloat16 | Imported,
+    Field(discriminator="method"),
 ]
 
 

@@ -72,7 +72,7 @@ def _pairs(subject: Subject) -> tuple[list[Pair], list[str]]:
     graph = subject.model.graph
     readers, outputs = consumers(graph), {value.name for value in graph.output}
     constants = initializers(graph)
-    known = {w.node.name: w for w in weights(subject.model, subject.nodes, subject.recipe)}
+    known = {w.node.name: w for w in weights(subject)}
     pairs, clipped = list[Pair](), list[str]()
     for first in known.values():
         bias = first.node.input[_BIAS] if len(first.node.input) > _BIAS else ""

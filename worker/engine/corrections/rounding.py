@@ -44,7 +44,7 @@ def rounding(subject: Subject) -> Corrected:
     3. Rows for which the nearest codes are closer keep those.
     """
     samples = subject.samples("rounding")
-    chosen = list(weights(subject.model, subject.nodes, subject.recipe))
+    chosen = list(weights(subject))
     made, gains = {}, {}
     for weight, sums in hessians(subject.model, chosen, samples):
         rows = rows_of(subject.model, weight)

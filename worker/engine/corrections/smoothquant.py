@@ -88,7 +88,7 @@ def _reasons(
 def _products(subject: Subject) -> dict[str, list[Weight]]:
     """The chosen MatMul and Gemm by the tensor that they read."""
     found: dict[str, list[Weight]] = {}
-    for weight in weights(subject.model, subject.nodes, subject.recipe):
+    for weight in weights(subject):
         if weight.node.op_type != "Conv" and not attribute(weight.node, "transA", 0):
             found.setdefault(weight.node.input[0], []).append(weight)
     return found

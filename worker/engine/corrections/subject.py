@@ -7,8 +7,9 @@ from typing import Any
 import onnx
 
 from app.domain.errors import Refused
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Calibrated
 from worker.engine.calibrate import Statistics
+from worker.engine.methods.overrides import Exceptions
 from worker.engine.methods.setting import Samples, Setting
 
 Overrides = Mapping[str, Sequence[Mapping[str, Any]]]  # ONNX Runtime's TensorQuantOverrides
@@ -24,14 +25,16 @@ class Subject:
         recipe: the resolved recipe.
         setting: its statistics and samples.
         statistics: of the model as it is now.
+        exceptions: what the recipe's overrides say.
         overrides: scales and zero points that weights have got so far.
     """
 
     model: onnx.ModelProto
     nodes: Sequence[str]
-    recipe: StaticInt8
+    recipe: Calibrated
     setting: Setting
     statistics: Statistics
+    exceptions: Exceptions = field(default_factory=Exceptions)
     overrides: Overrides = field(default_factory=dict)
 
     def samples(self, correction: str) -> Samples:
@@ -56,6 +59,7 @@ class Corrected:
     """
 
     statistics: Statistics
+    exceptions: Exceptions = field(default_factory=Exceptions)
     overrides: Overrides = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 

@@ -17,7 +17,7 @@ def weight_clipping(subject: Subject) -> Corrected:
     2. Weights whose whole range is best keep the quantizer's own scale.
     """
     made, kept = {}, []
-    for weight in weights(subject.model, subject.nodes, subject.recipe):
+    for weight in weights(subject):
         rows = rows_of(subject.model, weight)
         grid = _closest(weight, rows)
         if grid is None:

@@ -1,6 +1,6 @@
 """The weights that corrections work on, as rows, and the integer grid that each of them gets."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,10 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import QuantType
 
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Calibrated
+from worker.engine.corrections.subject import Subject
 from worker.engine.methods.islands import has_weights
-from worker.engine.methods.overrides import TYPES, channel_axis, entries, find_exceptions
+from worker.engine.methods.overrides import TYPES, channel_axis, entries
 from worker.engine.passes.scopes import array, as_initializer, attribute, consumers, initializers
 
 Doubles = npt.NDArray[np.float64]
@@ -45,24 +46,19 @@ class Weight:
         return int(attribute(self.node, "group", 1)) if self.node.op_type == "Conv" else 1
 
 
-def weights(model: onnx.ModelProto, nodes: Collection[str], recipe: StaticInt8) -> Iterator[Weight]:
-    """The weights of the chosen nodes in the order of the graph; those that several nodes read are left out.
-
-    Args:
-        model: the prepared model.
-        nodes: names of the chosen nodes.
-        recipe: the resolved recipe, with its overrides.
-    """
-    constants, readers = initializers(model.graph), consumers(model.graph)
-    given, _ = entries(model.graph, list(nodes), recipe, find_exceptions(model.graph, recipe.overrides))
-    for node in model.graph.node:
-        if node.name in nodes and has_weights(node, constants) and len(readers[node.input[1]]) == 1:
+def weights(subject: Subject) -> Iterator[Weight]:
+    """The weights of the chosen nodes in the order of the graph, but not those that several nodes read."""
+    graph, recipe = subject.model.graph, subject.recipe
+    constants, readers = initializers(graph), consumers(graph)
+    given, _ = entries(graph, subject.nodes, recipe, subject.exceptions)
+    for node in graph.node:
+        if node.name in subject.nodes and has_weights(node, constants) and len(readers[node.input[1]]) == 1:
             dims = constants[node.input[1]].dims
             yield _weight(node, dims, recipe, given.get(node.input[1], [{}])[0])
 
 
 def _weight(
-    node: onnx.NodeProto, dims: Sequence[int], recipe: StaticInt8, given: Mapping[str, Any]
+    node: onnx.NodeProto, dims: Sequence[int], recipe: Calibrated, given: Mapping[str, Any]
 ) -> Weight:
     kind = given.get("quant_type", TYPES[recipe.weight])
     per_channel = "axis" in given if given else bool(recipe.per_channel)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from app.domain.errors import Refused
-from app.domain.recipe import BFloat16, Float16, Recipe, StaticInt8, WeightOnly
+from app.domain.recipe import BFloat16, Float16, Mixed, Recipe, StaticInt8, WeightOnly
 from app.domain.report import Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
@@ -31,7 +31,7 @@ def least_db(recipe: Recipe) -> float | None:
         case WeightOnly():
             few = 2 if recipe.number_format == "ternary" else 4
             return LEAST_DB[few if recipe.bits == "auto" else recipe.bits]
-        case StaticInt8():
+        case StaticInt8() | Mixed():
             return LEAST_DB[4 if recipe.weight == "int4" else 8]
         case _:
             return LEAST_DB[8] if recipe.method == "dynamic_int8" else None
@@ -59,7 +59,7 @@ def refuse_unfaithful(recipe: Recipe, fidelity: Fidelity | None) -> None:
 
 def _instead(recipe: Recipe) -> str:
     match recipe:
-        case StaticInt8():
+        case StaticInt8() | Mixed():
             return "Exclude the nodes that suffer, give more calibration samples, or try weight_only."
         case WeightOnly():
             return "Ask for more bits, for smaller blocks, or for gptq with calibration samples."
@@ -75,10 +75,18 @@ def fidelity_on(original: Path, candidate: Path, feeds: Sequence[Feed]) -> Fidel
     Raises:
         Refused: `model_fails`, `output_changed`, or `nan_output` where only the candidate gives NaN.
     """
-    sessions = open_session(original), float_view(open_session(candidate))
+    return fidelity_between(open_session(original), float_view(open_session(candidate)), feeds)
+
+
+def fidelity_between(float_model: Session, candidate: Session, feeds: Sequence[Feed]) -> Fidelity | None:
+    """Fidelity of a candidate's session, as `fidelity_on`.
+
+    Raises:
+        Refused: as there.
+    """
     closeness: dict[str, Closeness] = {}
     for feed in feeds:
-        before, after = (_run(session, feed) for session in sessions)
+        before, after = (_run(session, feed) for session in (float_model, candidate))
         for name, reference in before.items():
             if reference.dtype.kind == "f":
                 known = ~np.isnan(reference)

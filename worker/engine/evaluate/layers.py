@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from app.domain.note import Note
-from app.domain.recipe import Imported, Recipe, StaticInt8
+from app.domain.recipe import Calibrated, Imported, Recipe
 from app.domain.report import LayerError, Layers
 from worker.engine.data.dataset import Array
 from worker.engine.evaluate.fidelity import Closeness, headline, sqnr
@@ -69,7 +69,7 @@ def _trained(count: int) -> tuple[Note, ...]:
 
 
 def _rescaled(model: Path, recipe: Recipe, setting: Setting, folder: Path) -> Path:
-    if not isinstance(recipe, StaticInt8) or not is_rescaled(recipe):
+    if not isinstance(recipe, Calibrated) or not is_rescaled(recipe):
         return model
     rescaled = folder / "rescaled.onnx"
     save_model(corrected_float(load_model(model), recipe, setting), rescaled)
@@ -77,7 +77,7 @@ def _rescaled(model: Path, recipe: Recipe, setting: Setting, folder: Path) -> Pa
 
 
 def _with_pairs(model: Path, candidate: Path, recipe: Recipe, setting: Setting, folder: Path) -> Path:
-    if not isinstance(recipe, StaticInt8) or (recipe.format == "qdq" and not recipe.quantize_io):
+    if not isinstance(recipe, Calibrated) or (recipe.format == "qdq" and not recipe.quantize_io):
         return candidate
     pairs = folder / "pairs.onnx"
     quantize(model, pairs, replace(recipe, format="qdq", quantize_io=False), setting)

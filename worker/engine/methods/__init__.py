@@ -8,10 +8,11 @@ from typing import Any
 import onnx
 
 from app.domain.errors import Refused
-from app.domain.recipe import BFloat16, DynamicInt8, Float16, Imported, Recipe, StaticInt8, WeightOnly
+from app.domain.recipe import BFloat16, DynamicInt8, Float16, Imported, Mixed, Recipe, StaticInt8, WeightOnly
 from worker.engine.load import load_model, save_model
 from worker.engine.methods.dynamic_int8 import dynamic_int8
 from worker.engine.methods.half import bfloat16, float16
+from worker.engine.methods.mixed import mixed
 from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_int8 import static_int8
 from worker.engine.methods.tidy import tidy
@@ -25,6 +26,7 @@ Method = Callable[[onnx.ModelProto, Any, Setting], tuple[onnx.ModelProto, Recipe
 METHODS: dict[type, Method] = {
     DynamicInt8: dynamic_int8,
     StaticInt8: static_int8,
+    Mixed: mixed,
     WeightOnly: weight_only,
     Float16: float16,
     BFloat16: bfloat16,

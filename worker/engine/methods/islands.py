@@ -26,6 +26,7 @@ MOVERS = frozenset(
 )
 PAIRED = frozenset({"Add", "Mul"})  # to round a float operand for them would cost accuracy and win no time
 SUPPORTED = WEIGHTED | ABSORBED | ARITHMETIC | MOVERS
+_ROUNDING = ARITHMETIC - {"MaxPool", "AveragePool"}  # what they read may be float: it is rounded for them
 _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _BIAS = 2
 
@@ -57,34 +58,43 @@ class Islands:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def islands(graph: Graph, wanted: Callable[[onnx.NodeProto], str | None], *, grow: bool) -> Islands:
+def islands(
+    graph: Graph,
+    wanted: Callable[[onnx.NodeProto], str | None],
+    *,
+    grow: bool,
+    asked: AbstractSet[str] = frozenset(),
+) -> Islands:
     """Choose the nodes to quantize, in the order of the graph.
 
     1. Conv, MatMul and Gemm are chosen where their kernels allow it.
     2. Relu and Clip are chosen after a chosen node: they cost nothing there.
     3. With `grow`, arithmetic and moves of data are chosen that read a chosen node and that a chosen node
        reads in the end: before a float node they would cost accuracy and win no time.
+    4. Nodes that were asked for by hand are chosen wherever they can be, also beside float nodes.
 
     Args:
         graph: the prepared graph.
         wanted: a reason why the user does not want a node quantized, or None.
         grow: whether islands grow beyond the weighted operators.
+        asked: names of the nodes that were asked for by hand.
     """
     found = Islands()
     chosen: set[str] = set()
     for node in graph.proto.node:
-        reason = wanted(node) or _hindrance(graph, node) or _alone(graph, node, chosen, grow=grow)
+        alone = None if node.name in asked and node.op_type in _ROUNDING else _alone
+        reason = wanted(node) or _hindrance(graph, node) or (alone and alone(graph, node, chosen, grow=grow))
         if reason is None:
             found.nodes.append(node.name)
             chosen.update(node.output)
         elif reason and _computes_floats(graph, node):
             found.reasons[node.name] = reason
-    _trim(graph.proto, found)
+    _trim(graph.proto, found, asked)
     found.reasons.update(_below(graph.proto))
     return found
 
 
-def _trim(graph: onnx.GraphProto, found: Islands) -> None:
+def _trim(graph: onnx.GraphProto, found: Islands, asked: AbstractSet[str]) -> None:
     """Give up what only float nodes read: its own kernel would be rounded for nothing."""
     makers, kept = producers(graph), set[str]()
     names = set(found.nodes)
@@ -94,7 +104,7 @@ def _trim(graph: onnx.GraphProto, found: Islands) -> None:
             continue
         maker = makers.get(node.input[0])
         absorbed = node.op_type in ABSORBED and maker is not None and maker.op_type in WEIGHTED
-        if node.op_type in WEIGHTED or absorbed or read & set(node.output):
+        if node.name in asked or node.op_type in WEIGHTED or absorbed or read & set(node.output):
             kept.add(node.name)
             read.update(node.input)
     found.reasons.update((name, "only float nodes read it") for name in found.nodes if name not in kept)

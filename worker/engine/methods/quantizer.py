@@ -3,19 +3,21 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Calibrated
 from worker.engine.calibrate import Statistics, ranges
+from worker.engine.calibrate.ranges import LEVELS
 from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
+from worker.engine.methods.borders import draw_borders
 from worker.engine.methods.concat import share_ranges
-from worker.engine.methods.islands import ABSORBED, SUPPORTED, has_weights
+from worker.engine.methods.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
 from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries
 from worker.engine.methods.stem import pad_stems
 from worker.engine.passes.scopes import initializers, opset
@@ -36,23 +38,39 @@ class Plan:
     keep_clips: bool  # whether a Relu or Clip must stay because ranges go beyond its bounds
 
 
-def arrange(subject: Subject, exceptions: Exceptions) -> Plan:
-    """Shared ranges, padded stems, and what is special about single tensors."""
-    model, nodes, recipe = subject.model, subject.nodes, subject.recipe
+def arrange(subject: Subject) -> Plan:
+    """Shared ranges, padded stems, borders between types, and what is special about single tensors."""
+    model, nodes, recipe, exceptions = subject.model, subject.nodes, subject.recipe, subject.exceptions
     statistics = share_ranges(model.graph, nodes, subject.statistics)
     padded: list[str] = []
     fast = subject.setting.isa == "x86-vnni" and (recipe.activation, recipe.weight) == ("uint8", "int8")
     if fast and opset(model) >= _FIRST_OPSET_WITH_PAD_BY_INPUT:
         before = {node.name: node.input[0] for node in model.graph.node if node.input}
-        statistics, padded = pad_stems(model, nodes, statistics)
+        plain = [name for name in nodes if exceptions.kinds.get(name, "uint8") == "uint8"]
+        statistics, padded = pad_stems(model, plain, statistics)
         after = {node.name: node.input[0] for node in model.graph.node if node.name in before}
         moved = {before[name]: read for name, read in after.items() if before[name] != read}
         exceptions = exceptions.renamed(moved)
+    if exceptions.kinds:
+        exceptions, statistics = draw_borders(model.graph, recipe, exceptions, statistics)
     made, spared = entries(model.graph, nodes, recipe, exceptions)
+    _fit_ranges(made, recipe, statistics)
     ranged = {name for name, said in exceptions.activations.items() if "range" in said}
     clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & ranged for n in model.graph.node)
     weighted = _copies(model.graph, nodes)
     return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
+
+
+def _fit_ranges(made: Entries, recipe: Calibrated, statistics: Statistics) -> None:
+    """What has more values than other activations is not clipped as they are; `made` is changed."""
+    kinds = {quant_type: kind for kind, quant_type in TYPES.items() if kind in LEVELS}
+    for name, (entry, *_) in made.items():
+        kind = kinds.get(entry.get("quant_type"), str(recipe.activation))
+        other = LEVELS[kind] != LEVELS[recipe.activation]
+        if other and name in statistics.tensors and "rmin" not in entry:
+            one = replace(statistics, tensors={name: statistics.tensors[name]})
+            found = ranges(one, recipe.ranges, kind, symmetric=bool(recipe.symmetric.activation))[name]
+            entry["rmin"], entry["rmax"] = found.range_value
 
 
 def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
@@ -92,17 +110,24 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     return copied
 
 
-def _options(model: onnx.ModelProto, recipe: StaticInt8, plan: Plan, overrides: Entries) -> dict[str, Any]:
+def _options(model: onnx.ModelProto, recipe: Calibrated, plan: Plan, overrides: Entries) -> dict[str, Any]:
     options: dict[str, Any] = {
         "ActivationSymmetric": recipe.symmetric.activation,
         "WeightSymmetric": recipe.symmetric.weight,
         "UseQDQContribOps": recipe.qdq_domain == "com.microsoft",
         "QDQKeepRemovableActivations": plan.keep_clips,
+        "QuantizeBias": recipe.quantize_bias,
         "TensorQuantOverrides": overrides,
     }
-    if family(model.graph) == "transformer":
+    if family(model.graph) == "transformer" and not _moves_by_hand(model.graph, plan):
         options["OpTypesToExcludeOutputQuantization"] = ["MatMul", "Gemm"]
     return options
+
+
+def _moves_by_hand(graph: onnx.GraphProto, plan: Plan) -> bool:
+    """Whether a mixed recipe asks for nodes that can only pass on integers."""
+    asked = plan.exceptions.kinds.keys() & plan.exceptions.wanted.keys()
+    return any(node.name in asked and node.op_type in MOVERS for node in graph.node)
 
 
 def _copies(graph: onnx.GraphProto, nodes: Sequence[str]) -> list[onnx.NodeProto]:

@@ -1,6 +1,7 @@
 """Which nodes a recipe quantizes, and why the others stay float."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 import onnx
@@ -18,20 +19,36 @@ def matching(graph: onnx.GraphProto, selection: Selection) -> set[str]:
     Raises:
         Refused: `selection_matches_nothing`, naming the glob.
     """
-    nodes = list(all_nodes(graph))
+    return named(list(all_nodes(graph)), selection.op_types, selection.nodes)
+
+
+def named(nodes: Sequence[onnx.NodeProto], op_types: Iterable[str], names: Iterable[str]) -> set[str]:
+    """Names of the nodes whose operator type or name a glob matches.
+
+    Raises:
+        Refused: `selection_matches_nothing`, naming the glob and what is like it.
+    """
+    kinds = matches((node.op_type for node in nodes), op_types, "operator")
+    own = matches((node.name for node in nodes), names, "node name")
+    return {node.name for node in nodes if node.op_type in kinds or node.name in own}
+
+
+def matches(known: Iterable[str], globs: Iterable[str], kind: str) -> set[str]:
+    """The names that any glob matches.
+
+    Raises:
+        Refused: `selection_matches_nothing`, naming the glob and what is like it.
+    """
+    names = list(dict.fromkeys(known))
     found: set[str] = set()
-    for glob in selection.op_types:
-        found |= _hits(glob, "operator", (n.name for n in nodes if fnmatchcase(n.op_type, glob)))
-    for glob in selection.nodes:
-        found |= _hits(glob, "node name", (n.name for n in nodes if fnmatchcase(n.name, glob)))
+    for glob in globs:
+        hits = {name for name in names if fnmatchcase(name, glob)}
+        if not hits:
+            near = listed(get_close_matches(glob, names, n=_NAMES_SHOWN) or names) or "none"
+            detail = f"No {kind} in this model matches {glob!r}; it has: {near}."
+            raise Refused("selection_matches_nothing", detail)
+        found |= hits
     return found
-
-
-def _hits(glob: str, kind: str, names: Iterable[str]) -> set[str]:
-    hits = set(names)
-    if not hits:
-        raise Refused("selection_matches_nothing", f"No {kind} in this model matches {glob!r}.")
-    return hits
 
 
 def stays_float(reasons: Mapping[str, str]) -> list[str]:

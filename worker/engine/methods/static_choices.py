@@ -7,9 +7,10 @@ from typing import Any
 import onnx
 
 from app.domain.errors import Refused
-from app.domain.recipe import StaticInt8, Symmetric
+from app.domain.recipe import Calibrated, Mixed, Symmetric
 from app.domain.target import RULES
 from worker.engine.calibrate.ranges import CLIPPING
+from worker.engine.methods.overrides import EIGHT_BITS
 from worker.engine.methods.resolve import resolve, unsupported
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
@@ -21,7 +22,6 @@ _FIRST_OPSET = {
     "wide": 21,
 }  # of QuantizeLinear and DequantizeLinear, by what they take
 _FIELDS = ("format", "activation", "weight", "per_channel", "reduce_range", "qdq_domain")
-_EIGHT_BITS = frozenset({"uint8", "int8"})
 _BIASES = "corrections bias_correction: it costs nothing at run time, and made no model that was tried worse"
 _CLIPPED = "ranges mse: rounding errors average out, so what is clipped counts four times"
 Choice = tuple[Any, str]
@@ -37,8 +37,8 @@ class Facts:
 
 
 def resolve_static(
-    model: onnx.ModelProto, recipe: StaticInt8, isa: str, *, has_samples: bool = False
-) -> tuple[StaticInt8, list[str]]:
+    model: onnx.ModelProto, recipe: Calibrated, isa: str, *, has_samples: bool = False
+) -> tuple[Calibrated, list[str]]:
     """The recipe without `auto`, and why; with samples, automatic ranges wait until they were tried.
 
     Args:
@@ -65,37 +65,38 @@ def is_half(model: onnx.ModelProto) -> bool:
     return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
 
 
-def first_opset(recipe: StaticInt8, *, half: bool) -> int:
+def first_opset(recipe: Calibrated, *, half: bool) -> int:
     """The first standard opset whose QuantizeLinear takes all element types of a recipe."""
     if types_of(recipe) & WIDE:
         return _FIRST_OPSET["wide"]
     return _FIRST_OPSET["half" if half else "bytes"]
 
 
-def types_of(recipe: StaticInt8) -> set[str]:
+def types_of(recipe: Calibrated) -> set[str]:
     """Every element type that a resolved recipe names."""
     named = {name for o in recipe.overrides for name in (o.weight, o.activation) if name}
     return named | {recipe.activation, recipe.weight}
 
 
-def _choices(recipe: StaticInt8, facts: Facts) -> dict[str, Choice]:
+def _choices(recipe: Calibrated, facts: Facts) -> dict[str, Choice]:
     rules = RULES[facts.isa]
     activation: Choice = (rules.activation, rules.reason)
     if recipe.weight == "uint8":
         activation = ("uint8", "uint8 weights have kernels for uint8 activations only")
     chosen = activation[0] if recipe.activation == "auto" else recipe.activation
     weight = rules.weight if recipe.weight == "auto" else recipe.weight
+    known = replace(recipe, activation=chosen, weight=weight)
     return {
         "format": ("qdq", "the runtime makes the same kernels of it, and other tools read it"),
         "activation": activation,
         "weight": (rules.weight, rules.reason),
         "per_channel": _per_channel(recipe, facts),
-        "reduce_range": _reduce_range(chosen, weight, facts),
-        "qdq_domain": _domain(replace(recipe, activation=chosen, weight=weight), facts),
+        "reduce_range": _reduce_range(known, facts),
+        "qdq_domain": _domain(known, facts),
     }
 
 
-def _per_channel(recipe: StaticInt8, facts: Facts) -> Choice:
+def _per_channel(recipe: Calibrated, facts: Facts) -> Choice:
     if facts.version < PER_CHANNEL:
         return False, f"opset {facts.version} has one scale per tensor"
     if recipe.symmetric.weight is False:
@@ -103,23 +104,23 @@ def _per_channel(recipe: StaticInt8, facts: Facts) -> Choice:
     return True, "one scale per output channel is closer"
 
 
-def _reduce_range(activation: str, weight: str, facts: Facts) -> Choice:
+def _reduce_range(recipe: Calibrated, facts: Facts) -> Choice:
     rules = RULES[facts.isa]
-    if weight != "int8":
-        return False, f"{weight} weights are not summed in 16 bits"
-    if activation not in _EIGHT_BITS:
-        return False, f"{activation} activations are not summed in 16 bits"
+    if "int8" not in {recipe.weight, *(o.weight for o in recipe.overrides)}:
+        return False, f"{recipe.weight} weights are not summed in 16 bits"
+    if not EIGHT_BITS & {recipe.activation, *(o.activation for o in recipe.overrides)}:
+        return False, f"{recipe.activation} activations are not summed in 16 bits"
     return rules.reduce_range, rules.reason
 
 
-def _domain(recipe: StaticInt8, facts: Facts) -> Choice:
+def _domain(recipe: Calibrated, facts: Facts) -> Choice:
     needed = first_opset(recipe, half=facts.half)
     if facts.version >= needed:
         return "onnx", f"opset {facts.version} has these types"
     return "com.microsoft", f"the standard operators take these types from opset {needed} on"
 
 
-def _symmetric(recipe: StaticInt8, values: dict[str, Any]) -> tuple[Symmetric, list[str]]:
+def _symmetric(recipe: Calibrated, values: dict[str, Any]) -> tuple[Symmetric, list[str]]:
     signed = values["weight"] != "uint8"
     why = (
         "kernels want the zero point of signed weights at 0" if signed else "uint8 weights use all 256 values"
@@ -135,8 +136,9 @@ def _symmetric(recipe: StaticInt8, values: dict[str, Any]) -> tuple[Symmetric, l
     return Symmetric(activation=found["symmetric.activation"], weight=found["symmetric.weight"]), reasons
 
 
-def _refuse_pairs(recipe: StaticInt8, facts: Facts) -> None:
-    if recipe.per_channel and facts.version < PER_CHANNEL:
+def _refuse_pairs(recipe: Calibrated, facts: Facts) -> None:
+    per_channel = recipe.per_channel or any(override.per_channel for override in recipe.overrides)
+    if per_channel and facts.version < PER_CHANNEL:
         raise Refused(
             "opset_too_old",
             f"opset {facts.version} has one scale per tensor; "
@@ -145,13 +147,14 @@ def _refuse_pairs(recipe: StaticInt8, facts: Facts) -> None:
     if recipe.per_channel and recipe.symmetric.weight is False:
         why = "one zero point per channel has no kernel"
         raise unsupported("symmetric.weight", False, why, "ask for per_channel false, or leave it out")
-    if recipe.reduce_range and recipe.weight == "int4":
+    weights = {recipe.weight, *(override.weight for override in recipe.overrides)} - {None}
+    if recipe.reduce_range and weights == {"int4"}:
         raise unsupported("reduce_range", True, "int4 weights cannot saturate", "leave it out")
     if recipe.format == "qoperator":
         _refuse_operators(recipe, facts)
 
 
-def _refuse_operators(recipe: StaticInt8, facts: Facts) -> None:
+def _refuse_operators(recipe: Calibrated, facts: Facts) -> None:
     wide = sorted(types_of(recipe) & WIDE)
     if wide:
         raise unsupported("format", "qoperator", f"QLinear operators take no {wide[0]}", "ask for qdq")
@@ -163,7 +166,7 @@ def _refuse_operators(recipe: StaticInt8, facts: Facts) -> None:
         raise unsupported("format", "qoperator", why, "ask for int8 weights or uint8 activations")
 
 
-def _last(recipe: StaticInt8, *, has_samples: bool) -> tuple[StaticInt8, list[str]]:
+def _last(recipe: Calibrated, *, has_samples: bool) -> tuple[Calibrated, list[str]]:
     """The fields that hold no plain value: ranges and corrections."""
     reasons = []
     if recipe.ranges.method == "auto" and not has_samples:
@@ -175,14 +178,24 @@ def _last(recipe: StaticInt8, *, has_samples: bool) -> tuple[StaticInt8, list[st
     return recipe, reasons
 
 
-def _without_kernels(recipe: StaticInt8, facts: Facts) -> Iterator[str]:
-    """What will not run in integer kernels, said before it is measured."""
-    slow = "what it is in runs in float with Q/DQ: smaller file, no speed"
-    if recipe.activation not in _EIGHT_BITS:
-        yield f"activation {recipe.activation}: the CPU has no integer kernels for it, so {slow}"
-    elif recipe.weight == "int4":
-        yield f"weight int4: no kernel multiplies it by {recipe.activation}, so {slow}"
-    elif (recipe.activation, recipe.weight) == ("int8", "uint8"):
-        yield f"weight uint8: no kernel multiplies it by int8 activations, so {slow}"
+def _without_kernels(recipe: Calibrated, facts: Facts) -> Iterator[str]:
+    """What will not run in integer kernels, said before it is measured; mixed recipes tell it by node."""
+    if isinstance(recipe, Mixed):
+        return
+    slow = without_kernel(recipe.activation, recipe.weight)
+    if slow:
+        yield slow
     elif recipe.activation == "int8" and facts.isa != "arm64":
         yield "activation int8: on x86 tensors with several readers stay float; uint8 is faster there"
+
+
+def without_kernel(activation: str, weight: str) -> str | None:
+    """Why no integer kernel takes these two types together, and what that means; None where one does."""
+    slow = "what it is in runs in float with Q/DQ: smaller file, no speed"
+    if activation not in EIGHT_BITS:
+        return f"activation {activation}: the CPU has no integer kernels for it, so {slow}"
+    if weight == "int4":
+        return f"weight int4: no kernel multiplies it by {activation}, so {slow}"
+    if (activation, weight) == ("int8", "uint8"):
+        return f"weight uint8: no kernel multiplies it by int8 activations, so {slow}"
+    return None

@@ -6,17 +6,24 @@ from dataclasses import replace
 import onnx
 
 from app.domain.errors import Refused
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Calibrated, Mixed, StaticInt8
 from app.domain.target import RULES
 from worker.engine import corrections
 from worker.engine.calibrate import Statistics
 from worker.engine.corrections.bias_correction import Pairs, bias_correction
 from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
+from worker.engine.methods.borders import close_borders
+from worker.engine.methods.by_hand import (
+    kinds_of,
+    refuse_unkept,
+    stays_apart,
+    wish_by_hand,
+)
 from worker.engine.methods.gemm import matmul_to_gemm
 from worker.engine.methods.integer_io import integer_interface
 from worker.engine.methods.islands import ABSORBED, Graph, Islands, islands
-from worker.engine.methods.overrides import Exceptions, find_exceptions, refuse_idle
+from worker.engine.methods.overrides import EIGHT_BITS, Exceptions, find_exceptions, refuse_idle
 from worker.engine.methods.qoperator import to_operators
 from worker.engine.methods.quantizer import arrange, copy_of, run_quantizer
 from worker.engine.methods.resolve import unsupported
@@ -34,7 +41,7 @@ from worker.engine.passes.scopes import array, initializers, opset
 
 def static_int8(
     model: onnx.ModelProto, recipe: StaticInt8, setting: Setting
-) -> tuple[onnx.ModelProto, StaticInt8, list[str]]:
+) -> tuple[onnx.ModelProto, Calibrated, list[str]]:
     """Quantize the nodes that the runtime can run in integer kernels.
 
     Args:
@@ -49,6 +56,17 @@ def static_int8(
         Refused: `no_calibration_data`, `nothing_to_quantize`, `selection_matches_nothing`,
             `unsupported_option` or `opset_too_old`.
     """
+    built, resolved, reasons = make(model, recipe, setting)
+    reasons += finish(built.quantized, resolved)
+    return built.quantized, resolved, reasons + stays_float(built.left_float)
+
+
+def make(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> tuple[Built, Calibrated, list[str]]:
+    """Quantize by a recipe: the model with its pairs, the resolved recipe, and the reasons so far.
+
+    Raises:
+        Refused: as `static_int8` does.
+    """
     resolved, reasons = resolve_static(model, recipe, setting.isa, has_samples=setting.samples is not None)
     model = _with_opset(model, resolved)
     if setting.samples and resolved.ranges.method == "auto":
@@ -57,16 +75,15 @@ def static_int8(
     built = _build(model, resolved, setting)
     refuse_idle(built.plan.exceptions, built.plan.nodes, built.quantized.graph)
     reasons += [*built.corrected, *built.plan.reasons, *_saturating(built, resolved, setting.isa)]
-    reasons += _finish(built.quantized, resolved)
-    return built.quantized, resolved, reasons + stays_float(built.left_float)
+    return built, resolved, reasons
 
 
-def is_rescaled(recipe: StaticInt8) -> bool:
+def is_rescaled(recipe: Calibrated) -> bool:
     """Whether tensors of the result are not of the size that they have in the float model."""
     return bool(corrections.MOVING & set(recipe.corrections))
 
 
-def corrected_float(model: onnx.ModelProto, recipe: StaticInt8, setting: Setting) -> onnx.ModelProto:
+def corrected_float(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> onnx.ModelProto:
     """The float model that a static recipe rounds: the same function, its sizes moved by the corrections.
 
     Args:
@@ -76,27 +93,41 @@ def corrected_float(model: onnx.ModelProto, recipe: StaticInt8, setting: Setting
     """
     model = _with_opset(model, recipe)
     statistics = _statistics(setting)
-    found = _choose(model.graph, recipe, statistics, find_exceptions(model.graph, recipe.overrides))
+    found, exceptions = _choose(model.graph, recipe, statistics)
     moving = replace(recipe, corrections=tuple(c for c in recipe.corrections if c in corrections.MOVING))
-    subject = Subject(model=model, nodes=found.nodes, recipe=moving, setting=setting, statistics=statistics)
+    subject = Subject(
+        model=model,
+        nodes=found.nodes,
+        recipe=moving,
+        setting=setting,
+        statistics=statistics,
+        exceptions=exceptions,
+    )
     return _correct(subject)[0].model
 
 
-def _build(model: onnx.ModelProto, recipe: StaticInt8, setting: Setting) -> Built:
+def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Built:
     """Choose the nodes, correct the model, and run the quantizer; the model is changed."""
     statistics = _statistics(setting)
-    exceptions = find_exceptions(model.graph, recipe.overrides)
-    found = _choose(model.graph, recipe, statistics, exceptions)
-    refuse_nothing(found.nodes, "static_int8", found.reasons)
+    found, exceptions = _choose(model.graph, recipe, statistics)
+    refuse_nothing(found.nodes, recipe.method, found.reasons)
     subject, corrected = _correct(
-        Subject(model=model, nodes=found.nodes, recipe=recipe, setting=setting, statistics=statistics)
+        Subject(
+            model=model,
+            nodes=found.nodes,
+            recipe=recipe,
+            setting=setting,
+            statistics=statistics,
+            exceptions=exceptions,
+        )
     )
-    corrected += _correct_biases(subject, exceptions)
-    plan = arrange(subject, exceptions)
+    corrected += _correct_biases(subject)
+    plan = arrange(subject)
     quantized = run_quantizer(subject, plan)
     if recipe.format == "qdq":
         leave_results_float(quantized.graph, plan.nodes)
     read_floats(quantized.graph, plan.nodes)
+    close_borders(quantized.graph)
     return Built(quantized, plan, tuple(corrected), found.reasons)
 
 
@@ -108,7 +139,7 @@ def _statistics(setting: Setting) -> Statistics:
     return setting.statistics
 
 
-def _with_opset(model: onnx.ModelProto, recipe: StaticInt8) -> onnx.ModelProto:
+def _with_opset(model: onnx.ModelProto, recipe: Calibrated) -> onnx.ModelProto:
     """The model, converted where the standard Q/DQ of its opset do not take the recipe's types."""
     needed = first_opset(recipe, half=is_half(model))
     if recipe.qdq_domain != "onnx" or opset(model) >= needed:
@@ -122,16 +153,28 @@ def _with_opset(model: onnx.ModelProto, recipe: StaticInt8) -> onnx.ModelProto:
     return converted
 
 
-def _choose(
-    graph: onnx.GraphProto, recipe: StaticInt8, statistics: Statistics, exceptions: Exceptions
-) -> Islands:
+def _choose(graph: onnx.GraphProto, recipe: Calibrated, statistics: Statistics) -> tuple[Islands, Exceptions]:
+    """The nodes to quantize, and what is special about some of them."""
+    exceptions = find_exceptions(graph, recipe)
     ranged = {name for name, extent in statistics.tensors.items() if extent.finite}
+    if isinstance(recipe, Mixed):
+        return _choose_by_hand(graph, recipe, ranged, exceptions)
     included, excluded = matching(graph, recipe.include), matching(graph, recipe.exclude)
     asked = bool(recipe.include.op_types or recipe.include.nodes)
     grow = asked or family(graph) != "transformer"
     unwanted = _wish(included if asked else None, excluded, exceptions.left_float)
     matmul_to_gemm(graph, _wish(None, excluded, exceptions.left_float))
-    return islands(Graph.of(graph, ranged), unwanted, grow=grow)
+    return islands(Graph.of(graph, ranged), unwanted, grow=grow), exceptions
+
+
+def _choose_by_hand(
+    graph: onnx.GraphProto, recipe: Mixed, ranged: set[str], exceptions: Exceptions
+) -> tuple[Islands, Exceptions]:
+    unwanted = wish_by_hand(graph, recipe, exceptions)
+    matmul_to_gemm(graph, stays_apart(graph, unwanted, recipe, exceptions))
+    found = islands(Graph.of(graph, ranged), unwanted, grow=True, asked=exceptions.wanted.keys())
+    refuse_unkept(graph, found, exceptions)
+    return found, replace(exceptions, kinds=kinds_of(graph, found, recipe, exceptions))
 
 
 def _wish(
@@ -162,22 +205,23 @@ def _correct(subject: Subject) -> tuple[Subject, list[str]]:
     return subject, reasons
 
 
-def _correct_biases(subject: Subject, exceptions: Exceptions) -> list[str]:
+def _correct_biases(subject: Subject) -> list[str]:
     """Quantize a copy, and take what it shifts out of the biases."""
     if "bias_correction" not in subject.recipe.corrections:
         return []
     trial = replace(subject, model=copy_of(subject.model))
-    plan = arrange(trial, exceptions)
+    plan = arrange(trial)
     pairs = Pairs(copy_of(trial.model), run_quantizer(trial, plan))
     return [*bias_correction(subject.model, subject.nodes, pairs, subject.samples("bias_correction"))]
 
 
-def _saturating(built: Built, recipe: StaticInt8, isa: str) -> list[str]:
+def _saturating(built: Built, recipe: Calibrated, isa: str) -> list[str]:
     """Where full 8-bit weights overflow 16-bit sums on this target, read from the weights as they are."""
-    if not RULES[isa].reduce_range or recipe.activation not in {"uint8", "int8"}:
+    if not RULES[isa].reduce_range:
         return []
-    constants = initializers(built.quantized.graph)
-    pairs = [(node, constants.get(f"{node.input[1]}_quantized")) for node in built.plan.weighted]
+    constants, exceptions = initializers(built.quantized.graph), built.plan.exceptions
+    summed = [node for node in built.plan.weighted if exceptions.activation_of(node, recipe) in EIGHT_BITS]
+    pairs = [(node, constants.get(f"{node.input[1]}_quantized")) for node in summed]
     signed = [(node, w) for node, w in pairs if w is not None and w.data_type == onnx.TensorProto.INT8]
     found = [node.name for node, weights in signed if can_saturate(node, array(weights))]
     if not found:
@@ -185,7 +229,7 @@ def _saturating(built: Built, recipe: StaticInt8, isa: str) -> list[str]:
     return [f"16-bit sums can saturate on {isa}, so results may differ from other CPUs: {listed(found)}"]
 
 
-def _finish(quantized: onnx.ModelProto, recipe: StaticInt8) -> list[str]:
+def finish(quantized: onnx.ModelProto, recipe: Calibrated) -> list[str]:
     if recipe.format == "qoperator":
         to_operators(quantized)
     return integer_interface(quantized) if recipe.quantize_io else []

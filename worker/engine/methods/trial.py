@@ -10,7 +10,7 @@ from itertools import islice
 
 import onnx
 
-from app.domain.recipe import Override, Ranges, StaticInt8
+from app.domain.recipe import Calibrated, Mixed, Override, Ranges
 from worker.engine.calibrate.ranges import CLIPPING
 from worker.engine.corrections.activations import Array, activations
 from worker.engine.evaluate.faithful import least_db
@@ -43,27 +43,28 @@ class Built:
     left_float: Mapping[str, str]
 
 
-Build = Callable[[onnx.ModelProto, StaticInt8, Setting], Built]
+Build = Callable[[onnx.ModelProto, Calibrated, Setting], Built]
 
 
 @dataclass(frozen=True)
 class _Trial:
-    recipe: StaticInt8
+    recipe: Calibrated
     quantized: onnx.ModelProto
     db: float
 
 
-Attempt = Callable[[StaticInt8], _Trial]
+Attempt = Callable[[Calibrated], _Trial]
 
 
 def settle(
-    model: onnx.ModelProto, recipe: StaticInt8, setting: Setting, build: Build
-) -> tuple[StaticInt8, list[str]]:
+    model: onnx.ModelProto, recipe: Calibrated, setting: Setting, build: Build
+) -> tuple[Calibrated, list[str]]:
     """The recipe with the ranges that give the closest results, and the reasons with their figures.
 
     1. Closeness is the signal-to-noise ratio of the float outputs, the lowest one, over the first 32 samples.
     2. Where even the best ranges are not 2 dB above what a job accepts, the nodes that lose most alone stay
-       float, as an override of the recipe says then: at most half, and not where nodes were asked for.
+       float, as an override of the recipe says then: at most half, and not where nodes were asked for or
+       chosen by hand.
 
     Args:
         model: the prepared float model; it is not changed.
@@ -76,13 +77,14 @@ def settle(
     reference = _outputs(model, names, feeds)
     few = replace(setting, samples=lambda: feeds)
 
-    def attempt(recipe: StaticInt8) -> _Trial:
+    def attempt(recipe: Calibrated) -> _Trial:
         quantized = build(copy_of(model), recipe, few).quantized
         return _Trial(recipe, quantized, likeness_db(reference, _outputs(quantized, names, feeds)))
 
     best, figures = _closest(recipe, attempt)
     needed = (least_db(recipe) or 0.0) + _MORE_DB
-    if best.db >= needed or recipe.include.nodes or recipe.include.op_types:
+    by_hand = isinstance(recipe, Mixed) or recipe.include.nodes or recipe.include.op_types
+    if best.db >= needed or by_hand:
         return best.recipe, [f"{figures} dB on {len(feeds)} calibration samples"]
     own = _own_db(model, best.quantized, feeds)
     spared, left = _spare(best, attempt, sorted(own, key=lambda name: own[name]), needed)
@@ -95,7 +97,7 @@ def _outputs(model: onnx.ModelProto, names: list[str], feeds: Sequence[Feed]) ->
     return [[values[name] for name in names] for values in activations(model, names, lambda: feeds)]
 
 
-def _closest(recipe: StaticInt8, attempt: Attempt) -> tuple[_Trial, str]:
+def _closest(recipe: Calibrated, attempt: Attempt) -> tuple[_Trial, str]:
     """The best of the trials with each kind of ranges, and the figures of all."""
     found = {kind: attempt(replace(recipe, ranges=ranges)) for kind, ranges in _KINDS.items()}
     ranked = sorted(found, key=lambda kind: -found[kind].db)
@@ -104,7 +106,7 @@ def _closest(recipe: StaticInt8, attempt: Attempt) -> tuple[_Trial, str]:
 
 def _spare(
     start: _Trial, attempt: Attempt, worst: Sequence[str], needed: float
-) -> tuple[StaticInt8, Sequence[str]]:
+) -> tuple[Calibrated, Sequence[str]]:
     """The recipe that leaves fewest of the worst nodes float and comes close enough, and these nodes."""
     best, left, enough = start, worst[:0], 0
     most, short = int(_MOST_LEFT * len(worst)), 0
