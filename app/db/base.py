@@ -79,9 +79,10 @@ class Stored(TypeDecorator[Any]):
     impl = Json
     cache_ok = True
 
-    def __init__(self, kind: Any) -> None:  # noqa: ANN401 - a class or a union of classes
+    def __init__(self, kind: Any, read_as: Any = None) -> None:  # noqa: ANN401 - classes, or unions of them
         super().__init__()
         self.kind = kind
+        self.read_as = read_as or kind
 
     def process_bind_param(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
         """To JSON."""
@@ -89,7 +90,7 @@ class Stored(TypeDecorator[Any]):
 
     def process_result_value(self, value: Any, _dialect: Dialect) -> Any:  # noqa: ANN401
         """From JSON; a field that only a newer release knows is passed over."""
-        return None if value is None else adapter(self.kind).validate_python(value, extra="ignore")
+        return None if value is None else adapter(self.read_as).validate_python(value, extra="ignore")
 
 
 class Asked(Stored):

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.db.base import Asked, Base, Id, Json, Stored, new_id, now_us
+from app.db.specs import StoredRecipe, StoredSpec
 from app.domain.dataset import Preprocess
 from app.domain.errors import Problem
 from app.domain.gate import Verdict
@@ -263,7 +264,7 @@ class Job(Base):
     calibration_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     evaluation_id: Mapped[str | None] = mapped_column(Id, ForeignKey("datasets.id"), index=True)
     retry_of: Mapped[str | None] = mapped_column(Id, ForeignKey("jobs.id"))
-    spec: Mapped[JobSpec] = mapped_column(Asked(JobSpec))
+    spec: Mapped[JobSpec] = mapped_column(Asked(JobSpec, read_as=StoredSpec))
     state: Mapped[str] = mapped_column(String(20), default="queued", index=True)
     phase: Mapped[str | None] = mapped_column(String(20))
     prepare_key: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -374,7 +375,7 @@ class Candidate(Base):
     position: Mapped[int] = mapped_column(Integer)
     baseline: Mapped[bool] = mapped_column(Boolean, default=False)
     name: Mapped[str] = mapped_column(String(200))
-    recipe: Mapped[Recipe | None] = mapped_column(Asked(Recipe))
+    recipe: Mapped[Recipe | None] = mapped_column(Asked(StoredRecipe))
     state: Mapped[str] = mapped_column(String(20), default="planned")
     build_key: Mapped[str | None] = mapped_column(String(64), index=True)
     reused: Mapped[Reused | None] = mapped_column(Stored(Reused))
