@@ -1,13 +1,15 @@
 """The engine's calls, from JSON to JSON, on scikit-learn's digits."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from app.domain.errors import Refused
 from tests.engine.digits import classifier, digits, save_digits
@@ -16,6 +18,7 @@ from worker.engine.calls import CALLS, run_call
 from worker.engine.evaluate.ready import read_feeds
 
 Answer = dict[str, Any]
+Images = NDArray[np.float32]
 STATIC = {"method": "static_int8"}
 
 
@@ -44,6 +47,17 @@ class Job:
         evaluation = {"evaluation": {"path": data}} if data else {}
         shared = {"original": self.model, "model": self.folder / prepared["model"], "out": out}
         return self.call("build", **shared, **paths, **evaluation, recipe=recipe, isa="x86-vnni")
+
+
+def bundle(job: Job, change: Callable[[Images], Images] = lambda images: images) -> Images:
+    """Put three test data sets beside the model; what they hold."""
+    given = change(digits()[0][:3].reshape(3, 1, 8, 8).astype(np.float32) / 255)
+    for index, image in enumerate(given):
+        folder = job.folder / f"test_data_set_{index}"
+        folder.mkdir()
+        tensor = numpy_helper.from_array(image[None], "x")
+        (folder / "input_0.pb").write_bytes(tensor.SerializeToString())
+    return given
 
 
 @pytest.fixture
@@ -112,6 +126,61 @@ def test_without_data_the_inputs_are_made_up_and_the_notes_say_so(job: Job) -> N
     assert any("synthetic" in note for note in prepared["baseline"]["notes"])
     assert {note.split(":")[0] for note in figures["notes"]} == {"accuracy", "fidelity"}
     assert read_feeds(job.folder / prepared["feeds"])[0]["x"].shape == (3, 1, 8, 8)
+
+
+def test_without_data_what_came_with_the_model_serves_fidelity_and_latency(job: Job) -> None:
+    given = bundle(job)
+
+    prepared = job.prepare()
+    figures = job.build(prepared, recipe={"method": "dynamic_int8"})["figures"]
+
+    assert not prepared["synthetic_feeds"]
+    assert (prepared["calibration_order"], prepared["evaluation_samples"]) == (None, len(given))
+    made = read_feeds(job.folder / prepared["feeds"])
+    assert [feed["x"].tolist() for feed in made] == [images[None].tolist() for images in given]
+    assert figures["fidelity"]["samples"] == len(given)
+    told = "data: fidelity and latency are measured on test data that came with the model (test_data_set_*)"
+    for notes in (prepared["baseline"]["notes"], figures["notes"]):
+        assert sum(note.startswith(f"{told}: {len(given)} samples") for note in notes) == 1
+        assert any(note.startswith("accuracy:") for note in notes)
+
+
+def test_data_that_were_sent_take_the_place_of_what_came_with_the_model(job: Job) -> None:
+    bundle(job)
+    data = save_digits(job.folder / "digits", 300)
+
+    prepared = job.prepare(data)
+
+    assert prepared["evaluation_samples"] == 300 - 60
+    assert not any("came with the model" in note for note in prepared["baseline"]["notes"])
+
+
+@pytest.mark.parametrize("content", [b"no tensor", onnx.TensorProto(data_type=8).SerializeToString(), None])
+def test_test_data_that_cannot_be_used_are_passed_over_with_the_reason(
+    job: Job, content: bytes | None
+) -> None:
+    wrong = numpy_helper.from_array(np.zeros((1, 3), np.float32)).SerializeToString()
+    bundle(job)
+    (job.folder / "test_data_set_0" / "input_0.pb").write_bytes(wrong if content is None else content)
+
+    prepared = job.prepare()
+
+    assert prepared["synthetic_feeds"]
+    assert prepared["reference"] is None
+    notes = prepared["baseline"]["notes"]
+    assert any("came with the model (test_data_set_*) were passed over: " in note for note in notes)
+    assert any(note.startswith("fidelity: there is no data") for note in notes)
+
+
+def test_test_data_that_give_no_numbers_to_compare_still_time_the_model(job: Job) -> None:
+    bundle(job, lambda images: np.full_like(images, np.nan))
+
+    prepared = job.prepare()
+
+    assert not prepared["synthetic_feeds"]
+    assert prepared["baseline"]["fidelity"] is None
+    notes = prepared["baseline"]["notes"]
+    assert any(note.startswith("fidelity: not on test data that came with the model") for note in notes)
 
 
 def test_without_labels_a_metric_that_was_asked_for_is_refused(job: Job) -> None:

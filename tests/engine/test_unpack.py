@@ -72,7 +72,7 @@ WHOLE = {"net/big.onnx": model(), "net/w.bin": bytes(16)}
 
 @pytest.mark.parametrize("kind", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
 def test_a_model_and_its_external_data_come_out_and_nothing_else(tmp_path: Path, kind: str) -> None:
-    clutter = {"README": b"x", "net/test_data_set_0/input_0.pb": b"y", "__MACOSX/net/._big.onnx": b"z"}
+    clutter = {"README": b"x", "net/other/input_0.pb": b"y", "__MACOSX/net/._big.onnx": b"z"}
     content = zipped(WHOLE | clutter) if kind == "zip" else tarred(WHOLE | clutter, kind)
 
     files, out = unpacked(tmp_path, content)
@@ -80,6 +80,32 @@ def test_a_model_and_its_external_data_come_out_and_nothing_else(tmp_path: Path,
     assert files == ("big.onnx", "w.bin")
     assert (out / "big.onnx").read_bytes() == WHOLE["net/big.onnx"]
     assert sorted(path.name for path in out.iterdir()) == ["big.onnx", "w.bin"]
+
+
+def test_test_data_beside_the_model_come_out_too(tmp_path: Path) -> None:
+    sets = {f"net/test_data_set_{i}/{kind}_0.pb": b"pb" for i in (10, 2) for kind in ("input", "output")}
+    elsewhere = {"test_data_set_0/input_0.pb": b"of another", "net/test_data_set_x/input_0.pb": b"no set"}
+
+    files, out = unpacked(tmp_path, zipped(WHOLE | sets | elsewhere))
+
+    assert files == (
+        "big.onnx",
+        "w.bin",
+        "test_data_set_2/input_0.pb",
+        "test_data_set_2/output_0.pb",
+        "test_data_set_10/input_0.pb",
+        "test_data_set_10/output_0.pb",
+    )
+    assert (out / "test_data_set_10" / "input_0.pb").read_bytes() == b"pb"
+
+
+def test_test_data_without_room_stay_behind_in_whole_sets(tmp_path: Path) -> None:
+    sets = {f"test_data_set_{i}/{kind}_0.pb": bytes(400) for i in (0, 1) for kind in ("input", "output")}
+    content = {"m.onnx": plain(), **sets}
+
+    files, _ = unpacked(tmp_path, zipped(content), len(plain()) + 900)
+
+    assert files == ("m.onnx", "test_data_set_0/input_0.pb", "test_data_set_0/output_0.pb")
 
 
 def test_external_data_may_lie_in_a_folder(tmp_path: Path) -> None:

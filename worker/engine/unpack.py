@@ -1,4 +1,4 @@
-"""Take a model and its external data out of an archive: only the files that the model names, by content."""
+"""Take a model out of an archive, its external data and the ONNX test data beside it, and nothing else."""
 
 import shutil
 from pathlib import Path, PurePosixPath
@@ -7,16 +7,22 @@ import onnx
 
 from app.domain.errors import Refused
 from worker.engine.data.archive import BROKEN, Entry, broken, open_tar, open_zip
+from worker.engine.data.pb import is_test_data
 from worker.engine.load import check_external_data, external_tensors, parse
 from worker.engine.packed import is_zip
 
 CLUTTER = ("__MACOSX", ".")
 USUAL = "model.onnx"
 SHOWN = 5
+MOST_TEST_FILES = 200
+MOST_TEST_BYTES = 256 * 2**20
 
 
 def unpack(archive: Path, out: Path, limit: int) -> tuple[str, ...]:
-    """Write the archive's model and its external data below `out`.
+    """Write the archive's model, its external data and its test data below `out`.
+
+    Of `test_data_set_*/input_*.pb` and `output_*.pb` beside the model whole sets are taken, from the first
+    on, as far as 200 files, 256 MiB and `limit` go; they are copied and not looked at.
 
     Args:
         archive: a zip or a tar, also compressed, with one `.onnx` file or one `model.onnx` in any folder.
@@ -43,6 +49,11 @@ def unpack(archive: Path, out: Path, limit: int) -> tuple[str, ...]:
             _write(entry, out, path, limit - sum(e.size for e in written.values()))
             written[path] = entry
     check_external_data(proto, out)
+    room = min(MOST_TEST_BYTES, limit - sum(entry.size for entry in written.values()))
+    for path, entry in _test_data(model, entries, room).items():
+        if path not in written:
+            _write(entry, out, path, room)
+            written[path] = entry
     return tuple(written)
 
 
@@ -73,6 +84,23 @@ def _is_clutter(name: str) -> bool:
 def _locations(proto: onnx.ModelProto) -> list[str]:
     named = (e.value for t in external_tensors(proto) for e in t.external_data if e.key == "location")
     return list(dict.fromkeys(named))
+
+
+def _test_data(model: Entry, entries: dict[str, Entry], room: int) -> dict[str, Entry]:
+    """The files of the first test data sets beside the model that find room, by their path below `out`."""
+    folder = PurePosixPath(model.name).parent
+    sets: dict[str, dict[str, Entry]] = {}
+    for entry in entries.values():
+        path = PurePosixPath(entry.name)
+        if is_test_data(entry.name) and path.parent.parent == folder:
+            sets.setdefault(path.parent.name, {})[f"{path.parent.name}/{path.name}"] = entry
+    taken: dict[str, Entry] = {}
+    for name in sorted(sets, key=lambda name: int(name.rpartition("_")[2])):
+        more = taken | dict(sorted(sets[name].items()))
+        if len(more) > MOST_TEST_FILES or sum(entry.size for entry in more.values()) > room:
+            break
+        taken = more
+    return taken
 
 
 def _write(entry: Entry, out: Path, path: str, room: int) -> Path:

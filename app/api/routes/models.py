@@ -64,7 +64,8 @@ async def create_version(
     """Upload a model: a new version under its name, inspected by a worker before anything uses it.
 
     External data come as further files, or everything in one zip or tar with a single `.onnx` file (or a
-    single `model.onnx`); of an archive the version keeps the model and the files that it names.
+    single `model.onnx`); of an archive the version keeps the model, the files that it names, and the ONNX
+    test data (`test_data_set_*`) beside it, on which a job without data measures fidelity and latency.
 
     `curl -H "Authorization: Bearer $KEY" -F file=@model.onnx -F name=digits $URL/v1/models`
     """

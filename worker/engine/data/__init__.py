@@ -13,7 +13,7 @@ from worker.engine.data.images import open_images
 from worker.engine.data.npz import MAGIC, open_npy, open_npz
 from worker.engine.data.parquet import MAGIC as PARQUET_MAGIC
 from worker.engine.data.parquet import as_json_lines, is_parquet, open_parquet
-from worker.engine.data.pb import is_test_data, open_pb
+from worker.engine.data.pb import is_test_data, open_pb, sets_beside
 from worker.engine.data.running_text import open_running_text
 from worker.engine.data.safetensors import is_safetensors, open_safetensors
 from worker.engine.data.text import TOKENIZER, bare_table, open_text
@@ -29,11 +29,15 @@ FORMATS = (
 
 
 def open_dataset(data: Data) -> Dataset:
-    """Open a dataset by what its first bytes say.
+    """Open a dataset by what its first bytes say; of a folder, the test data sets in it.
 
     Raises:
         Refused: `empty_file`, `empty_dataset`, `unknown_data_format`, or what its reader refuses.
     """
+    return open_pb(sets_beside(data.path)) if data.path.is_dir() else _open_file(data)
+
+
+def _open_file(data: Data) -> Dataset:
     with data.path.open("rb") as file:
         head = file.read(512)
     if not head:

@@ -4,6 +4,9 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -79,6 +82,25 @@ class PbDataset:
 def is_test_data(name: str) -> bool:
     """Whether a path is one of a test data set."""
     return NAME.fullmatch(name) is not None
+
+
+def sets_beside(folder: Path) -> list[Entry]:
+    """The files of the test data sets in a folder, as they lie beside a model."""
+    found = sorted(folder.glob("test_data_set_*/*.pb"))
+    return [
+        Entry(name, path.stat().st_size, partial(_read, path), partial(_open, path))
+        for path in found
+        if is_test_data(name := path.relative_to(folder).as_posix())
+    ]
+
+
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
+def _read(path: Path, count: int) -> bytes:
+    with _open(path) as file:
+        return file.read(count)
 
 
 def open_pb(entries: Sequence[Entry]) -> PbDataset:

@@ -60,15 +60,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Sources:
-    """The samples of both uses; None where there is no data."""
+    """The samples of both uses, and those that came with the model; None where there are none."""
 
     calibration: Source | None = None
     evaluation: Source | None = None
+    bundled: Source | None = None
     notes: tuple[Note, ...] = ()
 
     def first(self) -> Source | None:
         """Where real samples for latency come from."""
-        return self.evaluation or self.calibration
+        return self.evaluation or self.calibration or self.bundled
 
 
 def open_source(data: Data, inputs: Sequence[Input], indices: Sequence[int]) -> Source:
@@ -168,7 +169,7 @@ def _samples(dataset: Dataset, order: Sequence[int], limit: int | None) -> list[
 def _noted(calibration: Source | None, evaluation: Source | None) -> Sources:
     found = [source for source in (calibration, evaluation) if source]
     notes = dict.fromkeys(note for s in found for note in (*s.dataset.warnings, *s.binding.notes))
-    return Sources(calibration, evaluation, tuple(Note("data", note) for note in notes))
+    return Sources(calibration, evaluation, notes=tuple(Note("data", note) for note in notes))
 
 
 def _hashes(dataset: Dataset) -> list[bytes]:

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from app.domain.errors import Refused
+from app.domain.job import Evaluation
 from app.domain.note import Note
 from app.domain.recipe import Imported
 from app.domain.report import Figures, Size
@@ -17,6 +19,7 @@ from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Sample
 from worker.engine.data.feeds import real_feeds, synthetic_feeds
 from worker.engine.data.source import Source, Sources, choose_sources, open_source
+from worker.engine.evaluate import bundled
 from worker.engine.evaluate.baseline import Evaluated, evaluate_baseline
 from worker.engine.evaluate.candidate import Loss, evaluate_candidate
 from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
@@ -83,12 +86,12 @@ def prepare(request: Prepare, progress: Progress) -> Prepared:
     """
     session = open_session(request.model)
     progress(0.0, "reading the data")
-    sources = choose_sources(request, inputs_of(session))
+    sources = _sources(session, request)
     ready, batch = _feeds(session, sources.first(), request)
     write_feeds(request.out / FEEDS, ready)
     progress(0.1, "preparing the model")
     notes = prepare_model(request.model, request.out / MODEL, ready, request.shapes)
-    evaluated = _evaluate(session, sources.evaluation, request, within(progress, 0.2, 0.6))
+    evaluated, told = _evaluate(session, sources, request, within(progress, 0.2, 0.6))
     calibrated = sources.calibration if request.reads_ranges else None
     _calibrate(session, calibrated, request, within(progress, 0.6, 1.0))
     return Prepared(
@@ -101,7 +104,7 @@ def prepare(request: Prepare, progress: Progress) -> Prepared:
         calibration_samples=len(sources.calibration.indices) if sources.calibration else 0,
         evaluation_samples=evaluated.samples if evaluated else 0,
         synthetic_feeds=sources.first() is None,
-        baseline=_baseline(request, evaluated, sources),
+        baseline=_baseline(request, evaluated, sources, told),
         notes=notes,
         batch=batch,
     )
@@ -148,10 +151,25 @@ def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Fig
         fidelity=loss.fidelity if loss else None,
         kernels=kernels.kernels(candidate),
         requires=requires(candidate),
-        notes=loss.notes if loss else NO_DATA,
+        notes=_notes(request, loss),
         predictions=loss.predictions if loss else (),
     )
     return figures, loss
+
+
+def _notes(request: Against, loss: Loss | None) -> tuple[Note, ...]:
+    if loss is None:
+        return NO_DATA
+    own = () if request.evaluation else (bundled.told(loss.fidelity.samples),)
+    return (*own, *loss.notes)
+
+
+def _sources(session: Session, request: Prepare) -> Sources:
+    """What was sent; without data, what came with the model."""
+    if request.calibration or request.evaluation:
+        return choose_sources(request, inputs_of(session))
+    source, notes = bundled.open_bundled(session, request.model, request.batch)
+    return Sources(bundled=source, notes=notes)
 
 
 def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[list[Feed], int]:
@@ -168,11 +186,21 @@ def _feeds(session: Session, source: Source | None, request: Prepare) -> tuple[l
 
 
 def _evaluate(
-    session: Session, source: Source | None, request: Prepare, progress: Progress
-) -> Evaluated | None:
-    if not source:
-        return None
-    return evaluate_baseline(session, source, request.out / REFERENCE, request.question, progress)
+    session: Session, sources: Sources, request: Prepare, progress: Progress
+) -> tuple[Evaluated | None, tuple[Note, ...]]:
+    """The float model on what evaluates, and notes; what came with the model fails no job."""
+    path = request.out / REFERENCE
+    if sources.evaluation:
+        found = evaluate_baseline(session, sources.evaluation, path, request.question, progress)
+        return found, found.notes
+    if not sources.bundled:
+        return None, NO_DATA
+    try:
+        question = Evaluation(output=request.question.output)
+        found = evaluate_baseline(session, sources.bundled, path, question, progress)
+    except Refused as refusal:
+        return None, (NO_DATA[0], Note("fidelity", f"not on {bundled.BUNDLED}: {refusal.detail}"))
+    return found, found.notes
 
 
 def calibration_samples(data: Data | None, order: Path | None, model: Path) -> Samples | None:
@@ -218,8 +246,10 @@ def _calibrate(session: Session, source: Source | None, request: Prepare, progre
         save_statistics(statistics, request.out / STATISTICS)
 
 
-def _baseline(request: Prepare, evaluated: Evaluated | None, sources: Sources) -> Figures:
-    notes = sources.notes + (evaluated.notes if evaluated else NO_DATA)
+def _baseline(
+    request: Prepare, evaluated: Evaluated | None, sources: Sources, told: tuple[Note, ...]
+) -> Figures:
+    notes = sources.notes + told
     return Figures(
         size=Size(model_bytes(request.model), 1.0),
         accuracy=evaluated.accuracy if evaluated else None,
@@ -231,10 +261,11 @@ def _baseline(request: Prepare, evaluated: Evaluated | None, sources: Sources) -
 
 
 def _loss(session: Session, request: Against, progress: Progress) -> Loss | None:
-    if not (request.reference and request.evaluation):
+    evaluation = request.evaluation or bundled.data_beside(request.original)
+    if not (request.reference and evaluation):
         if request.feeds:  # a candidate that cannot run is refused here and not first when it is timed
             run(session, [output.name for output in session.get_outputs()], read_feeds(request.feeds)[0])
         return None
     reference = Reference(request.reference)
-    source = open_source(request.evaluation, inputs_of(session), reference.order)
+    source = open_source(evaluation, inputs_of(session), reference.order)
     return evaluate_candidate(session, source, reference, progress)
