@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -76,7 +76,10 @@ async def received_form(
         InvalidMultipart: The body cannot be parsed.
         InvalidInput: A part has an unknown name or a field is too long.
     """
-    sink = _Sink(_boundary(request), storage, files, fields)
+    try:
+        sink = _Sink(_boundary(request), storage, files, fields)
+    except FormParserError as error:
+        raise InvalidMultipart(f"{error}.") from error
     try:
         await pump(request, sink.write)
         await run_in_threadpool(sink.finish)

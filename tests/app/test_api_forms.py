@@ -25,6 +25,7 @@ def test_a_form_that_ends_too_early_is_refused_and_leaves_nothing(
     "headers",
     [
         {"Content-Type": "multipart/form-data"},
+        {"Content-Type": f"multipart/form-data; boundary={'B' * 500}"},
         {"Content-Type": "text/plain"},
         {"Content-Type": "application/x-www-form-urlencoded"},
         {},
