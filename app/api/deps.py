@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Query, Request, Response
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query as QueryOf
+from fastapi.routing import APIRoute
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.digests import Digests
 from app.api.metrics import Metrics
 from app.api.middleware import caller_of
-from app.api.schemas.values import Page, Visible
+from app.api.schemas.values import A_LINE, ANY_ID, Page
 from app.api.waiting import Watch, seconds_preferred
 from app.db.session import Database
+from app.domain.errors import InvalidInput, pointer
 from app.services.keys import Caller
 from app.settings import Settings
 from app.storage import Storage
@@ -115,18 +119,44 @@ class Paging:
         return Page[Shown](items=items, next_cursor=cursor)
 
 
-def _paging(default: int, most: int, of: str) -> Callable[..., Awaitable[Paging]]:
+def _paging(default: int, most: int, of: str, place: str) -> Callable[..., Awaitable[Paging]]:
     async def asked(
         request: Request,
         response: Response,
         limit: Annotated[int, Query(ge=1, le=most, description=f"{of} on one page")] = default,
-        cursor: Annotated[Visible | None, Query(description="`next_cursor` of the page before")] = None,
+        cursor: Annotated[
+            str | None, Query(pattern=place, description="`next_cursor` of the page before")
+        ] = None,
     ) -> Paging:
+        _refuse_unknown(request)
         return Paging(request, response, limit, cursor)
 
     return asked
 
 
-Paged = Annotated[Paging, Depends(_paging(20, 100, "Rows"))]
-PagedMany = Annotated[Paging, Depends(_paging(100, 100, "Rows"))]
-PagedLines = Annotated[Paging, Depends(_paging(1000, 1000, "Lines"))]
+def _refuse_unknown(request: Request) -> None:
+    """A filter that is misspelt would let everything through.
+
+    Raises:
+        InvalidInput: The list has no parameter of this name.
+    """
+    known = _parameters(request.scope["route"]) if request.query_params else frozenset()
+    for name in request.query_params:
+        family = name.partition(".")[0] + "."  # what is said of label.branch holds for any label
+        if not {name, family} & known:
+            detail = f"there is no parameter of this name; known are {', '.join(sorted(known))}"
+            raise InvalidInput.at(pointer(name), detail)
+
+
+def _parameters(route: APIRoute) -> frozenset[str]:
+    """The names of a list's parameters in the query."""
+    ours = {
+        field.alias for field in get_flat_params(route.dependant) if isinstance(field.field_info, QueryOf)
+    }
+    more = (given["name"] for given in (route.openapi_extra or {}).get("parameters", ()))
+    return frozenset(ours | {name.partition(".")[0] + "." for name in more})
+
+
+Paged = Annotated[Paging, Depends(_paging(20, 100, "Rows", ANY_ID))]
+PagedMany = Annotated[Paging, Depends(_paging(100, 100, "Rows", ANY_ID))]
+PagedLines = Annotated[Paging, Depends(_paging(1000, 1000, "Lines", A_LINE))]

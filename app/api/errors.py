@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from app.api import tus
-from app.api.schemas.values import SHA256
+from app.api.schemas.values import A_LINE, ANY_ID, MODEL_ID, SHA256, VERSION_ID
 from app.db.session import Unstorable
 from app.domain import against
 from app.domain.errors import DomainError, FieldError, InvalidInput, Problem, Refused, pointer
@@ -71,6 +71,10 @@ IN_WORDS = {
     tus.COUNT: "a number of bytes",
     tus.CHECKSUM: "`sha256 ` and the digest in base64",
     SHA256: "64 hexadecimal digits in lower case",
+    ANY_ID: "an id as it was answered",
+    A_LINE: "a place as it was answered",
+    VERSION_ID: "the id of a version, `ver_…`",
+    MODEL_ID: "the id of a model, `mdl_…`",
 }
 CODES = {
     400: "bad_request",
@@ -257,7 +261,8 @@ def _pointer(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
 def _sentence(row: Any) -> str:  # noqa: ANN401 - pydantic's error row
     known = _known_sentence(row)
     shown = repr(row.get("input"))
-    return known or (str(row["msg"]) if len(shown) > SHOWN_INPUT else f"{row['msg']}, not {shown}")
+    said = str(row["msg"]).removeprefix("Value error, ")
+    return known or (said if len(shown) > SHOWN_INPUT else f"{said}, not {shown}")
 
 
 def _known_sentence(row: Any) -> str | None:  # noqa: ANN401, PLR0911 - pydantic's error row, one answer each

@@ -4,6 +4,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from app.db.session import Database
 from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
-from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, new_key, new_tenant, serving
+from tests.app.conftest import MIB, UPLOAD_LIMIT, Service, Tenant, finished, new_key, new_tenant, serving
 from tests.app.problems import pointers, problem
 from tests.app.sockets import head, talk
 
@@ -185,16 +186,30 @@ def test_an_id_that_is_nonsense_is_not_found(http: httpx.Client, text: str) -> N
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize(
-    "query", ["cursor=%00", "cursor=%ff", "state=%00", "version=%00", "state=nonsense", "cursor=zzz"]
-)
-def test_a_filter_that_is_nonsense_finds_nothing_or_is_refused(http: httpx.Client, query: str) -> None:
-    answer = http.get(f"/v1/jobs?{query}")
+@pytest.mark.parametrize("name", ["cursor", "state", "conclusion", "version", "model"])
+@pytest.mark.parametrize("text", ["%00", "%ff", "nonsense", "key_0", ""])
+def test_a_filter_that_is_nonsense_is_refused(http: httpx.Client, name: str, text: str) -> None:
+    assert pointers(http.get(f"/v1/jobs?{name}={text}")) == [f"/{name}"]
 
-    if answer.status_code == 200:
-        assert answer.json()["items"] == []
-    else:
-        problem(answer, 422, "invalid_input")
+
+def test_a_filter_that_is_misspelt_is_refused_by_every_list(service: Service) -> None:
+    with new_tenant(service, ("read", "write", "admin", "operator")) as tenant:
+        http = tenant.http
+        job = http.get(f"/v1/jobs/{finished(service, tenant)}").json()
+        model = http.get(f"/v1/versions/{job['spec']['version']}").json()["model"]
+        paths = http.get("/openapi.json").json()["paths"].items()
+        lists = [path.format(job_id=job["id"], model_id=model) for path, item in paths if is_list(item)]
+        misspelt = {path: pointers(http.get(f"{path}?stat=failed")) for path in lists}
+        labelled = {path for path in lists if http.get(f"{path}?label.branch=main").is_success}
+
+    assert len(lists) > 10
+    assert misspelt == {path: ["/stat"] for path in lists}
+    assert labelled == {"/v1/jobs", f"/v1/models/{model}/trend"}
+
+
+def is_list(operations: dict[str, Any]) -> bool:
+    """Whether a path's GET takes a cursor."""
+    return any(one["name"] == "cursor" for one in operations.get("get", {}).get("parameters", ()))
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "limit=-1"])

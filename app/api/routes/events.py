@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 
 from app.api.deps import Paged, ReadDb, Who
 from app.api.schemas.timeline import EventRead
-from app.api.schemas.values import Page, Time, Visible
+from app.api.schemas.values import AnyId, Page, Time, Visible
 from app.db import queries
 from app.db.base import MICROSECONDS
 from app.db.models import Event
@@ -20,7 +20,7 @@ def list_events(
     caller: Who,
     db: ReadDb,
     paging: Paged,
-    subject: Annotated[Visible | None, Query(description="id of a job, version, key …")] = None,
+    subject: Annotated[AnyId | None, Query(description="id of a job, version, key …")] = None,
     kind: Annotated[Visible | None, Query(alias="type", description="such as `job.succeeded`")] = None,
     since: Annotated[Time | None, Query(description="RFC 3339")] = None,
 ) -> Page[EventRead]:

@@ -10,7 +10,7 @@ from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.schemas.jobs import JobRead
 from app.api.schemas.specs import JobCreate
-from app.api.schemas.values import Page, Visible
+from app.api.schemas.values import ModelId, Page, VersionId
 from app.db import queries
 from app.db.models import Job
 from app.db.queries import steps
@@ -88,8 +88,8 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     paging: Paged,
     state: Annotated[JobState | None, Query(description="Only in this state")] = None,
     conclusion: Annotated[JobConclusion | None, Query(description="Only with this verdict")] = None,
-    version: Annotated[Visible | None, Query(description="Only of this version")] = None,
-    model: Annotated[Visible | None, Query(description="Only of this model")] = None,
+    version: Annotated[VersionId | None, Query(description="Only of this version")] = None,
+    model: Annotated[ModelId | None, Query(description="Only of this model")] = None,
 ) -> Page[JobRead]:
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.api.deps import App, Paged, ReadDb, Service, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
-from app.api.schemas.values import Page, Time, Visible, microseconds
+from app.api.schemas.values import AnyId, Page, Time, microseconds
 from app.api.schemas.webhooks import (
     DeliveryRead,
     EndpointChange,
@@ -150,7 +150,7 @@ def list_deliveries(
     caller: Who,
     db: ReadDb,
     paging: Paged,
-    endpoint: Annotated[Visible | None, Query(description="id of an endpoint")] = None,
+    endpoint: Annotated[AnyId | None, Query(description="id of an endpoint")] = None,
     state: Annotated[
         Literal["pending", "delivered", "failed", "canceled"] | None, Query(description="Only in this state")
     ] = None,

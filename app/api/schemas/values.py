@@ -23,8 +23,17 @@ Sha256 = Annotated[
 ]
 
 
-# Ids, cursors and types of events in a query; a NUL, which no database stores, is none of these.
+# Types of events in a query; a NUL, which no database stores, is none of these.
 Visible = Annotated[str, Field(max_length=50, pattern="^[ -~]*$")]
+
+
+# What is no id would find nothing, or everything, without a word.
+ULID = "[0-9a-hjkmnp-tv-z]{26}"
+ANY_ID, VERSION_ID, MODEL_ID = f"^[a-z]{{3}}_{ULID}$", f"^ver_{ULID}$", f"^mdl_{ULID}$"
+A_LINE = "^[0-9]{16}[.][!-~]{1,33}$"
+AnyId = Annotated[str, Field(pattern=ANY_ID)]
+VersionId = Annotated[str, Field(pattern=VERSION_ID)]
+ModelId = Annotated[str, Field(pattern=MODEL_ID)]
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
