@@ -59,7 +59,7 @@ SPECS: dict[str, tuple[dict[str, str], str]] = {
     "a version of its own": ({"spec": '{"version": "ver_1"}'}, "/spec/version"),
     "a limit that is no number": ({"min_speedup": "fast"}, "/min_speedup"),
     "a limit that is not a number": ({"min_sqnr_db": "nan"}, "/min_sqnr_db"),
-    "a limit out of range": ({"max_accuracy_drop": "7"}, "/gate/max_accuracy_drop"),
+    "a limit out of range": ({"max_accuracy_drop": "7"}, "/max_accuracy_drop"),
     "a gate that is none": ({"spec": '{"gate": 5}', "min_speedup": "1.2"}, "/spec/gate"),
     "a gate that is a list": ({"spec": '{"gate": ["x"]}', "min_speedup": "1.2"}, "/spec/gate"),
     "a wrong choice": ({"on_inconclusive": "shrug"}, "/on_inconclusive"),

@@ -1,5 +1,6 @@
 """Datasets: samples for calibration and evaluation."""
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -137,8 +138,7 @@ async def check_dataset(
     decide when 1, 3 or 5 % of them flip, and how many samples the gate's limits need.
     """
     await service.read(lambda db: datasets.pair(db, caller.project_id, dataset_id, body.version))
-    await service.watch.settled(dataset_id, wait)
-    await service.watch.settled(body.version, wait)
+    await asyncio.gather(*(service.watch.settled(one, wait) for one in (dataset_id, body.version)))
     question = Question(gate=body.gate, metric=body.metric, input=body.input, candidates=body.candidates)
     return await service.read(
         lambda db: datasets.check(db, caller.project_id, dataset_id, body.version, question)
