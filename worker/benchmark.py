@@ -3,14 +3,19 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from app.domain.errors import Refused
 from app.domain.job import Benchmark, JobSpec
 from app.domain.note import Note
 from app.domain.processor import allowed_cores
-from app.domain.report import Latency, Memory
+from app.domain.report import Latency, Memory, OpenVINO
 from worker.engine import rounds
+from worker.engine.elsewhere.beside import Beside, openvino_beside
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
+from worker.sandbox import Refusal
 from worker.work import Work
 
 MEMORY_SHARE = 0.1
@@ -23,6 +28,7 @@ class Measured:
     latency: Latency | None
     memory: Memory | None
     notes: tuple[Note, ...]
+    openvino: OpenVINO | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,18 @@ def measure(
         _measured(_latency(series, index, spec.benchmark, batch), use, uses[0])
         for index, use in enumerate(uses)
     ]
-    return Comparison(measured[0], dict(zip(candidates, measured[1:], strict=True)))
+    shared = Beside(partial(_call, work), baseline, feeds, spec.benchmark, batch)
+    elsewhere = {c: openvino_beside(shared, model) for c, model in candidates.items()}
+    found = zip(candidates, measured[1:], strict=True)
+    return Comparison(measured[0], {c: replace(one, openvino=elsewhere[c]) for c, one in found})
+
+
+def _call(work: Work, name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
+    """A call of which a refusal, a crash or a limit is a finding."""
+    try:
+        return work.call(name, request, answer, (1.0, 1.0))
+    except Refusal as refusal:
+        raise Refused(refusal.problem.code, refusal.problem.detail) from refusal
 
 
 def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:

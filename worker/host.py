@@ -4,11 +4,14 @@ import platform
 from importlib.metadata import version
 
 from app.domain import processor
+from worker.engine.elsewhere import openvino
 
 
 def describe() -> dict[str, str]:
     """CPU, system and versions, kept with every job's result."""
     versions = {name: version(name) for name in ("onnxruntime", "onnx", "numpy")}
+    if found := openvino.release():
+        versions["openvino"] = found
     return {
         "cpu": processor.cpu_info("model name") or platform.processor() or platform.machine(),
         "isa": processor.isa(),

@@ -192,7 +192,7 @@ def _refuse_giants(work: Work) -> None:
 
 
 def _record(db: Session, candidate_id: str, result: Measured) -> None:
-    candidates.measured(db, candidate_id, result.latency, result.memory, result.notes)
+    candidates.measured(db, candidate_id, result.latency, result.memory, result.notes, result.openvino)
 
 
 def _stage_version(work: Work, version_id: str, folder: str) -> Path:

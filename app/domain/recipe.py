@@ -104,7 +104,10 @@ class _Calibrated(Chosen):
 
 @dataclass(frozen=True, kw_only=True)
 class StaticInt8(_Calibrated):
-    """int8 weights and activations with ranges from calibration data."""
+    """int8 weights and activations with ranges from calibration data.
+
+    `quantize_bias` false leaves biases in float, for runtimes that take none in int32.
+    """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
     method: Literal["static_int8"] = "static_int8"

@@ -1,6 +1,7 @@
 """What was measured. A figure that is missing has its reason in the candidate's `notes`."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from app.domain.flips import Compared
 from app.domain.note import Note
@@ -211,6 +212,80 @@ class Requires:
 
 
 @dataclass(frozen=True)
+class ExampleInput:
+    """One input of a run that worked, all its elements `fill`.
+
+    `shape` has sizes; `declared` has the model's own, with names and nulls. Of an input that is quantized,
+    `affine` says what an integer stands for: scale, zero point.
+    """
+
+    name: str
+    dtype: str  # as numpy calls it
+    shape: tuple[int, ...]
+    declared: tuple[int | str | None, ...]
+    fill: float
+    affine: tuple[float, int] | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """Inputs on which the model ran, and the files with external data that must lie beside it."""
+
+    inputs: tuple[ExampleInput, ...]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One reason why a runtime does not take a model; at most 6 nodes are named.
+
+    `mend` is the field of a recipe whose result does without it; null where there is none.
+    """
+
+    reason: str
+    count: int
+    nodes: tuple[str, ...]
+    mend: str | None
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """What TensorRT's published rules say of the graph; TensorRT itself was not run."""
+
+    loads: Literal["yes", "no"]
+    rules: str  # of which release
+    obstacles: tuple[Obstacle, ...] = ()
+
+
+@dataclass(frozen=True)
+class OpenVINO:
+    """A candidate run by OpenVINO on the benchmark's host, beside ONNX Runtime on the same inputs.
+
+    `fidelity` is OpenVINO's and `onnxruntime` ONNX Runtime's, both against the float model in ONNX Runtime;
+    `likeness` is the candidate in OpenVINO against itself in ONNX Runtime. In `latency` the baseline is the
+    candidate in ONNX Runtime: a speed-up above 1 says that OpenVINO is faster. `reason` says why it does not
+    load, was not checked, or has no latency.
+    """
+
+    loads: Literal["yes", "no", "not_checked"]
+    release: str | None = None
+    precision: str | None = None  # of what stays float, as OpenVINO chose it
+    reason: str | None = None
+    fidelity: Fidelity | None = None
+    onnxruntime: Fidelity | None = None
+    likeness: Fidelity | None = None
+    latency: Latency | None = None
+
+
+@dataclass(frozen=True)
+class RunsElsewhere:
+    """Which other runtimes take a model; OpenVINO is null of the baseline and before the benchmark."""
+
+    tensorrt: TensorRT | None = None
+    openvino: OpenVINO | None = None
+
+
+@dataclass(frozen=True)
 class Reused:
     """From which job a candidate's results come, because nothing that they depend on has changed.
 
@@ -235,6 +310,8 @@ class Figures:
     memory: Memory | None = None
     kernels: Kernels | None = None
     requires: Requires | None = None
+    runs_elsewhere: RunsElsewhere | None = None
+    example: Example | None = None
     notes: tuple[Note, ...] = ()
     predictions: tuple[Compared, ...] = ()
 

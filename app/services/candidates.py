@@ -14,7 +14,15 @@ from app.domain.errors import Problem
 from app.domain.job import check_transition
 from app.domain.note import Note
 from app.domain.recipe import Recipe, title
-from app.domain.report import Figures, Latency, Memory, Reused, causes_of_slowness
+from app.domain.report import (
+    Figures,
+    Latency,
+    Memory,
+    OpenVINO,
+    Reused,
+    RunsElsewhere,
+    causes_of_slowness,
+)
 from app.services import artifacts, events, manifest
 from app.storage import Received, Storage
 
@@ -77,12 +85,20 @@ def failed(db: Session, candidate_id: str, problem: Problem) -> None:
 
 
 def measured(
-    db: Session, candidate_id: str, latency: Latency | None, memory: Memory | None, notes: tuple[Note, ...]
+    db: Session,
+    candidate_id: str,
+    latency: Latency | None,
+    memory: Memory | None,
+    notes: tuple[Note, ...],
+    openvino: OpenVINO | None = None,
 ) -> None:
     """The benchmark is done; what could not be measured has its reason in `notes`."""
     candidate = db.get_one(Candidate, candidate_id, with_for_update=True)
+    elsewhere = replace(candidate.figures.runs_elsewhere or RunsElsewhere(), openvino=openvino)
     every = (*candidate.figures.notes, *notes, *causes_of_slowness(candidate.figures.kernels, latency))
-    candidate.figures = replace(candidate.figures, latency=latency, memory=memory, notes=every)
+    candidate.figures = replace(
+        candidate.figures, latency=latency, memory=memory, runs_elsewhere=elsewhere, notes=every
+    )
     _move(db, candidate, "measured")
 
 

@@ -139,4 +139,5 @@ def _same_target(db: Session, job: Job, donor: Job) -> bool:
 
 def _unmeasured(figures: Figures) -> Figures:
     notes = tuple(note for note in figures.notes if note.about not in MEASURED)
-    return replace(figures, latency=None, memory=None, notes=notes)
+    elsewhere = figures.runs_elsewhere and replace(figures.runs_elsewhere, openvino=None)
+    return replace(figures, latency=None, memory=None, runs_elsewhere=elsewhere, notes=notes)

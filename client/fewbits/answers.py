@@ -158,7 +158,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Shown):
-    """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`."""
+    """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`.
+
+    `snippet` is Python that loads and runs its model.
+    """
 
     id: str
     job: str
@@ -173,6 +176,7 @@ class Candidate(Shown):
     latency: Latency | None = None
     memory: Memory | None = None
     artifact: str | None = None
+    snippet: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

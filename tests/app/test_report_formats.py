@@ -18,7 +18,15 @@ from app.db.models import Candidate, Model, Version
 from app.domain.errors import Problem
 from app.domain.gate import Gate
 from app.domain.note import Note
-from app.domain.report import Figures
+from app.domain.report import (
+    Example,
+    ExampleInput,
+    Figures,
+    Obstacle,
+    Requires,
+    RunsElsewhere,
+    TensorRT,
+)
 from tests import factories
 from tests.app.conftest import Service, Tenant
 from tests.app.problems import problem
@@ -69,6 +77,18 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def known(name: str) -> dict[str, Any]:
+    """What figures say beside numbers, where everything is called that."""
+    obstacle = Obstacle(name, 1, (name,), "activation: int8")
+    example = Example((ExampleInput(name, "float32", (1, 4), (name, 4), 0),))
+    return {
+        "notes": (Note("recipe", name),),
+        "requires": Requires(8, {"": 17}, "1.12"),
+        "runs_elsewhere": RunsElsewhere(TensorRT("no", "TensorRT 10.15", (obstacle,))),
+        "example": example,
+    }
+
+
 def judged(
     service: Service, tenant: Tenant, gate: Gate | None = None, name: str | None = None, speedup: float = 2.0
 ) -> str:
@@ -79,8 +99,7 @@ def judged(
     factories.fail(service.database, service.storage, broken.id, "nothing_to_quantize")
 
     def measured(_position: int) -> Figures:
-        notes = (Note("recipe", name or "a note"),)
-        return replace(factories.figures(speedup=speedup), notes=notes)
+        return replace(factories.figures(speedup=speedup), **known(name or "a note"))
 
     factories.work_off(service.database, service.storage, job, measured)
     if name:
@@ -179,6 +198,22 @@ def test_the_page_needs_nothing_else_and_says_everything(service: Service, tenan
     assert policy.startswith(f"default-src 'none'; style-src 'sha256-{digest}';")
     for words in ("Passed", "2.00× as fast", "speed-up ≥ 1.2", "nothing_to_quantize", "a note", "a CPU", job):
         assert words in page.text
+    assert "TensorRT: no: a note (1, mended by activation: int8)" in page.text
+    assert "'a note': np.full((1, 4), 0, np.float32)" in page.text
+
+
+def test_a_candidate_says_what_else_takes_it_and_how_to_run_it(service: Service, tenant: Tenant) -> None:
+    job = judged(service, tenant)
+
+    found = tenant.http.get(f"/v1/jobs/{job}/report", params={"format": "json"}).json()["candidates"]
+    report = tenant.http.get(f"/v1/jobs/{job}/report", params={"format": "md"}).text
+
+    measured = next(c for c in found if c["state"] == "measured")
+    assert measured["runs_elsewhere"]["tensorrt"]["loads"] == "no"
+    assert "model = '0" in measured["snippet"]
+    assert [c["snippet"] for c in found if c["state"] == "failed"] == [None]
+    assert f"```python\n{measured['snippet']}```" in report
+    assert "TensorRT: no: a note (1, mended by activation: int8)" in report
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
@@ -200,7 +235,8 @@ def test_no_name_gets_out_of_its_place(service: Service, tenant: Tenant, name: s
     assert [line.count(" | ") for line in reports[0].splitlines() if line.startswith("|")] == [
         line.count(" | ") for line in reports[1].splitlines() if line.startswith("|")
     ]
-    assert not re.search(r"<script|(?<!\\)\]\(|https?://|@all", reports[0])
+    outside_code = re.sub(r"^```python\n.*?^```$", "", reports[0], flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"<script|(?<!\\)\]\(|https?://|@all", outside_code)
 
 
 def cases(text: bytes) -> dict[str, str]:

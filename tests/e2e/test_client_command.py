@@ -238,7 +238,10 @@ def test_results_can_be_asked_for_again(
     assert "digits" in said("models")
     assert "Gate passed" in said("verdict", job["id"])
     assert "speedup" in said("compare", *(c["id"] for c in candidates))
-    assert said("download", job["id"], "-o", "again.onnx").strip() == "again.onnx"
+    download = ("download", job["id"], "-o", "again.onnx", "--snippet", "run.py")
+    assert said(*download).strip() == "again.onnx"
+    ran = subprocess.run([sys.executable, "run.py"], cwd=folder, capture_output=True, text=True, check=True)
+    assert ran.stdout.endswith("float32 (1, 10)\n")
     assert (folder / "again.onnx").read_bytes() == (folder / "best.onnx").read_bytes()
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from importlib.util import find_spec
 from typing import Any
 
 import httpx
@@ -62,6 +63,8 @@ def test_every_candidate_is_measured_in_full(candidates: list[dict[str, Any]]) -
         assert c["kernels"]["integer"] > 0
         assert c["latency"] is not None or any("latency" in note for note in c["notes"])
         assert "auto" not in json.dumps(c["recipe"])
+        others = {name: said["loads"] for name, said in c["runs_elsewhere"].items()}
+        assert others == {"tensorrt": "no", "openvino": "yes" if find_spec("openvino") else "not_checked"}
 
 
 def test_the_downloaded_model_is_as_good_as_the_report_says(

@@ -318,4 +318,5 @@ def test_every_call_of_the_contract_is_in_the_table() -> None:
         "build",
         "measure_round",
         "measure_memory",
+        "run_openvino",
     }

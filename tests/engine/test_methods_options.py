@@ -132,6 +132,7 @@ REFUSED = {
     "/format 4 bits": StaticInt8(format="qoperator", weight="int4"),
     "/format mixed signs": StaticInt8(format="qoperator", activation="int8", weight="uint8"),
     "/format override": StaticInt8(format="qoperator", overrides=(Override(nodes=("*",), weight="int4"),)),
+    "/quantize_bias": StaticInt8(format="qoperator", quantize_bias=False),
     "/symmetric/weight": StaticInt8(per_channel=True, symmetric=Symmetric(weight=False)),
     "/reduce_range": StaticInt8(weight="int4", reduce_range=True),
     "/overrides/0": StaticInt8(overrides=(Override(weight="int4"),)),

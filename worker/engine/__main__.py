@@ -23,6 +23,7 @@ from app.domain.errors import DomainError, FieldError, Problem, Refused, pointer
 from app.domain.job import Evaluation, MetricName
 from app.domain.note import Note
 from app.domain.recipe import Recipe, reads_ranges
+from app.domain.snippet import snippet
 from app.domain.target import RULES, Target
 from worker.engine.calls import CALLS, run_call
 from worker.engine.requests import Data, Prepare
@@ -77,7 +78,6 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     from worker.engine.load import model_bytes
     from worker.engine.methods import Setting
     from worker.engine.methods import quantize as apply
-    from worker.engine.requirements import requires
 
     recipe = read_recipe(arguments.recipe)
     target = _target(arguments)
@@ -93,6 +93,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         if not (statistics and prepared["synthetic_feeds"]):  # ranges of real samples do not fit made-up ones
             _refuse_unfaithful(arguments, quantized.recipe, Path(folder) / prepared["feeds"])
         told = _write_layers(arguments, model, quantized.recipe, setting, Path(folder) / prepared["feeds"])
+        use = _how_to_run(arguments.out, Path(folder) / prepared["feeds"])
     size = model_bytes(arguments.out)
     return {
         "model": str(arguments.out),
@@ -101,7 +102,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         "notes": [*prepared["notes"], *map(str, told)],
         "size": {"bytes": size, "ratio": size / model_bytes(arguments.model)},
         "kernels": asdict(kernels(arguments.out)),
-        "requires": asdict(requires(arguments.out)),
+        **use,
     }
 
 
@@ -320,6 +321,23 @@ def _write_layers(
     if found:
         arguments.layers.write_text(json.dumps(asdict(found), indent=2) + "\n")
     return notes
+
+
+def _how_to_run(model: Path, feeds: Path) -> dict[str, Any]:
+    """What a runtime must know, which others take the model, and Python that loads and runs it."""
+    from worker.engine.elsewhere.example import example
+    from worker.engine.elsewhere.tensorrt import tensorrt
+    from worker.engine.evaluate.ready import read_feeds
+    from worker.engine.load import load_model
+    from worker.engine.requirements import requires
+    from worker.engine.session import open_session
+
+    needs, tried = requires(model), example(model, open_session(model), read_feeds(feeds)[0])
+    return {
+        "requires": asdict(needs),
+        "runs_elsewhere": {"tensorrt": asdict(tensorrt(load_model(model)))},
+        "snippet": snippet(model.name, tried, needs) if tried else None,
+    }
 
 
 def _invalid(code: str, what: str, error: ValidationError, skip: int = 0) -> Refused:

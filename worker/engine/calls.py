@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from app.domain.report import Examination
+from app.domain.report import Examination, OpenVINO
 from worker.engine.evaluate.progress import Progress
 from worker.engine.requests import (
     Build,
@@ -24,6 +24,7 @@ from worker.engine.requests import (
     Prepare,
     Prepared,
     Round,
+    RunOpenVINO,
     Unpacked,
     UnpackModel,
 )
@@ -81,6 +82,13 @@ def measure_memory(request: MeasureMemory, _progress: Progress) -> MemoryUse:
     return measure_memory(request)
 
 
+def run_openvino(request: RunOpenVINO, _progress: Progress) -> OpenVINO:
+    """One candidate in OpenVINO, in this process."""
+    from worker.engine.elsewhere.run_openvino import run_openvino
+
+    return run_openvino(request)
+
+
 CALLS: dict[str, tuple[type[Any], Callable[[Any, Progress], Any]]] = {
     "unpack_model": (UnpackModel, unpack_model),
     "examine_model": (ExamineModel, examine_model),
@@ -89,6 +97,7 @@ CALLS: dict[str, tuple[type[Any], Callable[[Any, Progress], Any]]] = {
     "build": (Build, build),
     "measure_round": (MeasureRound, measure_round),
     "measure_memory": (MeasureMemory, measure_memory),
+    "run_openvino": (RunOpenVINO, run_openvino),
 }
 
 

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from app.domain.errors import Problem, Refused
-from app.domain.job import Evaluation
+from app.domain.job import Benchmark, Evaluation
 from app.domain.note import Note
-from app.domain.report import Figures, Latency, Memory, causes_of_slowness
+from app.domain.report import Figures, Latency, Memory, RunsElsewhere, causes_of_slowness
+from worker.engine.elsewhere.beside import Beside, openvino_beside
 from worker.engine.evaluate.progress import Progress, within
 from worker.engine.evaluate.stages import evaluate, prepare
 from worker.engine.requests import Data, MemoryUse, Prepare, Round
@@ -87,7 +88,24 @@ def compare(request: Compare, progress: Progress) -> Comparison:
             )
             for i, f in enumerate(figures)
         ]
+        paired = zip(figures, request.candidates, strict=True)
+        figures = [_with_openvino(request, f, path, against.feeds, prepared.batch) for f, path in paired]
         return _with_memory(request, against.feeds, [prepared.baseline, *figures])
+
+
+def _with_openvino(request: Compare, figures: Figures, candidate: Path, feeds: Path, batch: int) -> Figures:
+    benchmark = Benchmark(threads=request.threads, max_seconds=request.max_seconds)
+    found = openvino_beside(Beside(_answer, request.model, feeds, benchmark, batch), candidate)
+    return replace(figures, runs_elsewhere=replace(figures.runs_elsewhere or RunsElsewhere(), openvino=found))
+
+
+def _answer(name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
+    """A call of which a crash is a finding too."""
+    arguments = TypeAdapter(type(request)).dump_python(request, mode="json")
+    try:
+        return TypeAdapter(answer).validate_python(call(name, arguments))
+    except RuntimeError as error:
+        raise Refused("engine_crashed", str(error)) from error
 
 
 def call(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from app.domain.processor import throttled_periods
+from worker.engine.elsewhere import openvino
 from worker.engine.evaluate.cores import pinned
 from worker.engine.evaluate.ready import Feed, read_feeds
 from worker.engine.interface import as_fed
@@ -50,8 +51,8 @@ def measure_round(request: MeasureRound) -> Round:
     pays for the caches that the contestant before it left, and is not counted.
 
     With one thread, runs are compared by the thread's CPU time: it is the latency without the time in which
-    other processes held the core, which hits contestants at random. With more, and in the percentiles, it is
-    wall time.
+    other processes held the core, which hits contestants at random. With more, beside OpenVINO, which has
+    threads of its own, and in the percentiles, it is wall time.
 
     Raises:
         Refused: a model cannot be loaded.
@@ -61,6 +62,7 @@ def measure_round(request: MeasureRound) -> Round:
     before = throttled_periods()
     with pinned(request.threads, request.seed):
         tracks = [_open(path, feeds, request.threads) for path in (request.models[0], *request.models)]
+        tracks += [_in_openvino(request, tracks[0])] if request.openvino else []
         slowest = max(_warm_up(track) for track in tracks)
         with _no_garbage_collection():
             _run_cycles(tracks, draw, slowest, request)
@@ -74,6 +76,13 @@ def _open(path: Path, feeds: Sequence[Feed], threads: int) -> Track:
     session = open_session(path, threads=threads)
     seconds = time.perf_counter() - start
     return Track(session, as_fed(session, feeds), seconds)
+
+
+def _in_openvino(request: MeasureRound, baseline: Track) -> Track:
+    openvino.library()  # its import is no part of loading
+    start = time.perf_counter()
+    session = openvino.compiled(request.models[0], baseline.session, request.threads)
+    return Track(session, baseline.feeds, time.perf_counter() - start)
 
 
 def _warm_up(track: Track) -> float:
@@ -92,12 +101,17 @@ def _run_cycles(
 ) -> None:
     touches = 1 if slowest < SLOW_RUN_SECONDS else 0
     length = max(BLOCK_SECONDS, slowest)
-    clock = time.thread_time if request.threads == 1 else time.perf_counter
+    clock = _clock(request)
     for cycle in range(max(LEAST_CYCLES, math.ceil(request.seconds / length))):
         for track in draw.sample(tracks, len(tracks)):
             for touch in range(touches):
                 _timed(track, cycle + touch)
             _run_block(track, cycle, length, clock)
+
+
+def _clock(request: MeasureRound) -> Callable[[], float]:
+    alone = request.threads == 1 and not request.openvino
+    return time.thread_time if alone else time.perf_counter
 
 
 def _run_block(track: Track, cycle: int, length: float, clock: Callable[[], float]) -> None:

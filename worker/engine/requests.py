@@ -142,6 +142,7 @@ class MeasureRound:
     """One round of paired latency in this process: the baseline, the baseline again, each candidate."""
 
     models: tuple[Path, ...]  # the baseline first
+    openvino: bool = False  # the last contestant is the baseline again, run by OpenVINO
     feeds: Path
     threads: int = 1
     seed: int = 0
@@ -167,6 +168,15 @@ class Round:
     baseline: Contestant
     candidates: tuple[Contestant, ...]
     throttled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOpenVINO:
+    """Load a candidate in OpenVINO, and hold it against the float model and itself in ONNX Runtime."""
+
+    baseline: Path
+    candidate: Path
+    feeds: Path
 
 
 @dataclass(frozen=True, kw_only=True)

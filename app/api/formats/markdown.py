@@ -28,6 +28,7 @@ def report(document: ReportRead) -> str:
         verdict(document.verdict, document.candidates),
         _table(document.job, document.candidates),
         _predictions(document),
+        _elsewhere(document),
         _notes(document.job, document.candidates),
         _environment(document.job),
     ]
@@ -86,6 +87,22 @@ def _predictions(document: ReportRead) -> str:
     lines += [_prediction(one) for one in shown]
     title = f"Predictions of {_escape(best.name)} beside the float model's"
     return "\n".join([f"<details><summary>{title}</summary>", "", *lines, "", "</details>", ""])
+
+
+def _elsewhere(document: ReportRead) -> str:
+    """Which other runtimes take the candidates, and how to run the best one."""
+    shown = [c for c in document.candidates if c.runs_elsewhere]
+    if not shown:
+        return ""
+    lines = [
+        f"- **{_escape(c.name)}**: {runtime}: {_escape(said)}"
+        for c in shown
+        for runtime, said in (("TensorRT", words.tensorrt(c)), ("OpenVINO", words.openvino(c)))
+    ]
+    best = next((c for c in shown if c.id == document.verdict.best), None)
+    code = ["", f"```python\n{best.snippet}```"] if best and best.snippet else []
+    title = "<details><summary>Runs elsewhere</summary>"
+    return "\n".join([title, "", *lines, *code, "", "</details>", ""])
 
 
 def _prediction(one: Compared) -> str:

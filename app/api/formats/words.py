@@ -6,7 +6,7 @@ from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.jobs import VerdictRead
 from app.domain.estimate import UP_TO_1
 from app.domain.gate import Check
-from app.domain.report import Accuracy, Latency, Memory, Size
+from app.domain.report import Accuracy, Latency, Memory, Obstacle, Size
 
 MIB = 1024 * 1024
 NONE = "–"
@@ -103,6 +103,34 @@ def sqnr(c: CandidateRead) -> str:
 def kernels(c: CandidateRead) -> str:
     """How many nodes run in integer kernels."""
     return f"{c.kernels.integer} of {c.kernels.integer + c.kernels.float}" if c.kernels else NONE
+
+
+def tensorrt(c: CandidateRead) -> str:
+    """Whether TensorRT takes a candidate by its rules, and what would."""
+    found = c.runs_elsewhere.tensorrt if c.runs_elsewhere else None
+    if found is None:
+        return NONE
+    if found.loads == "yes":
+        return f"yes, by the rules of {found.rules}, which was not run"
+    return "no: " + "; ".join(map(_obstacle, found.obstacles))
+
+
+def openvino(c: CandidateRead) -> str:
+    """Whether OpenVINO runs a candidate, how close it stays, and how quick it is beside ONNX Runtime."""
+    found = c.runs_elsewhere.openvino if c.runs_elsewhere else None
+    if found is None:
+        return NONE
+    if found.loads != "yes":
+        return f"no: {found.reason}" if found.loads == "no" else str(found.reason)
+    close = f", {found.fidelity.sqnr_db:.1f} dB" if found.fidelity else ""
+    ours = f" (ONNX Runtime {found.onnxruntime.sqnr_db:.1f} dB)" if found.onnxruntime else ""
+    quick = f", {speedup(found.latency)} times as fast as ONNX Runtime" if found.latency else ""
+    return f"yes{close}{ours}{quick}" + (f"; {found.reason}" if found.reason else "")
+
+
+def _obstacle(found: Obstacle) -> str:
+    mend = f", mended by {found.mend}" if found.mend else ""
+    return f"{found.reason} ({found.count}{mend})"
 
 
 def limit(check: Check) -> str:

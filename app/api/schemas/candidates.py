@@ -9,7 +9,19 @@ from app.api.schemas.values import Problem, moment_or_none
 from app.db.models import Artifact, Candidate
 from app.db.retention import ExpiredArtifact
 from app.domain.flips import Compared
-from app.domain.report import Accuracy, Fidelity, Kernels, Latency, Memory, Requires, Reused, Size
+from app.domain.report import (
+    Accuracy,
+    Fidelity,
+    Figures,
+    Kernels,
+    Latency,
+    Memory,
+    Requires,
+    Reused,
+    RunsElsewhere,
+    Size,
+)
+from app.domain.snippet import snippet
 from app.domain.states import CandidateState
 
 
@@ -28,7 +40,10 @@ class ReusedRead(BaseModel):
 
 
 class CandidateRead(BaseModel):
-    """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`."""
+    """One way of quantizing and what it costs and wins; a figure is null with a reason in `notes`.
+
+    `snippet` is Python that loads and runs the model.
+    """
 
     id: str
     job: str
@@ -46,6 +61,8 @@ class CandidateRead(BaseModel):
     memory: Memory | None
     kernels: Kernels | None
     requires: Requires | None
+    runs_elsewhere: RunsElsewhere | None
+    snippet: str | None
     predictions: list[Compared]
     artifact: str | None
     links: dict[str, str]
@@ -73,7 +90,15 @@ class CandidateRead(BaseModel):
             memory=figures.memory,
             kernels=figures.kernels,
             requires=figures.requires,
+            runs_elsewhere=figures.runs_elsewhere,
+            snippet=_snippet(figures, artifact),
             predictions=list(figures.predictions),
             artifact=artifact.id if artifact else None,
             links=links | ({"content": f"{here}/content"} if isinstance(artifact, Artifact) else {}),
         )
+
+
+def _snippet(figures: Figures, artifact: Artifact | ExpiredArtifact | None) -> str | None:
+    if not (figures.example and figures.requires and isinstance(artifact, Artifact)):
+        return None
+    return snippet(artifact.filename, figures.example, figures.requires)

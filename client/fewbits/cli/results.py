@@ -49,7 +49,8 @@ def compare(*, a: str, b: str, as_json: bool) -> None:
 @click.command()
 @click.argument("what", metavar="CANDIDATE|JOB")
 @click.option("-o", "--output", type=options.WRITABLE, metavar="FILE", help="Default: the id and .onnx.")
-def download(*, what: str, output: Path | None) -> None:
+@click.option("--snippet", type=options.WRITABLE, metavar="FILE", help="Also write Python that runs it.")
+def download(*, what: str, output: Path | None, snippet: Path | None) -> None:
     """Bring a quantized model here: CANDIDATE's, or the best of JOB."""
     from fewbits.cli import display  # noqa: PLC0415 - not for --help
     from fewbits.client import Client  # noqa: PLC0415
@@ -60,4 +61,17 @@ def download(*, what: str, output: Path | None) -> None:
         if candidate is None:
             raise InvalidInput(f"The job {what} has no best candidate; `fewbits verdict {what}` says why.")
         found = client.download(candidate, output or Path(f"{candidate}.onnx"), tell=shown.file)
+        code = client.candidate(candidate).snippet if snippet else None
+    if snippet:
+        _write(snippet, code, found)
     click.echo(found)
+
+
+def _write(snippet: Path, code: str | None, model: Path) -> None:
+    """Write the code that runs a model, with the name that the model has here."""
+    from fewbits.errors import InvalidInput  # noqa: PLC0415 - not for --help
+
+    if code is None:
+        raise InvalidInput(f"There is no code for {model}: no example of its inputs is known.")
+    lines = [f"model = {str(model)!r}" if line.startswith("model = ") else line for line in code.splitlines()]
+    snippet.write_text("\n".join(lines) + "\n", encoding="utf-8")

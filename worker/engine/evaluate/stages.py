@@ -12,13 +12,15 @@ from app.domain.errors import Refused
 from app.domain.job import Evaluation
 from app.domain.note import Note
 from app.domain.recipe import Imported
-from app.domain.report import Figures, Size
+from app.domain.report import Figures, RunsElsewhere, Size
 from worker.engine import kernels, methods
 from worker.engine.calibrate import collect, load_statistics, save_statistics
 from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Sample
 from worker.engine.data.feeds import real_feeds, synthetic_feeds
 from worker.engine.data.source import Source, Sources, choose_sources, open_source
+from worker.engine.elsewhere.example import example
+from worker.engine.elsewhere.tensorrt import tensorrt
 from worker.engine.evaluate import bundled
 from worker.engine.evaluate.baseline import Evaluated, evaluate_baseline
 from worker.engine.evaluate.candidate import Loss, evaluate_candidate
@@ -30,7 +32,7 @@ from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import every_feed, run
 from worker.engine.interface import float_view
-from worker.engine.load import model_bytes
+from worker.engine.load import load_model, model_bytes
 from worker.engine.methods.imported import bring_in
 from worker.engine.methods.setting import Samples
 from worker.engine.prepare import prepare_model
@@ -142,15 +144,18 @@ def evaluate(candidate: Path, request: Against, progress: Progress) -> tuple[Fig
     Raises:
         Refused: the candidate does not run or gives NaN.
     """
-    session = float_view(open_session(candidate))
-    loss = _loss(session, request, progress)
+    session = open_session(candidate)
+    loss = _loss(float_view(session), request, progress)
     size = model_bytes(candidate)
+    feeds = read_feeds(request.feeds) if request.feeds else []
     figures = Figures(
         size=Size(size, size / model_bytes(request.original)),
         accuracy=loss.accuracy if loss else None,
         fidelity=loss.fidelity if loss else None,
         kernels=kernels.kernels(candidate),
         requires=requires(candidate),
+        runs_elsewhere=_runs_elsewhere(candidate),
+        example=example(candidate, session, feeds[0]) if feeds else None,
         notes=_notes(request, loss),
         predictions=loss.predictions if loss else (),
     )
@@ -256,8 +261,13 @@ def _baseline(
         fidelity=exact(evaluated.samples) if evaluated else None,
         kernels=kernels.kernels(request.model),
         requires=requires(request.model),
+        runs_elsewhere=_runs_elsewhere(request.model),
         notes=notes if sources.first() else (*notes, SYNTHETIC),
     )
+
+
+def _runs_elsewhere(model: Path) -> RunsElsewhere:
+    return RunsElsewhere(tensorrt=tensorrt(load_model(model)))
 
 
 def _loss(session: Session, request: Against, progress: Progress) -> Loss | None:

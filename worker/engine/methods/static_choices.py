@@ -158,6 +158,9 @@ def _refuse_operators(recipe: Calibrated, facts: Facts) -> None:
     wide = sorted(types_of(recipe) & WIDE)
     if wide:
         raise unsupported("format", "qoperator", f"QLinear operators take no {wide[0]}", "ask for qdq")
+    if not recipe.quantize_bias:
+        why = "QLinear operators take biases in int32"
+        raise unsupported("quantize_bias", False, why, "ask for qdq, or leave it out")
     if facts.half:
         why = "QLinear operators have no float16 scales"
         raise unsupported("format", "qoperator", why, "ask for qdq, or upload the float32 model")

@@ -1,0 +1,1 @@
+"""Which other runtimes take a model, and how to run it."""
