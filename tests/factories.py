@@ -248,7 +248,8 @@ def result(
         for row in (queries.baseline(db, job.id), *queries.candidates(db, job.id)):
             if row.state == "built":
                 found = measured(row.position)
-                candidates.measured(db, row.id, found.latency, found.memory, ())
+                openvino = found.runs_elsewhere.openvino if found.runs_elsewhere else None
+                candidates.measured(db, row.id, found.latency, found.memory, (), openvino)
 
     def report(db: Session) -> None:
         job = db.get_one(Job, claim.subject_id)

@@ -13,7 +13,7 @@ from app.domain.dataset import PRESETS, Preprocess
 from app.domain.gate import Gate
 from app.domain.job import Benchmark, Evaluation, JobSpec
 from app.domain.recipe import DynamicInt8, Recipe, StaticInt8, WeightOnly
-from app.domain.report import Kernels
+from app.domain.report import Kernels, OpenVINO, RunsElsewhere, TensorRT
 from app.domain.target import Target
 from app.services import datasets, deletion, hosts, jobs, models
 from app.storage import LocalStorage
@@ -83,6 +83,22 @@ def test_a_build_that_is_measured_anew_keeps_no_cause_of_its_earlier_slowness(
     first, second = (factories.candidates_of(database, one)[0].figures for one in (job, repeated))
     assert [str(note) for note in first.notes] == ["slower: no node runs in an integer kernel"]
     assert second.notes == ()
+
+
+def test_a_build_that_is_measured_anew_keeps_what_its_graph_says_and_not_what_openvino_said(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    rules, ran = TensorRT("yes", "TensorRT 10.15"), OpenVINO("yes", "2026.4.1")
+    known = replace(factories.figures(), runs_elsewhere=RunsElsewhere(rules, ran))
+    job = factories.make_job(database, project)
+    factories.work_off(database, storage, job, measured=lambda _position: known)
+    repeated = again(database, job, lambda spec: replace(spec, benchmark=Benchmark(threads=2)))
+
+    factories.work_off(database, storage, repeated)
+
+    first, second = (factories.candidates_of(database, one)[0].figures for one in (job, repeated))
+    assert first.runs_elsewhere == RunsElsewhere(rules, ran)
+    assert second.runs_elsewhere == RunsElsewhere(rules, None)
 
 
 def test_what_was_reused_has_its_models_and_its_steps(database: Database, done: str) -> None:
