@@ -14,6 +14,7 @@ from app.domain.recipe import StaticInt8
 from tests.engine.digits import classifier, save_digits
 from worker.engine.__main__ import main, read_preprocess, read_recipe
 from worker.engine.calibrate import load_statistics
+from worker.engine.elsewhere.openvino import release
 
 ROOT = Path(__file__).parents[2]
 STATIC = '{"method": "static_int8"}'
@@ -78,11 +79,15 @@ def test_calibrate_quantize_and_compare_work_on_each_others_files(folder: Path) 
     assert counted["tensors"] == len(load_statistics(folder / "s.npz").tensors) > 1
     assert counted["seconds"] > 0
     assert made["recipe"]["activation"] in {"uint8", "int8"}
+    assert "model = 'q.onnx'" in made["snippet"]
     figures = both["candidates"][0]["figures"]
     assert figures["accuracy"]["samples"] == 300
     assert figures["size"]["ratio"] == made["size"]["ratio"] < 1
     assert figures["latency"] or any("latency" in note for note in figures["notes"])
     assert figures["memory"]["peak_bytes"] > figures["memory"]["model_bytes"] > 0
+    elsewhere = figures["runs_elsewhere"]
+    assert elsewhere["tensorrt"] == made["runs_elsewhere"]["tensorrt"]
+    assert elsewhere["openvino"]["loads"] == ("not_checked" if release() is None else "yes")
 
 
 def test_quantize_takes_data_and_a_preset_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
