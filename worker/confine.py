@@ -11,11 +11,13 @@ from pathlib import Path
 import app
 import worker
 from worker import landlock, seccomp
-from worker.syscalls import control
+from worker.syscalls import control, drop_capabilities
 
 MIB = 1024 * 1024
 PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
+# CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: Python may lie in somebody else's home. Landlock says which files.
+CAPABILITIES = 1 << 1 | 1 << 2
 # Of 1000: when memory is short, the kernel ends the child, not the worker or the database.
 FIRST_TO_GO = "800"
 OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -72,6 +74,7 @@ def _go_first(_limits: Limits, _folder: Path) -> None:
 
 def _keep_privileges_low(_limits: Limits, _folder: Path) -> None:
     control(PR_SET_NO_NEW_PRIVS, 1)
+    drop_capabilities(CAPABILITIES)
 
 
 def _close_files(_limits: Limits, folder: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from worker.confine import FIRST_TO_GO, LAYERS, MIB, OOM_SCORE, Limits, confine
+from worker.confine import CAPABILITIES, FIRST_TO_GO, LAYERS, MIB, OOM_SCORE, Limits, confine
 from worker.syscalls import control
 
 PR_GET_NO_NEW_PRIVS = 39
@@ -35,7 +35,9 @@ def _goes_first() -> bool:
 
 
 def _gains_no_privileges() -> bool:
-    return control(PR_GET_NO_NEW_PRIVS) == 1
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (effective,) = (line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+    return control(PR_GET_NO_NEW_PRIVS) == 1 and not int(effective, 16) & ~CAPABILITIES
 
 
 def _files_are_closed() -> bool:

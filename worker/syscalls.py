@@ -5,6 +5,15 @@ import os
 
 _libc = ctypes.CDLL(None, use_errno=True)
 PRCTL_ARGUMENTS = 4
+CAPABILITIES = 0x20080522  # the third version of capset(2): 64 capabilities in two halves
+
+
+class _Half(ctypes.Structure):
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inherited", ctypes.c_uint32),
+    )
 
 
 def system_call(number: int, *arguments: object) -> int:
@@ -24,6 +33,20 @@ def control(option: int, *arguments: object) -> int:
     """
     zeros = [0] * (PRCTL_ARGUMENTS - len(arguments))
     return _checked(_libc.prctl(option, *map(_wide, (*arguments, *zeros))))
+
+
+def drop_capabilities(kept: int) -> None:
+    """Of the capabilities that this thread has, keep those in this bit set.
+
+    Raises:
+        OSError: The kernel refuses.
+    """
+    header, halves = (ctypes.c_uint32 * 2)(CAPABILITIES, 0), (_Half * 2)()
+    _checked(_libc.capget(header, halves))
+    for number, half in enumerate(halves):
+        half.effective = half.permitted = half.permitted & (kept >> 32 * number)
+        half.inherited = 0
+    _checked(_libc.capset(header, halves))
 
 
 def _wide(argument: object) -> object:

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -128,21 +129,42 @@ ESCAPES: dict[str, Callable[[], object]] = {
     "signal everybody": lambda: os.kill(-1, signal.SIGCONT),
     "leave for another namespace": lambda: checked(libc.unshare(0x10000000)),
     "trace another process": lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)),
+    "limit the parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0)),
+    "slow the parent down": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 19),
+    "pin the parent to a core": lambda: os.sched_setaffinity(os.getppid(), [0]),
+    "reschedule the parent": lambda: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0)),
+    "queue a signal for the parent": lambda: checked(libc.sigqueue(os.getppid(), signal.SIGCONT, None)),
+    "name the parent as a pipe's owner": lambda: fcntl.fcntl(told[0], fcntl.F_SETOWN, os.getppid()),
+    "outlive the parent": lambda: checked(libc.prctl(1, 0, 0, 0, 0)),
+    "send a datagram": lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM),
+    "open the neighbour's file to all": lambda: Path("../neighbour/upload").chmod(0o777),
+    "give the neighbour's file away": lambda: os.chown("../neighbour/upload", os.getuid(), os.getgid()),
+    "let the neighbour's file look old": lambda: os.utime("../neighbour/upload", (1, 1)),
+    "label the neighbour's file": lambda: os.setxattr("../neighbour/upload", "user.x", b"x"),
+    "watch the neighbour's folder": lambda: checked(libc.inotify_init()),
+    "share memory that stays": lambda: checked(libc.shmget(0, 1 << 20, 0o600)),
+    "hold memory as a file": lambda: os.memfd_create("hoard"),
+    "set the clock": lambda: time.clock_settime(time.CLOCK_REALTIME, time.time()),
+    "rename the host": lambda: socket.sethostname(socket.gethostname()),
 }
 
 
 def checked(answer: int) -> None:
-    if answer:
+    if answer < 0:
         raise OSError(ctypes.get_errno(), "refused")
 
 
 def escape(arguments: Arguments) -> dict[str, Any]:
-    """Try to get out in one way."""
+    """Try to get out in several ways: how each was refused."""
+    return {"values": {way: refusal(ESCAPES[way]) for way in arguments["mark"].splitlines()}}
+
+
+def refusal(way: Callable[[], object]) -> str:
     try:
-        ESCAPES[arguments["mark"]]()
+        way()
     except OSError as error:
-        return {"values": {"refused": errno.errorcode[error.errno or 0]}}
-    return {"values": {"refused": ""}}
+        return errno.errorcode[error.errno or 0]
+    return ""
 
 
 def work(_arguments: Arguments) -> dict[str, Any]:

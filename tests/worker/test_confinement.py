@@ -31,19 +31,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
-@pytest.mark.parametrize("way", FILES)
-def test_files_outside_the_folder_are_closed(folder: Path, way: str) -> None:
+def got_out(folder: Path, ways: list[str], refusals: set[str]) -> dict[str, str]:
+    """The ways that were not refused like this."""
+    answers = misbehave("escape", folder, mark="\n".join(ways))
+    return {way: answer for way, answer in answers.items() if answer not in refusals}
+
+
+def test_files_outside_the_folder_are_closed(folder: Path) -> None:
     needs("landlock")
 
-    assert misbehave("escape", folder, mark=way)["refused"] in {"EACCES", "EXDEV"}
+    assert got_out(folder, FILES, {"EACCES", "EXDEV"}) == {}
     assert sorted(path.name for path in folder.parent.iterdir()) == ["mine", "neighbour"]
 
 
-@pytest.mark.parametrize("way", CALLS)
-def test_a_child_has_no_network_no_programs_and_no_other_processes(folder: Path, way: str) -> None:
+def test_a_child_has_no_network_no_programs_and_no_other_processes(folder: Path) -> None:
     needs("seccomp")
 
-    assert misbehave("escape", folder, mark=way)["refused"] in {"EPERM", "EACCES"}
+    assert got_out(folder, CALLS, {"EPERM", "EACCES"}) == {}
 
 
 def test_what_an_engine_call_needs_is_left(folder: Path) -> None:
@@ -66,7 +70,7 @@ def test_each_layer_holds_alone_what_is_its_own(
     others = tuple(name for name in probe.layers() if name != layer)
     monkeypatch.setattr(probe, "layers", lambda: others)
 
-    assert misbehave("escape", folder, mark=way)["refused"] == ""
+    assert misbehave("escape", folder, mark=way) == {way: ""}
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="these layers are Linux's")
