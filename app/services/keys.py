@@ -106,7 +106,7 @@ def change(db: Session, caller: Caller, key_id: str, changes: dict[str, Any]) ->
 
     Raises:
         Conflict: It is the key that asks: it could lock itself out.
-        Forbidden: The caller lacks one of the scopes.
+        Forbidden: The caller lacks one of the scopes, or the key is an operator's.
         InvalidInput: The time has passed, or no answer could show it.
     """
     _check_grant(caller, changes.get("scopes", ()))
@@ -126,6 +126,7 @@ def revoke(db: Session, caller: Caller, key_id: str) -> None:
 
     Raises:
         Conflict: It is the key that asks: it could lock itself out.
+        Forbidden: It is an operator's, and the caller is none.
     """
     key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
     _check_another(caller, key)
@@ -190,8 +191,16 @@ def _moment_ahead(db: Session, expires_at: datetime | None) -> int | None:
 
 
 def _check_another(caller: Caller, key: ApiKey) -> None:
+    """Whether this caller may end or restrict this key.
+
+    Raises:
+        Conflict: It is the key that asks: it could lock itself out.
+        Forbidden: It is an operator's, and the caller is none.
+    """
     if key.id == caller.key_id:
         raise Conflict("A key does not end or restrict itself; make a second one, deploy it, and use that.")
+    if "operator" in key.scopes and "operator" not in caller.scopes:
+        raise Forbidden(f"{key.id} is an operator's key; only an operator's key can change or end it.")
 
 
 def _shown(moment: int) -> str:

@@ -86,6 +86,18 @@ def test_an_admin_cannot_get_an_operators_rights_by_rotating_its_key(
     problem(admin.post(f"/v1/api-keys/{operator}/rotate"), 403, "forbidden")
 
 
+def test_an_admin_cannot_end_or_restrict_an_operators_key(
+    service: Service, tenant: Tenant, admin: httpx.Client
+) -> None:
+    operator = ask(service, new_key(service, tenant.project, ("read", "operator"))).json()["key"]
+    at = f"/v1/api-keys/{operator}"
+
+    problem(admin.delete(at), 403, "forbidden")
+    problem(admin.patch(at, json={"scopes": ["read"]}), 403, "forbidden")
+    problem(admin.patch(at, json={"expires_at": "2999-01-01T00:00:00Z"}), 403, "forbidden")
+    assert admin.get(at).json()["revoked_at"] is None
+
+
 def test_a_revoked_key_stops_at_once_and_says_so_only_to_who_has_it(
     service: Service, admin: httpx.Client
 ) -> None:
