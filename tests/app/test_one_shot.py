@@ -72,9 +72,11 @@ def test_a_recipe_that_needs_data_is_refused_in_a_one_shot_without(
         ({"spec": '{"gate": {"min_speedup": 1.2}}', "max_accuracy_drop": "5"}, "/max_accuracy_drop"),
         ({"against": "job_0"}, "/against"),
         ({"spec": '{"candidates": ["ver_0"]}'}, "/spec/candidates/0"),
+        ({"preprocess": "unit"}, "/preprocess"),
+        ({"input": "image"}, "/input"),
     ],
 )
-def test_what_is_wrong_with_the_job_is_said_of_where_the_form_has_it(
+def test_what_is_wrong_is_said_of_where_the_form_has_it(
     http: httpx.Client, fields: dict[str, str], pointer: str
 ) -> None:
     answer = http.post("/v1/quantize", files={"model": ("m.onnx", content())}, data=fields)

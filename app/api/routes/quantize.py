@@ -27,7 +27,8 @@ from app.services.keys import Caller
 
 router = APIRouter(route_class=OncePerKey)
 FILES = frozenset({"model", "data"})
-FIELDS = frozenset({"name", "spec", "preprocess", "input", "labels"}) | fields.GATE_FIELDS
+OF_DATA = ("preprocess", "input")
+FIELDS = frozenset({"name", "spec", "labels", *OF_DATA}) | fields.GATE_FIELDS
 FORM: dict[str, Any] = {
     "required": ["model"],
     "properties": {
@@ -92,6 +93,7 @@ async def quantize(
     await refuse_hopeless(request, service, caller.project_id)
     async with received_form(request, service.storage, FILES, FIELDS) as sent:
         sent.every("model")
+        _refuse_stray(sent)
         spec = fields.spec(sent.fields.get("spec", ""), sent.fields)
         job_id = await once.write(lambda db: _create(db, service, caller, sent, spec), sent)
     await service.watch.settled(job_id, wait)
@@ -123,6 +125,13 @@ def _create(db: Session, service: App, caller: Caller, sent: Form, spec: SpecWit
         return jobs.create(db, caller.project_id, whole).id
     except InvalidInput as error:
         raise fields.as_sent(error, sent.fields) from error
+
+
+def _refuse_stray(sent: Form) -> None:
+    """Raises InvalidInput for what is said of data that did not come."""
+    for name in OF_DATA if "data" not in sent.files else ():
+        if sent.fields.get(name):
+            raise InvalidInput.at(f"/{name}", "it says how to read `data`, which this form lacks")
 
 
 def _without_name(sent: Form) -> Form:
