@@ -167,6 +167,31 @@ def test_scales_that_are_computed_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(("said", "loads"), [({"output_dtype": TensorProto.INT8}, "yes"), ({}, "no")])
+def test_without_zero_points_the_type_is_what_the_quantizer_says_or_uint8(
+    said: dict[str, int], loads: str
+) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["s"], "scale", value_float=0.1),
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"], "rounded", **said),  # type: ignore[arg-type]
+        helper.make_node("DequantizeLinear", ["q", "s"], ["y"], "restored"),
+    ]
+
+    found = tensorrt(build(nodes, {"x": [4]}, {"y": [4]}, {}, opset=21))
+
+    assert found.loads == loads
+    assert [o.nodes for o in found.obstacles] == ([] if said else [("rounded", "restored")])
+
+
+def test_constants_of_strings_are_passed_over() -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["words"], "words", value_strings=["a", "b"]),
+        helper.make_node("Identity", ["x"], ["y"], "identity"),
+    ]
+
+    assert tensorrt(build(nodes, {"x": [4]}, {"y": [4]}, {})).loads == "yes"
+
+
 def test_nodes_in_branches_and_of_functions_are_looked_at() -> None:
     model = branches()
     model.opset_import.append(helper.make_opsetid("own", 1))

@@ -23,7 +23,9 @@ ConvTranspose: https://github.com/NVIDIA/TensorRT/issues/2380.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from app.domain.report import Obstacle, TensorRT
 from worker.engine.passes.scopes import STANDARD, all_graphs, all_nodes, array, attribute, opset
@@ -70,17 +72,11 @@ class Pair:
     """One QuantizeLinear or DequantizeLinear with its constants; None for what is computed."""
 
     node: onnx.NodeProto
+    kind: int  # the element type of the quantized side
     weight: onnx.TensorProto | None
     scale: onnx.TensorProto | None
     zero_point: onnx.TensorProto | None
     readers: tuple[onnx.NodeProto, ...]
-
-    @property
-    def kind(self) -> int:
-        """The element type of the quantized side; uint8 is what ONNX takes where nothing says it."""
-        typed = self.weight if self.node.op_type == "DequantizeLinear" else None
-        typed = typed or self.zero_point
-        return int(typed.data_type if typed else attribute(self.node, "output_dtype", 0) or _T.UINT8)
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -130,23 +126,40 @@ def _pairs(graph: onnx.GraphProto) -> Iterator[Pair]:
     for node in all_nodes(graph):
         for name in node.input:
             readers.setdefault(name, []).append(node)
+    kinds: dict[str, int] = {}
     for node in all_nodes(graph):
         if node.op_type in _PAIRS:
-            data, scale, zero_point = (*node.input, "")[:3]
-            yield Pair(
-                node,
-                constants.get(data),
-                constants.get(scale),
-                constants.get(zero_point),
-                tuple(readers.get(node.output[0], ())),
-            )
+            data, scale, zero_point = (constants.get(name) for name in (*node.input, "")[:3])
+            kinds[node.output[0]] = kind = _kind(node, data, zero_point, kinds)
+            yield Pair(node, kind, data, scale, zero_point, tuple(readers.get(node.output[0], ())))
+
+
+def _kind(
+    node: onnx.NodeProto,
+    data: onnx.TensorProto | None,
+    zero_point: onnx.TensorProto | None,
+    written: Mapping[str, int],
+) -> int:
+    """The element type of the quantized side; uint8 is what ONNX takes where nothing says it."""
+    restores = node.op_type == "DequantizeLinear"
+    typed = (data if restores else None) or zero_point
+    if typed is not None:
+        return int(typed.data_type)
+    said = written.get(node.input[0]) if restores else attribute(node, "output_dtype", None)
+    return int(said or _T.UINT8)
 
 
 def _constants(graph: onnx.GraphProto) -> Mapping[str, onnx.TensorProto]:
     found = {t.name: t for scope in all_graphs(graph) for t in scope.initializer}
-    written = (node for node in all_nodes(graph) if node.op_type == "Constant")
-    tensors = ((node.output[0], attribute(node, "value", None)) for node in written)
-    return found | {name: tensor for name, tensor in tensors if tensor is not None}
+    written = ((n.output[0], _value(n)) for n in all_nodes(graph) if n.op_type == "Constant")
+    return found | {name: value for name, value in written if value is not None}
+
+
+def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The tensor or the floats that a Constant holds; scales and zero points are nothing else."""
+    tensor: onnx.TensorProto | None = attribute(node, "value", None)
+    floats = attribute(node, "value_float", attribute(node, "value_floats", None))
+    return tensor if floats is None else numpy_helper.from_array(np.asarray(floats, np.float32))
 
 
 def _int32(_pair: Pair) -> Iterator[tuple[str, str | None]]:
