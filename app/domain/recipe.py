@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 Auto = Literal["auto"]
-Correction = Literal["equalization", "smoothquant", "bias_correction", "weight_clipping", "rounding"]
+Correction = Literal[
+    "equalization", "smoothquant", "bias_correction", "weight_clipping", "rounding", "adaround"
+]
 FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 _SAMPLED = ("gptq", "awq")  # algorithms of weight_only that cannot do without calibration samples
 

@@ -1,6 +1,7 @@
 """Corrections: what is done to a float model, its ranges or its weights before they are quantized.
 
-`bias_correction` comes last and is no part of the table: it measures what the quantizer made of the rest.
+`adaround` and `bias_correction` come last and are no part of the table: they look at what the quantizer makes
+of the rest.
 """
 
 from app.domain import recipe

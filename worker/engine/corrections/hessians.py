@@ -42,7 +42,7 @@ def hessians(
             for weight in part:
                 columns = shapes[weight.name][1]
                 wanted = -(-max(_LEAST_ROWS, _ROWS_PER_COLUMN * columns) // max(count, 1))
-                rows = _rows(
+                rows = rows_read(
                     weight, array(constants[weight.name]).shape, values[weight.node.input[0]], wanted
                 )
                 sums[weight.name] += np.matmul(rows.transpose(0, 2, 1), rows)
@@ -71,7 +71,7 @@ def _passes(weights: Sequence[Weight], shapes: dict[str, tuple[int, int, int]]) 
     return parts
 
 
-def _rows(weight: Weight, shape: tuple[int, ...], values: Floats, wanted: int) -> Floats:
+def rows_read(weight: Weight, shape: tuple[int, ...], values: Floats, wanted: int) -> Floats:
     """What the rows of a weight are multiplied with, [groups, rows, columns]."""
     if weight.node.op_type == "Conv":
         return _patches(weight.node, shape, values, wanted)

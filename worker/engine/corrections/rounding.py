@@ -48,7 +48,7 @@ def rounding(subject: Subject) -> Corrected:
     made, gains = {}, {}
     for weight, sums in hessians(subject.model, chosen, samples):
         rows = rows_of(subject.model, weight)
-        grid = _grid(weight, rows, subject.overrides)
+        grid = grid_of(weight, rows, subject.overrides)
         rounded = round_rows(rows, grid, sums)
         put_rows(subject.model, weight, rounded.rows)
         made[weight.name], gains[weight.node.name] = overrides(weight, grid), rounded.gain_db
@@ -104,7 +104,8 @@ def _harm(errors: Doubles, groups: Sequence[Indices], sums: Doubles) -> Doubles:
     )
 
 
-def _grid(weight: Weight, rows: Doubles, given: Overrides) -> Grid:
+def grid_of(weight: Weight, rows: Doubles, given: Overrides) -> Grid:
+    """The grid that a weight was given, else the quantizer's own over these rows [rows, columns]."""
     entries = given.get(weight.name)
     if entries is None:
         return whole_range(weight, rows)

@@ -150,6 +150,9 @@ def _refuse_pairs(recipe: Calibrated, facts: Facts) -> None:
     weights = {recipe.weight, *(override.weight for override in recipe.overrides)} - {None}
     if recipe.reduce_range and weights == {"int4"}:
         raise unsupported("reduce_range", True, "int4 weights cannot saturate", "leave it out")
+    if {"rounding", "adaround"} <= set(recipe.corrections):
+        why = "both choose the codes of the weights, and adaround begins with those of rounding"
+        raise unsupported("corrections", "rounding and adaround", why, "ask for adaround alone")
     if recipe.format == "qoperator":
         _refuse_operators(recipe, facts)
 

@@ -1,6 +1,6 @@
 """Integer weights and activations, as pairs of QuantizeLinear and DequantizeLinear that the runtime fuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx
@@ -10,6 +10,7 @@ from app.domain.recipe import Calibrated, Mixed, StaticInt8
 from app.domain.target import RULES
 from worker.engine import corrections
 from worker.engine.calibrate import Statistics
+from worker.engine.corrections.adaround import adaround
 from worker.engine.corrections.bias_correction import Pairs, bias_correction
 from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
@@ -70,7 +71,7 @@ def make(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> tuple[
     resolved, reasons = resolve_static(model, recipe, setting.isa, has_samples=setting.samples is not None)
     model = _with_opset(model, resolved)
     if setting.samples and resolved.ranges.method == "auto":
-        resolved, tried = settle(model, resolved, setting, _build)
+        resolved, tried = settle(model, resolved, setting, _try)
         reasons += tried
     built = _build(model, resolved, setting)
     refuse_idle(built.plan.exceptions, built.plan.nodes, built.quantized.graph)
@@ -121,7 +122,8 @@ def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Buil
             exceptions=exceptions,
         )
     )
-    corrected += _correct_biases(subject)
+    subject, learned = _learn_codes(subject)
+    corrected += [*learned, *_correct_biases(subject)]
     plan = arrange(subject)
     quantized = run_quantizer(subject, plan)
     if recipe.format == "qdq":
@@ -129,6 +131,14 @@ def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Buil
     read_floats(quantized.graph, plan.nodes)
     close_borders(quantized.graph)
     return Built(quantized, plan, tuple(corrected), found.reasons)
+
+
+def _try(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Built:
+    """As `_build`, but with closed-form rounding for learned, which would take minutes each time."""
+    if recipe.corrections != "auto" and "adaround" in recipe.corrections:
+        others = tuple(name for name in recipe.corrections if name != "adaround")
+        recipe = replace(recipe, corrections=("rounding", *others))
+    return _build(model, recipe, setting)
 
 
 def _statistics(setting: Setting) -> Statistics:
@@ -205,13 +215,25 @@ def _correct(subject: Subject) -> tuple[Subject, list[str]]:
     return subject, reasons
 
 
-def _correct_biases(subject: Subject) -> list[str]:
-    """Quantize a copy, and take what it shifts out of the biases."""
-    if "bias_correction" not in subject.recipe.corrections:
-        return []
+def _learn_codes(subject: Subject) -> tuple[Subject, Sequence[str]]:
+    if "adaround" not in subject.recipe.corrections:
+        return subject, ()
+    corrected = adaround(subject, lambda begun: _pairs(begun).quantized)
+    return replace(subject, overrides={**subject.overrides, **corrected.overrides}), corrected.reasons
+
+
+def _pairs(subject: Subject) -> Pairs:
+    """What the quantizer would make of a subject, which stays as it is."""
     trial = replace(subject, model=copy_of(subject.model))
     plan = arrange(trial)
-    pairs = Pairs(copy_of(trial.model), run_quantizer(trial, plan))
+    return Pairs(copy_of(trial.model), run_quantizer(trial, plan))
+
+
+def _correct_biases(subject: Subject) -> list[str]:
+    """Take what quantizing shifts out of the biases."""
+    if "bias_correction" not in subject.recipe.corrections:
+        return []
+    pairs = _pairs(subject)
     return [*bias_correction(subject.model, subject.nodes, pairs, subject.samples("bias_correction"))]
 
 
