@@ -15,7 +15,7 @@ from app.domain.report import Latency, Memory, OpenVINO
 from worker.engine import rounds
 from worker.engine.elsewhere.beside import Beside, openvino_beside
 from worker.engine.requests import MeasureMemory, MeasureRound, MemoryUse, Round
-from worker.sandbox import Refusal
+from worker.sandbox import ChildLost, Refusal
 from worker.work import Work
 
 MEMORY_SHARE = 0.1
@@ -69,11 +69,13 @@ def measure(
 
 
 def _call(work: Work, name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
-    """A call of which a refusal, a crash or a limit is a finding."""
+    """A call of which a refusal, a crash, a limit or a violent end is a finding."""
     try:
         return work.call(name, request, answer, (1.0, 1.0))
     except Refusal as refusal:
         raise Refused(refusal.problem.code, refusal.problem.detail) from refusal
+    except ChildLost as lost:  # most likely for want of memory: the job is not to be tried again for that
+        raise Refused("worker_lost", str(lost)) from lost
 
 
 def _memory(work: Work, model: Path, feeds: Path, threads: int) -> MemoryUse:

@@ -57,7 +57,12 @@ def test_without_openvino_nothing_is_run_and_the_result_says_so(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("code", "loads"),
-    [("model_not_loadable", "no"), ("engine_crashed", "no"), ("memory_limit", "not_checked")],
+    [
+        ("model_not_loadable", "no"),
+        ("engine_crashed", "no"),
+        ("memory_limit", "not_checked"),
+        ("worker_lost", "not_checked"),
+    ],
 )
 def test_a_crash_speaks_against_the_model_and_a_limit_does_not(code: str, loads: str) -> None:
     said = of_refusal(Refused(code, "What happened."))

@@ -17,7 +17,8 @@ from worker.engine.elsewhere.openvino import release
 from worker.engine.requests import MeasureRound, Round, RunOpenVINO
 
 NOT_INSTALLED = "not checked: OpenVINO is not installed on this worker"
-LIMITS = frozenset({"time_limit", "memory_limit", "output_limit"})  # of a process, not of the model
+# What a process came up against, or who ended it: nothing of it is the model's doing.
+LIMITS = frozenset({"time_limit", "memory_limit", "output_limit", "worker_lost"})
 Call = Callable[[str, Any, type[Any]], Any]  # a call's name, its request, the type of its answer
 
 
