@@ -61,6 +61,16 @@ RECIPES = {
     "static a16 w8": '{"method": "static_int8", "activation": "uint16"}',
     "static a8 w4": '{"method": "static_int8", "weight": "int4"}',
     "static a16 w4": '{"method": "static_int8", "activation": "int16", "weight": "int4"}',
+    "mixed, all 8 bits": '{"method": "mixed", "overrides": [{"nodes": ["*"]}]}',
+    "mixed, 8 and 16 bits": json.dumps(
+        {
+            "method": "mixed",
+            "overrides": [
+                {"nodes": ["*"]},
+                {"nodes": ["*[a-m0-4]"], "activation": "int16", "weight": "uint8"},
+            ],
+        }
+    ),
     **{
         f"{bits} bits, {algorithm}": json.dumps(
             {"method": "weight_only", "bits": bits, "algorithm": algorithm}

@@ -10,7 +10,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.domain.errors import Refused
-from app.domain.recipe import BFloat16, DynamicInt8, Float16, Recipe, Selection, WeightOnly
+from app.domain.recipe import (
+    BFloat16,
+    DynamicInt8,
+    Float16,
+    Mixed,
+    Override,
+    Recipe,
+    Selection,
+    StaticInt8,
+    WeightOnly,
+)
 from tests.engine.graphs import FLOAT, build, feeds, weights
 from tests.engine.quantizing import Case
 from worker.engine.kernels import kernels
@@ -173,3 +183,45 @@ def test_equal_constants_of_branches_become_one() -> None:
     assert [tensor.name for tensor in merged.graph.initializer] == ["else_w_2"]
     assert {node.input[1] for node in all_nodes(merged.graph) if node.op_type == "MatMul"} == {"else_w_2"}
     assert merge_copies(merged)[1] == []
+
+
+def beside_a_branch(read: str) -> onnx.ModelProto:
+    """Conv, Relu, Conv, and an If whose branches read a tensor of theirs."""
+    value = [helper.make_tensor_value_info("out", FLOAT, [1, 8, 16, 16])]
+    then, other = (
+        helper.make_graph([helper.make_node(op, [read], [f"{op}_out"], op)], op, [], value)
+        for op in ("Neg", "Abs")
+    )
+    for graph in (then, other):
+        graph.output[0].name = f"{graph.name}_out"
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Relu", ["a"], ["r"], "relu"),
+        helper.make_node("If", ["yes"], ["chosen"], "if", then_branch=then, else_branch=other),
+        helper.make_node("Conv", ["r", "w2"], ["c"], "second"),
+        helper.make_node("Add", ["chosen", "c"], ["y"], "add"),
+    ]
+    constants = {"w1": weights(8, 3, 1, 1), "w2": weights(8, 8, 1, 1, seed=1)}
+    model = build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 8, 16, 16]}, constants)
+    model.graph.input.append(helper.make_tensor_value_info("yes", TensorProto.BOOL, []))
+    return model
+
+
+@pytest.mark.parametrize("read", ["a", "r"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        StaticInt8(),
+        Mixed(overrides=(Override(nodes=("add",)), Override(nodes=("second",), activation="int16"))),
+        DynamicInt8(include=Selection(op_types=("Conv",))),
+    ],
+    ids=["static", "mixed", "dynamic"],
+)
+def test_what_a_branch_reads_from_quantized_nodes_is_there_when_it_runs(
+    tmp_path: Path, recipe: Recipe, read: str
+) -> None:
+    case = Case(tmp_path, beside_a_branch(read), alternating(feeds()))
+
+    case.quantize(recipe)
+
+    assert case.likeness() > 25

@@ -25,6 +25,7 @@ from worker.engine.passes.scopes import (
     opset,
     subgraphs,
 )
+from worker.engine.passes.sorting import sort_nodes
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})
@@ -62,7 +63,7 @@ def dynamic_int8(
         add_infer_metadata(model)
     quantizer = _quantizer(model, resolved, sorted(chosen))
     quantizer.quantize_model()
-    quantizer.model.topological_sort()
+    sort_nodes(quantizer.model.model.graph)
     drop_unused(quantizer.model.model.graph)
     return quantizer.model.model, resolved, reasons + stays_float(left)
 

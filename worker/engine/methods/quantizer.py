@@ -20,7 +20,8 @@ from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
 from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries
 from worker.engine.methods.stem import pad_stems
-from worker.engine.passes.scopes import initializers, opset
+from worker.engine.passes.scopes import initializers, names_used, opset, subgraphs
+from worker.engine.passes.sorting import sort_nodes
 
 _FIRST_OPSET_WITH_PAD_BY_INPUT = 11
 
@@ -35,7 +36,7 @@ class Plan:
     entries: Entries
     reasons: tuple[str, ...]
     weighted: Sequence[onnx.NodeProto]
-    keep_clips: bool  # whether a Relu or Clip must stay because ranges go beyond its bounds
+    keep_clips: bool  # whether a Relu or Clip must stay: ranges leave its bounds, or a subgraph reads it
 
 
 def arrange(subject: Subject) -> Plan:
@@ -55,10 +56,16 @@ def arrange(subject: Subject) -> Plan:
         exceptions, statistics = draw_borders(model.graph, recipe, exceptions, statistics)
     made, spared = entries(model.graph, nodes, recipe, exceptions)
     _fit_ranges(made, recipe, statistics)
-    ranged = {name for name, said in exceptions.activations.items() if "range" in said}
-    clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & ranged for n in model.graph.node)
+    special = {name for name, said in exceptions.activations.items() if "range" in said} | _read_below(model)
+    clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & special for n in model.graph.node)
     weighted = _copies(model.graph, nodes)
     return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
+
+
+def _read_below(model: onnx.ModelProto) -> set[str]:
+    """What subgraphs read; their own tensors are among it."""
+    holders = (node for node in model.graph.node if any(True for _ in subgraphs(node)))
+    return {name for node in holders for name in names_used(node)}
 
 
 def _fit_ranges(made: Entries, recipe: Calibrated, statistics: Statistics) -> None:
@@ -98,8 +105,8 @@ def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
     )
     with _quiet():
         quantizer.quantize_model()
-    quantizer.model.topological_sort()
     quantized: onnx.ModelProto = quantizer.model.model
+    sort_nodes(quantized.graph)
     return quantized
 
 
