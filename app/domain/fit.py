@@ -12,7 +12,7 @@ from app.domain.dataset import RUNNING_TEXT, Preprocess, calibration_share
 from app.domain.decidable import Decidable, decidable
 from app.domain.errors import pointer
 from app.domain.estimate import SHARES
-from app.domain.gate import Gate
+from app.domain.gate import Gate, misfits
 from app.domain.job import PERPLEXITY
 from app.domain.report import ArrayInfo, DatasetSummary, Examination, TensorInfo
 
@@ -57,12 +57,19 @@ def check(
         *_values(summary),
         *_labels(examination, summary, question.metric),
         *_samples(summary),
+        *_misfits(question),
     ]
     decided = _decidable(summary, question)
     if decided:
         findings += _limits_out_of_reach(decided)
     fits = not any(finding.level == "error" for finding in findings)
     return Fit(fits, tuple(findings), decided)
+
+
+def _misfits(question: Question) -> Iterator[Finding]:
+    """Limits that no job takes."""
+    for wrong in misfits(question.gate, question.metric) if question.gate else ():
+        yield Finding("error", wrong.pointer, wrong.detail)
 
 
 def _inputs(

@@ -105,8 +105,9 @@ def check(db: Session, project_id: str, dataset_id: str, version_id: str, questi
     dataset, version = pair(db, project_id, dataset_id, version_id)
     for row in (dataset, version):
         _refuse_uninspected(row)
-    if dataset.summary is None or version.examination is None:
-        return Fit(False, tuple(_rejections(dataset, version)), None)
+    unusable = tuple(_unusable(dataset, version))
+    if unusable or dataset.summary is None or version.examination is None:
+        return Fit(False, unusable, None)
     asked = question if question.input is not None else replace(question, input=dataset.input)
     return fit.check(version.examination, dataset.summary, dataset.preprocess, asked)
 
@@ -116,7 +117,11 @@ def _refuse_uninspected(row: Dataset | Version) -> None:
         raise NotInspected(f"{row.id} is still being inspected; ask again, or send `Prefer: wait=60`.")
 
 
-def _rejections(dataset: Dataset, version: Version) -> Iterator[Finding]:
+def _unusable(dataset: Dataset, version: Version) -> Iterator[Finding]:
+    """Why no job takes one of them, if so."""
     for pointer, row in (("/dataset", dataset), ("/version", version)):
         if row.problem:
             yield Finding("error", pointer, f"{row.id} was rejected: {row.problem.detail}")
+        elif row.expired_at:
+            detail = f"{row.id} expired on {day(row.expired_at)}; upload it again"
+            yield Finding("error", pointer, detail)

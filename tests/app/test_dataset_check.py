@@ -7,7 +7,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
-from app.db.models import IdempotencyKey
+from app.db.models import Dataset, IdempotencyKey, Version
 from app.domain.report import ArrayInfo, TensorInfo
 from app.services import datasets, models
 from tests import factories
@@ -46,6 +46,30 @@ def check(http: httpx.Client, dataset: str, **body: Any) -> Any:
     answer = http.post(f"/v1/datasets/{dataset}/check", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+@pytest.mark.parametrize(("table", "pointer"), [(Dataset, "/dataset"), (Version, "/version")])
+def test_what_expired_does_not_fit(
+    service: Service, tenant: Tenant, http: httpx.Client, table: type[Dataset | Version], pointer: str
+) -> None:
+    dataset, version = inspected(service, tenant)
+    with service.database.writing() as db:
+        db.get_one(table, dataset if table is Dataset else version).expired_at = 1
+
+    found = check(http, dataset, version=version)
+
+    assert (found["fits"], [f["pointer"] for f in found["findings"]]) == (False, [pointer])
+
+
+def test_a_limit_that_no_job_takes_does_not_fit(service: Service, tenant: Tenant, http: httpx.Client) -> None:
+    dataset, version = inspected(service, tenant)
+    gate = {"max_accuracy_drop": 5}
+
+    found = check(http, dataset, version=version, gate=gate)
+
+    assert not found["fits"]
+    refused = http.post("/v1/jobs", json={"version": version, "gate": gate})
+    assert pointers(refused) == [f["pointer"] for f in found["findings"]] == ["/gate/max_accuracy_drop"]
 
 
 def test_a_dataset_that_fits_says_how_small_a_drop_it_decides(
