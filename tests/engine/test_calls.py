@@ -51,7 +51,8 @@ class Job:
 
 def bundle(job: Job, change: Callable[[Images], Images] = lambda images: images) -> Images:
     """Put three test data sets beside the model; what they hold."""
-    given = change(digits()[0][:3].reshape(3, 1, 8, 8).astype(np.float32) / 255)
+    images: Images = digits()[0][:3].reshape(3, 1, 8, 8).astype(np.float32)
+    given = change(images / np.float32(255))
     for index, image in enumerate(given):
         folder = job.folder / f"test_data_set_{index}"
         folder.mkdir()
