@@ -9,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, iter_route_contexts
+from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from app.api.middleware import COOKIE
@@ -51,6 +52,26 @@ def references(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for child in value:
             yield from references(child)
+
+
+def test_forms_are_filled_in_with_what_is_accepted(document: dict[str, Any]) -> None:
+    forms = [
+        content["multipart/form-data"]["schema"]["properties"]
+        for _, _, operation in operations(document)
+        if "multipart/form-data" in (content := operation.get("requestBody", {}).get("content", {}))
+    ]
+    narrow = [
+        (name, field)
+        for form in forms
+        for name, field in form.items()
+        if field.keys() & {"pattern", "enum"} or "exclusiveMinimum" in field
+    ]
+
+    assert len(forms) == 3
+    assert [name for name, field in narrow if "example" not in field] == []
+    shown = {name: field["example"] for name, field in narrow}
+    assert shown["against"] == "float"
+    assert Draft202012Validator({"properties": dict(narrow)}).is_valid(shown)
 
 
 def test_the_document_has_its_frame(document: dict[str, Any]) -> None:

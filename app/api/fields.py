@@ -21,7 +21,9 @@ from app.domain.gate import Gate
 GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
 PATH = 500  # the column's length
 NAME_BYTES = 255  # what file systems take
-LIMITS = {
+EXAMPLES = {  # /docs fills in what it can make up from a pattern, where there is none: an id of no job
+    "against": "float",
+    "on_inconclusive": "fail",
     "max_accuracy_drop": 0.02,
     "max_relative_drop": 0.05,
     "min_speedup": 1.1,
@@ -38,11 +40,7 @@ Value = TypeVar("Value")
 def gate_form() -> dict[str, Any]:
     """The gate's fields as a form describes them: each may be left out."""
     properties = TypeAdapter(Gate).json_schema()["properties"]
-    return {name: _without_null(schema) | _example(name) for name, schema in properties.items()}
-
-
-def _example(name: str) -> dict[str, Any]:
-    return {"example": LIMITS[name]} if name in LIMITS else {}
+    return {name: _without_null(schema) | {"example": EXAMPLES[name]} for name, schema in properties.items()}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
