@@ -58,7 +58,7 @@ IMAGES: Sequence[Fields] = [
 ]
 PAIRS: Sequence[Fields] = [
     {"method": "static_int8", "ranges": MINMAX, "per_channel": False, "corrections": corrections}
-    for corrections in ([], ["equalization"], ["equalization", "rounding", "bias_correction"])
+    for corrections in ([], ["equalization"], ["equalization", "rounding", "bias_correction"], ["adaround"])
 ]
 ROWS: Sequence[Fields] = [
     {"method": "static_int8", "corrections": ["smoothquant"], "ranges": MINMAX},
