@@ -133,6 +133,15 @@ def test_names_that_leave_the_archive_are_refused(tmp_path: Path, name: str) -> 
     assert refusal(tarred(tmp_path / "t", {name: picture(1)})) == "unsafe_archive"
 
 
+def test_a_tar_that_claims_more_than_there_can_be_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("a.png")
+    member.size = 2**62
+    with tarfile.open(tmp_path / "t", "w") as made:
+        made.addfile(member)
+
+    assert refusal(tmp_path / "t") == "broken_archive"
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_in_a_tar_are_refused(tmp_path: Path, kind: bytes) -> None:
     member = tarfile.TarInfo("a.png")

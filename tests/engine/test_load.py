@@ -46,7 +46,9 @@ def test_writing_a_big_model_twice_leaves_no_old_data_behind(big: Path) -> None:
     assert model_bytes(big) == once
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../b", "..\\secret", "C:/secret", ""])
+@pytest.mark.parametrize(
+    "location", ["../secret", "/etc/passwd", "a/../../b", "..\\secret", "C:/secret", "", "a\0b", "a" * 300]
+)
 def test_external_data_outside_the_upload_is_refused(tmp_path: Path, location: str) -> None:
     folder = tmp_path / "upload"
     folder.mkdir()

@@ -1,5 +1,6 @@
 """Read and write models, with or without external data."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,8 @@ from onnx.external_data_helper import (
 from app.domain.errors import Refused
 from worker.engine.session import reason
 
+SHOWN = 200  # characters of a location
+LONGEST_NAME = 255  # bytes, on common file systems
 INLINE_LIMIT = 1_500_000_000  # bytes of tensors; protobuf ends at 2 GiB, and the graph needs room too
 
 
@@ -62,7 +65,7 @@ def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
         Refused: `external_data_missing` or `external_data_unsafe`.
     """
     for tensor in external_tensors(model):
-        fields = {entry.key: entry.value for entry in tensor.external_data}
+        fields = {str(entry.key): str(entry.value) for entry in tensor.external_data}
         location = fields.get("location", "")
         _refuse_unsafe(tensor.name, location, folder)
         size = (folder / location).stat().st_size
@@ -79,10 +82,11 @@ def _refuse_unsafe(tensor: str, location: str, folder: Path) -> None:
     path = folder / location
     parts = PurePosixPath(location.replace("\\", "/"))
     outside = parts.is_absolute() or ".." in parts.parts or ":" in location
-    if not location or outside or not path.resolve().is_relative_to(folder.resolve()):
+    no_name = "\0" in location or any(len(os.fsencode(part)) > LONGEST_NAME for part in parts.parts)
+    if not location or outside or no_name or not path.resolve().is_relative_to(folder.resolve()):
         raise Refused(
             "external_data_unsafe",
-            f"Tensor {tensor!r} points at {location!r}, outside the upload. "
+            f"Tensor {tensor!r} points at {location[:SHOWN]!r}, outside the upload. "
             "Save the model again with its external data in the same folder.",
         )
     if not path.is_file():

@@ -1,10 +1,13 @@
 """Arrays: npz (a key is an input's name, axis 0 is samples) and plain npy. Pickles are never read.
 
 Members that are stored uncompressed are mapped where they lie; compressed ones are unpacked once into an
-unnamed temporary file and mapped there, so memory does not grow with the dataset.
+unnamed temporary file and mapped there, so memory does not grow with the dataset. Either file is mapped as a
+whole: each mapping holds a descriptor, and ragged samples are an array each.
 """
 
-import os
+import io
+import mmap
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -19,6 +22,7 @@ from worker.engine.data.dataset import Array
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
+LONGEST_HEAD = 16 + MAX_HEADER_BYTES  # magic, version, length and header
 MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 32 * 2**30
 RATIO_MATTERS_ABOVE = 256 * 2**20  # masks and zeros shrink a thousand times, and smaller ones do no harm
@@ -35,10 +39,20 @@ def open_npz(path: Path) -> ArrayDataset:
         Refused: pickles, arrays of an unknown kind, sizes that lie, or arrays whose lengths differ.
     """
     try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
+        with (
+            zipfile.ZipFile(path) as archive,
+            path.open("rb") as raw,
+            tempfile.TemporaryFile() as spill,
+        ):
             members = [m for m in archive.infolist() if not m.is_dir()]
             _check_sizes(members, path.stat().st_size)
-            arrays = {m.filename.removesuffix(".npy"): _read_member(archive, m, raw) for m in members}
+            places = [_place(archive, m, raw, spill) for m in members]
+            spill.flush()
+            maps: dict[IO[bytes], mmap.mmap | bytes] = {file: _mapped(file) for file in (raw, spill)}
+            arrays = {
+                m.filename.removesuffix(".npy"): _array(maps[file], start, m.file_size, m.filename)
+                for m, (file, start) in zip(members, places, strict=True)
+            }
     except BROKEN as error:
         raise broken(error, f"The npz cannot be unpacked: {error}. Save it again.") from error
     return arrange(arrays, FORMAT)
@@ -47,7 +61,7 @@ def open_npz(path: Path) -> ArrayDataset:
 def open_npy(path: Path) -> ArrayDataset:
     """Open a plain npy file: one array without a name, whose axis 0 is samples."""
     with path.open("rb") as file:
-        return arrange({PLAIN_NAME: _map(file, path.stat().st_size, path.name)}, FORMAT)
+        return arrange({PLAIN_NAME: _array(_mapped(file), 0, path.stat().st_size, path.name)}, FORMAT)
 
 
 def _check_sizes(members: list[zipfile.ZipInfo], file_size: int) -> None:
@@ -82,18 +96,28 @@ def _check_ratio(members: list[zipfile.ZipInfo], file_size: int) -> None:
         raise Refused("archive_too_large", detail)
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: IO[bytes]) -> Array:
+def _mapped(file: IO[bytes]) -> mmap.mmap | bytes:
+    """A file's bytes; one without any cannot be mapped."""
+    if not file.seek(0, io.SEEK_END):
+        return b""
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _place(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: IO[bytes], spill: IO[bytes]
+) -> tuple[IO[bytes], int]:
+    """The file that a member's plain bytes lie in, and where they begin."""
     name = member.filename
     if member.flag_bits & ENCRYPTED:
         raise Refused("unsafe_archive", f"The array {name!r} is encrypted; send the file without a password.")
     if member.compress_type == zipfile.ZIP_STORED:
         with archive.open(member) as check:  # finds the data behind the local header, and checks that header
             check.read(1)
-        raw.seek(_data_offset(raw, member))
-        return _map(raw, member.file_size, name)
-    with tempfile.TemporaryFile() as spill:
-        _unpack(archive, member, spill)
-        return _map(spill, member.file_size, name)
+        return raw, _data_offset(raw, member)
+    start = spill.tell()
+    with archive.open(member) as source:
+        shutil.copyfileobj(source, spill, CHUNK)
+    return spill, start
 
 
 def _data_offset(raw: IO[bytes], member: zipfile.ZipInfo) -> int:
@@ -108,29 +132,23 @@ def _data_offset(raw: IO[bytes], member: zipfile.ZipInfo) -> int:
     )
 
 
-def _unpack(archive: zipfile.ZipFile, member: zipfile.ZipInfo, spill: IO[bytes]) -> None:
-    with archive.open(member) as source:
-        while chunk := source.read(CHUNK):
-            spill.write(chunk)
-    spill.seek(0)
-
-
-def _map(file: IO[bytes], size: int, name: str) -> Array:
-    """Map the npy content at the file's position, whose total length is `size` bytes."""
-    start = file.tell()
-    shape, fortran, dtype = _header(file, name)
+def _array(content: mmap.mmap | bytes, start: int, size: int, name: str) -> Array:
+    """The npy content at a place, whose total length is `size` bytes."""
+    head = io.BytesIO(content[start : start + min(size, LONGEST_HEAD)])
+    shape, fortran, dtype = _header(head, name)
     _check_dtype(dtype, name)
-    offset = file.tell()
+    offset = start + head.tell()
     claimed = int(dtype.itemsize) * int(np.prod(shape, dtype=object))
-    held = min(start + size, os.fstat(file.fileno()).st_size) - offset
+    held = min(start + size, len(content)) - offset
     if claimed > held:
         detail = (
             f"The array {name!r} claims {claimed} bytes of values, but the file holds {held}; save it again."
         )
         raise Refused("broken_array", detail)
-    if not claimed or not shape:
-        return np.frombuffer(file.read(claimed), dtype).reshape(shape)
-    return np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")
+    try:
+        return np.ndarray(shape, dtype, content, offset, order="F" if fortran else "C")
+    except (ValueError, OverflowError, TypeError) as error:
+        raise Refused("broken_array", f"The array {name!r} has an impossible shape: {error}.") from error
 
 
 def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
