@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +19,10 @@ from worker import sandbox
 from worker.confine import MIB, Limits
 from worker.engine.calls import run_call
 from worker.engine.elsewhere.beside import NOT_INSTALLED, Beside, of_refusal, openvino_beside
-from worker.engine.elsewhere.openvino import release
+from worker.engine.elsewhere.openvino import compiled, release
 from worker.engine.evaluate.ready import write_feeds
 from worker.engine.requests import MeasureRound, Round, RunOpenVINO
+from worker.engine.session import open_session
 
 ROOT = Path(__file__).parents[2]
 installed = pytest.mark.skipif(release() is None, reason="OpenVINO is not installed here")
@@ -113,6 +115,20 @@ def test_it_runs_in_the_sandbox_and_is_timed_there_against_onnx_runtime(case: Ca
     assert said.loads == "yes"
     assert [one.p50_ms > 0 for one in (timed.noise, timed.baseline, *timed.candidates)] == [True] * 3
     assert not (folder / "intel").exists()  # where its telemetry would keep an id
+
+
+@installed
+def test_with_one_thread_it_computes_on_the_thread_that_calls_it(case: Case) -> None:
+    case.quantize(StaticInt8())
+    session, feed = compiled(case.out, open_session(case.out)), feeds()[0]
+    session.run(None, feed)
+
+    before = time.thread_time(), time.process_time()
+    for _ in range(200):
+        session.run(None, feed)
+    mine, all_of_it = (time.thread_time() - before[0], time.process_time() - before[1])
+
+    assert mine > 0.8 * all_of_it
 
 
 @installed

@@ -51,8 +51,8 @@ def measure_round(request: MeasureRound) -> Round:
     pays for the caches that the contestant before it left, and is not counted.
 
     With one thread, runs are compared by the thread's CPU time: it is the latency without the time in which
-    other processes held the core, which hits contestants at random. With more, beside OpenVINO, which has
-    threads of its own, and in the percentiles, it is wall time.
+    other processes held the core, which hits contestants at random. With more, and in the percentiles, it is
+    wall time. OpenVINO computes on the calling thread too, when it is given one.
 
     Raises:
         Refused: a model cannot be loaded.
@@ -101,17 +101,12 @@ def _run_cycles(
 ) -> None:
     touches = 1 if slowest < SLOW_RUN_SECONDS else 0
     length = max(BLOCK_SECONDS, slowest)
-    clock = _clock(request)
+    clock = time.thread_time if request.threads == 1 else time.perf_counter
     for cycle in range(max(LEAST_CYCLES, math.ceil(request.seconds / length))):
         for track in draw.sample(tracks, len(tracks)):
             for touch in range(touches):
                 _timed(track, cycle + touch)
             _run_block(track, cycle, length, clock)
-
-
-def _clock(request: MeasureRound) -> Callable[[], float]:
-    alone = request.threads == 1 and not request.openvino
-    return time.thread_time if alone else time.perf_counter
 
 
 def _run_block(track: Track, cycle: int, length: float, clock: Callable[[], float]) -> None:
