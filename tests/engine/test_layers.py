@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import pytest
 
 from app.domain.recipe import DynamicInt8, Float16, Recipe, Selection, StaticInt8, WeightOnly
 from app.domain.report import LayerError
-from tests.engine.graphs import attention, convolution, dense, feeds, residual
+from tests.engine.graphs import attention, convolution, dense, feeds, residual, silu
 from tests.engine.quantizing import Case
 from worker.engine.calibrate import save_statistics
+from worker.engine.evaluate.layer_graphs import alone, find_layers
 from worker.engine.evaluate.layers import layers, layers_of
 from worker.engine.methods import Setting
+from worker.engine.passes.likeness import likeness_db
+from worker.engine.session import open_bytes, open_session
 
 ROOT = Path(__file__).parents[2]
 NO_CORRECTIONS = StaticInt8(corrections=())
@@ -36,6 +40,45 @@ made = quantize(folder / "prepared.onnx", folder / "other.onnx", StaticInt8(corr
 feeds = [{"x": x} for x in np.load(folder / "x.npy")]
 print(layers_of(folder / "prepared.onnx", folder / "other.onnx", made.recipe, setting, feeds))
 """
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        NO_CORRECTIONS,
+        StaticInt8(corrections=(), activation="int8"),
+        DynamicInt8(include=Selection(op_types=("Conv",))),
+    ],
+    ids=["static", "static, signed", "dynamic"],
+)
+@pytest.mark.parametrize("model", [residual, convolution, silu], ids=lambda model: model.__name__)
+def test_each_node_can_be_quantized_alone(
+    tmp_path: Path, model: Callable[[], onnx.ModelProto], recipe: Recipe
+) -> None:
+    case = Case(tmp_path, model(), feeds())
+    case.quantize(recipe)
+    before, after = onnx.load_model(case.prepared), onnx.load_model(case.out)
+
+    found = find_layers(before.graph, after.graph)
+
+    assert found
+    reference = [open_session(case.prepared).run(None, feed) for feed in case.samples]
+    for layer in found:
+        session = open_bytes(alone(before, after, layer).SerializeToString())
+        assert 15 < likeness_db(reference, [session.run(None, feed) for feed in case.samples]) < 100, (
+            layer.node
+        )
+
+
+def test_what_keeps_layers_from_being_measured_is_told(tmp_path: Path) -> None:
+    case = Case(tmp_path, residual(), feeds())
+    found = case.quantize(NO_CORRECTIONS)
+    wrong = [{"x": np.zeros((1, 3, 8, 9), np.float64)}]
+
+    layered, notes = layers_of(case.prepared, case.out, found.recipe, Setting(isa="x86-vnni"), wrong)
+
+    assert layered is None
+    assert str(notes[0]).startswith("layers: could not be measured: Unexpected input data type")
 
 
 def measured(case: Case, recipe: Recipe) -> dict[str, LayerError]:

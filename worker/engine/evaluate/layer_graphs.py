@@ -149,7 +149,8 @@ def alone(base: onnx.ModelProto, candidate: onnx.ModelProto, layer: Layer) -> on
     constants = initializers(candidate.graph)
     nodes = _local(layer, 0, constants)
     replaced = next(node for node in base.graph.node if layer.output in node.output)
-    outputs = {f"0/{name}": name for name in replaced.output} | {f"0/{layer.theirs}": layer.output}
+    others = {f"0/{name}": name for name in replaced.output if name != layer.output}
+    outputs = others | {f"0/{layer.theirs}": layer.output}  # unclipped, it is a tensor of the copies alone
     for node in nodes:
         node.output[:] = [outputs.get(name, name) for name in node.output]
     model = _surroundings(base, candidate)

@@ -22,7 +22,7 @@ from worker.engine.methods import Setting, quantize
 from worker.engine.methods.static_int8 import corrected_float, is_rescaled
 from worker.engine.passes.opset import CannotConvert, raise_opset
 from worker.engine.passes.scopes import array, initializers, opset, tensor_types
-from worker.engine.session import open_bytes
+from worker.engine.session import open_bytes, reason
 
 MOST_BYTES = 500_000_000  # of float weights: both models are held side by side, in one protobuf
 WORST_SHARE = 0.1  # of the nodes, by local error: these are tried alone
@@ -52,7 +52,7 @@ def layers_of(
             pairs = _with_pairs(model, candidate, recipe, setting, Path(folder))
             found = layers(_rescaled(model, recipe, setting, Path(folder)), pairs, feeds)
     except Exception as error:  # noqa: BLE001 - a candidate is good without its diagnosis
-        return None, _why(f"could not be measured ({type(error).__name__})")
+        return None, _why(f"could not be measured: {reason(error, candidate) or type(error).__name__}")
     if not found:
         return None, _why("the model is too large, or too different, to hold side by side")
     if not found.layers:
