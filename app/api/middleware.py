@@ -82,6 +82,8 @@ class Gatekeeper:
         state = scope.setdefault("state", {})
         state["request_id"] = f"req_{secrets.token_hex(12)}"
         headers = {"X-Request-Id": state["request_id"], "X-Content-Type-Options": "nosniff"}
+        if _has_two_lengths(Headers(scope=scope)):
+            headers["Connection"] = "close"
         send = _with_headers(send, headers)
         try:
             actor = await self._admit(scope, headers)
@@ -251,6 +253,11 @@ def _limited(receive: Receive, limit: int) -> Receive:
         return message
 
     return counting
+
+
+def _has_two_lengths(headers: Headers) -> bool:
+    """A proxy may have seen the body end elsewhere: nothing more is taken here (RFC 9112, 6.1)."""
+    return "transfer-encoding" in headers and "content-length" in headers
 
 
 def _with_headers(send: Send, answered: Mapping[str, str]) -> Send:

@@ -110,6 +110,16 @@ def refused(length: int) -> bytes:
     return asked.replace(b"Connection: close\r\n", b"")
 
 
+def test_behind_a_body_of_two_lengths_nothing_more_is_taken(service: Service, tenant: Tenant) -> None:
+    smuggled = head("/healthz", "", method="GET").replace(b"Connection: close\r\n", b"")
+    lengths = "Content-Length: 4", "Transfer-Encoding: chunked"
+    asked = head("/v1/models", key_of(tenant), *lengths).replace(b"Connection: close\r\n", b"")
+    with connected(service, asked + b"0\r\n\r\n" + smuggled) as connection:
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert said.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_body_that_nobody_wants_is_not_read_to_its_end(service: Service) -> None:
     sent = 0
     with connected(service, refused(1024 * MIB)) as connection:
