@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter
 
 import worker
-from app.domain.errors import DomainError, Problem
+from app.domain.errors import DomainError, FieldError, Problem
 from worker import probe
 from worker.child import DONE, REFUSED
 from worker.confine import Limits
@@ -27,6 +27,7 @@ POLL_SECONDS = 0.2
 ANSWER_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 64 * 1024
 REPORT_BYTES = 64
+DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 Answer = TypeVar("Answer")
 
@@ -200,7 +201,7 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
     if code == DONE:
         return TypeAdapter(answer).validate_json(output)
     if code == REFUSED:
-        raise Refusal(Problem.from_json(json.loads(output)))
+        raise Refusal(_shortened(Problem.from_json(json.loads(output))))
     if code == -signal.SIGXCPU:
         detail = f"The step used more than {limits.cpu_s} s of CPU time, the limit for one engine call."
         raise Refusal(Problem("time_limit", detail))
@@ -208,6 +209,14 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
         message = f"the engine's process was ended by {signal.Signals(-code).name}"
         raise ChildLost(message)
     raise Refusal(Problem("engine_crashed", _crash(code, log)))
+
+
+def _shortened(problem: Problem) -> Problem:
+    """A model's names can be as long as the model, and the problem is kept in a row."""
+    errors = tuple(
+        FieldError(error.pointer[:DETAIL], error.detail[:DETAIL]) for error in problem.errors[:ERRORS]
+    )
+    return replace(problem, detail=problem.detail[:DETAIL], errors=errors)
 
 
 def _crash(code: int, log: bytes) -> str:

@@ -22,6 +22,20 @@ def refusal(folder: Path, content: onnx.ModelProto | bytes) -> Refused:
     return caught.value
 
 
+def test_names_that_would_fill_every_list_are_refused(tmp_path: Path) -> None:
+    model = dense()
+    model.opset_import.extend(helper.make_opsetid("d" * 1000 + str(n), 1) for n in range(1100))
+
+    assert refusal(tmp_path, model).code == "description_too_large"
+
+
+def test_who_made_a_model_is_told_in_brief(tmp_path: Path) -> None:
+    model = dense()
+    model.producer_name = "p" * 10**6
+
+    assert examine(stored(tmp_path, model)).producer == "p" * 200
+
+
 def test_a_convolutional_model_is_described(tmp_path: Path) -> None:
     path = stored(tmp_path, convolution())
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from app.domain.errors import FieldError, Refused
 from worker import child
 
 Arguments = Mapping[str, Any]
@@ -107,6 +108,11 @@ def stumble(_arguments: Arguments) -> dict[str, Any]:
 
 def lie(_arguments: Arguments) -> dict[str, Any]:
     return {"values": [1, 2, 3]}
+
+
+def refuse(_arguments: Arguments) -> dict[str, Any]:
+    """Refuse in a few million words."""
+    raise Refused("much", "x" * 10**5, errors=(FieldError("/" + "y" * 10**5, "z" * 10**5),) * 200)
 
 
 ESCAPES: dict[str, Callable[[], object]] = {
@@ -215,6 +221,7 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         limits,
         modules,
         noise,
+        refuse,
         sleep,
         spin,
         standing,

@@ -231,6 +231,15 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert in_time(lambda: not runs(child))
 
 
+def test_a_refusal_without_end_is_shortened(tmp_path: Path) -> None:
+    with pytest.raises(Refusal) as refusal:
+        misbehave("refuse", tmp_path)
+
+    problem = refusal.value.problem
+    assert (problem.code, problem.detail, len(problem.errors)) == ("much", "x" * 2000, 100)
+    assert {len(error.pointer + error.detail) for error in problem.errors} == {4000}
+
+
 def test_progress_passes_in_order(tmp_path: Path) -> None:
     seen: list[float] = []
 

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from app.domain.errors import Refused
 from app.domain.report import Examination, TensorInfo
+from worker.engine.bounded import bounded
 from worker.engine.data.made_up import vocabularies
 from worker.engine.load import check, check_external_data, model_bytes, parse
 from worker.engine.passes.scopes import (
@@ -36,6 +37,7 @@ _SIGNATURES = {  # offset and bytes of what is often sent instead
     (0, b"<"): "an HTML or XML page",
 }
 _MASK = -1e30
+SHOWN = 200  # characters of who made the model
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26})
 _GRAPH_FIELD = 7
 _VARINT_BITS = 64
@@ -49,8 +51,8 @@ def examine(model: Path) -> Examination:
 
     Raises:
         Refused: `empty_file`, `lfs_pointer`, `not_onnx`, `truncated_model`, `no_opset`,
-            `unsupported_domain`, `external_data_missing`, `external_data_unsafe`, `invalid_model` or
-            `model_not_loadable`.
+            `unsupported_domain`, `external_data_missing`, `external_data_unsafe`, `invalid_model`,
+            `model_not_loadable` or `description_too_large`.
     """
     _refuse_other_files(model)
     proto = _parse(model)
@@ -59,7 +61,7 @@ def examine(model: Path) -> Examination:
     check_external_data(proto, model.parent)
     check(model)
     session = open_session(model)
-    return _describe(proto, session, model)
+    return bounded(_describe(proto, session, model))
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -154,7 +156,7 @@ def _describe(model: onnx.ModelProto, session: ort.InferenceSession, path: Path)
         outputs=tuple(_tensor(value) for value in session.get_outputs()),
         ir=model.ir_version,
         opsets={entry.domain: int(entry.version) for entry in model.opset_import},
-        producer=f"{model.producer_name} {model.producer_version}".strip(),
+        producer=f"{model.producer_name} {model.producer_version}".strip()[:SHOWN],
         nodes=sum(counts.values()),
         op_types=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
         parameters=parameters,

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from app.domain.dataset import RUNNING_TEXT
 from app.domain.report import ArrayInfo, DatasetSummary
+from worker.engine.bounded import bounded
 
 Array = NDArray[Any]
 Sample = Mapping[str, Array]
 MAX_SHOWN_CLASSES = 1000
+SHOWN = 200  # characters of each
 MAX_RANGED = 2000
 ARRAYS = frozenset({"npz", "safetensors", "h5"})
 MOST_DIGITS = 18  # fits int64
@@ -93,16 +95,20 @@ class Dataset(Protocol):
 
 
 def summarize(dataset: Dataset) -> DatasetSummary:
-    """What is in a dataset, for people."""
+    """What is in a dataset, for people.
+
+    Raises:
+        Refused: `description_too_large`.
+    """
     arrays = _with_ranges(dataset) if dataset.format in ARRAYS else dataset.arrays()
     labels = dataset.labels
     counts = Counter(label for label in labels or () if label is not None)
-    return DatasetSummary(
+    found = DatasetSummary(
         format=dataset.format,
         samples=len(blocks(dataset)) if dataset.pairs else len(dataset),
         arrays=arrays,
         labels=None if labels is None else sum(label is not None for label in labels),
-        classes=dataset.classes[:MAX_SHOWN_CLASSES],
+        classes=tuple(name[:SHOWN] for name in dataset.classes[:MAX_SHOWN_CLASSES]),
         warnings=dataset.warnings,
         label_counts=dict(counts.most_common(MAX_SHOWN_CLASSES)),
         label_range=(min(counts), max(counts)) if counts else None,
@@ -111,6 +117,7 @@ def summarize(dataset: Dataset) -> DatasetSummary:
         columns=getattr(dataset, "columns", ()),
         tokens=getattr(dataset, "tokens", None),
     )
+    return bounded(found)
 
 
 def _streams(dataset: Dataset) -> int | None:
