@@ -14,9 +14,10 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sqlalchemy import update
 
+from app.api.formats.words import limit, number
 from app.db.models import Candidate, Model, Version
 from app.domain.errors import Problem
-from app.domain.gate import Gate
+from app.domain.gate import Check, Gate
 from app.domain.note import Note
 from app.domain.report import (
     Example,
@@ -125,6 +126,16 @@ GATES = [
     (Gate(max_accuracy_drop=0.0), 2.0, "inconclusive", 422),
     (Gate(max_accuracy_drop=0.0, on_inconclusive="pass"), 2.0, "inconclusive", 200),
 ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "text"),
+    [(None, "–"), (0.00123456, "0.001235"), (999.4, "999.4"), (999.96, "1,000"), (204803, "204,803")],
+)
+def test_figures_are_written_as_people_read_them(figure: float | None, text: str) -> None:
+    assert number(figure) == text
+    check = Check("cnd_0", "max_size_bytes", 100_000_000, figure, None, "pass")
+    assert limit(check) == "bytes on disk ≤ 100,000,000"
 
 
 @pytest.mark.parametrize(("gate", "speedup", "conclusion", "status"), GATES)

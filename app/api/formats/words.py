@@ -9,6 +9,7 @@ from app.domain.gate import Check
 from app.domain.report import Accuracy, Latency, Memory, Obstacle, Size
 
 MIB = 1024 * 1024
+THOUSANDS = 999.5
 NONE = "–"
 SIGNS = {"pass": "✅", "fail": "❌", "inconclusive": "⚠️", "none": "ℹ️"}
 HEADLINES = {"pass": "Passed", "fail": "Failed", "inconclusive": "Undecided", "none": "No gate"}
@@ -135,12 +136,17 @@ def _obstacle(found: Obstacle) -> str:
 
 def limit(check: Check) -> str:
     """What a check asks for."""
-    return f"{LIMITS[check.name]} {check.limit:g}"
+    return f"{LIMITS[check.name]} {_plain(check.limit, 6)}"
 
 
 def number(found: float | None) -> str:
     """A figure that may be missing."""
-    return NONE if found is None else f"{found:.4g}"
+    return NONE if found is None else _plain(found, 4)
+
+
+def _plain(found: float, digits: int) -> str:
+    """Thousands in full, as bytes are; what is smaller to so many digits."""
+    return f"{found:,.0f}" if abs(found) >= THOUSANDS else f"{found:.{digits}g}"
 
 
 def remark(check: Check) -> str:
