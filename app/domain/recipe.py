@@ -12,7 +12,7 @@ Correction = Literal[
     "equalization", "smoothquant", "bias_correction", "weight_clipping", "rounding", "adaround"
 ]
 FORBID_UNKNOWN: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-_SAMPLED = ("gptq", "awq")  # algorithms of weight_only that cannot do without calibration samples
+_SAMPLED = ("gptq", "adaround", "awq")  # algorithms of weight_only that cannot do without calibration samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ class WeightOnly(Chosen):
     bits: Literal["auto", 2, 4, 8] = "auto"
     block_size: Literal["auto", 16, 32, 64, 128, 256] = "auto"
     number_format: Literal["auto", "int", "ternary", "nf4", "fp4"] = "auto"
-    algorithm: Literal["auto", "rtn", "hqq", "gptq", "awq", "kquant"] = "auto"
+    algorithm: Literal["auto", "rtn", "hqq", "gptq", "adaround", "awq", "kquant"] = "auto"
     symmetric: bool | Auto = "auto"
     accuracy_level: Literal["auto", 0, 1, 4] = "auto"
     overrides: tuple[LevelOverride, ...] = ()

@@ -15,6 +15,7 @@ from app.domain.recipe import Selection, WeightOnly
 from tests.engine.few_bits import IDS, Case, Feeds, lookup, product, rows
 from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
 from worker.engine.load import save_model
+from worker.engine.methods.weight_only.adaround import adaround
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
 from worker.engine.methods.weight_only.columns import Columns, descended
 from worker.engine.methods.weight_only.gptq import Sums, gptq
@@ -52,7 +53,7 @@ def test_the_runtime_reads_every_layout_as_it_was_written(
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq", "awq", "kquant"])
+@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq", "adaround", "awq", "kquant"])
 def test_every_algorithm_stays_close_with_integer_kernels(case: Start, bits: Bits, algorithm: Any) -> None:
     started = case(dense(), [{"x": feed["x"][:, :32]} for feed in rows(64)])
 
@@ -82,6 +83,26 @@ def test_gptq_beats_rounding_to_nearest_by_far_on_inputs_that_hang_together(case
         found[algorithm] = started.likeness()
 
     assert found["gptq"] > found["rtn"] + 3
+
+
+def test_learned_rounding_beats_gptq_at_two_bits(case: Start) -> None:
+    mixing = np.random.default_rng(3).normal(size=(256, 256)).astype(np.float32) / 16
+    hanging = [{"x": feed["x"] @ mixing} for feed in rows(256, 96)]
+    started = case(product(256), hanging[:64])
+    found = {}
+    for algorithm in ("gptq", "adaround"):
+        started.quantize(WeightOnly(bits=2, algorithm=algorithm, accuracy_level=0), with_samples=True)
+        found[algorithm] = started.likeness()
+
+    assert found["adaround"] > found["gptq"] + 0.1
+
+
+def test_learned_rounding_without_samples_held_out_is_gptq() -> None:
+    inputs = np.concatenate([feed["x"] for feed in rows(64)]).astype(np.float64)
+    square, layer, grid = inputs.T @ inputs, weights(64, 48).T, Grid(4, 32, symmetric=False)
+    none = np.zeros_like(square)
+    found = adaround(layer, Sums(square, square), Sums(none, none), grid)
+    assert np.array_equal(found.values(), gptq(layer, Sums(square, square), grid).values())
 
 
 def test_gptq_makes_up_for_errors_of_the_layers_before() -> None:
@@ -118,7 +139,7 @@ def test_gptq_is_chosen_with_samples_and_hqq_without(case: Start) -> None:
     assert started.quantize(WeightOnly()).recipe.algorithm == "hqq"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+@pytest.mark.parametrize("algorithm", ["gptq", "adaround", "awq"])
 def test_what_needs_samples_is_refused_without(case: Start, algorithm: Any) -> None:
     with pytest.raises(Refused) as refusal:
         case(product(64), rows(64)).quantize(WeightOnly(algorithm=algorithm))
@@ -240,6 +261,7 @@ for i, fields in enumerate(json.loads(sys.argv[3])):
 """
 REPEATED = (
     {"algorithm": "gptq", "bits": 4},
+    {"algorithm": "adaround", "bits": 2},
     {"algorithm": "hqq", "bits": 2},
     {"algorithm": "rtn", "bits": 8},
     {"algorithm": "awq", "bits": 4},

@@ -1,6 +1,7 @@
 """Weights in blocks of few bits; activations stay float."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -9,8 +10,9 @@ import onnx
 from app.domain.recipe import WeightOnly
 from worker.engine.methods.quantizer import copy_of
 from worker.engine.methods.selection import listed, refuse_nothing, stays_float
-from worker.engine.methods.setting import Samples, Setting
+from worker.engine.methods.setting import Feed, Samples, Setting
 from worker.engine.methods.tidy import import_microsoft
+from worker.engine.methods.weight_only.adaround import HELD_OUT, adaround
 from worker.engine.methods.weight_only.awq import Scaling, scale_inputs
 from worker.engine.methods.weight_only.blocks import Grid
 from worker.engine.methods.weight_only.bnb4 import Table
@@ -25,6 +27,7 @@ from worker.engine.passes.scopes import tensor_names
 
 Activations = Mapping[Weight, tuple[str, ...]]
 Pairs = Iterator[tuple[Weight, Quantized]]
+_ON_SUMS = frozenset({"gptq", "adaround"})  # of what the calibration samples say about inputs
 
 
 def weight_only(
@@ -35,7 +38,7 @@ def weight_only(
     Args:
         model: the prepared model; it is changed.
         recipe: the choices; `auto` is resolved.
-        setting: its samples serve `gptq`, `awq` and the choice of accuracy levels.
+        setting: its samples serve `gptq`, `adaround`, `awq` and the choice of accuracy levels.
 
     Returns:
         The quantized model, the resolved recipe, and the reasons.
@@ -81,13 +84,14 @@ def _quantized(
     reasons: list[str] = []
     if samples and recipe.algorithm == "awq":
         scalings, reasons = scale_inputs(model, sites, form, samples)
-    elif samples and recipe.algorithm == "gptq":
+    elif samples and recipe.algorithm in _ON_SUMS:
         activations = _activations(sites)
     others = [site for site in sites if site.weight not in scalings and site.weight not in activations]
     alone = _alone(model, others, {True: grid, False: form}, str(recipe.algorithm))
     pairs: Pairs = chain(alone, _scaled(model, scalings, form))
     if samples and activations:
-        pairs = _with_samples(model, grid, dict(alone), activations, samples)
+        parts = _apart(samples) if recipe.algorithm == "adaround" else [samples]
+        pairs = _with_samples(model, grid, dict(alone), activations, parts)
     return pairs, reasons + _replaced(recipe, form, others)
 
 
@@ -133,22 +137,38 @@ def _activations(sites: Sequence[Site]) -> Activations:
     return {weight: tuple(names) for weight, names in found.items()}
 
 
+def _apart(samples: Samples) -> list[Samples]:
+    """The samples to learn from, and those held out."""
+
+    def part(held_out: bool) -> Iterator[Feed]:
+        for number, feed in enumerate(samples()):
+            if (number % HELD_OUT == HELD_OUT - 1) == held_out:
+                yield feed
+
+    return [partial(part, False), partial(part, True)]
+
+
 def _with_samples(
     model: onnx.ModelProto,
     grid: Grid,
     alone: Mapping[Weight, Quantized],
     activations: Activations,
-    samples: Samples,
+    parts: Sequence[Samples],
 ) -> Pairs:
-    """GPTQ from the first layers to the last, each on what the quantized ones before it hand on."""
+    """From the first layers to the last, each on what the quantized ones before it hand on.
+
+    One part of samples is for GPTQ; of two, AdaRound learns from the first.
+    """
     yield from alone.items()
     simulated = copy_of(model)
     for weight, quantized in alone.items():
         replace_matrix(simulated, weight, quantized.values())
     for widths in grouped({names: weight.columns for weight, names in activations.items()}):
-        sums = hessians(simulated, model, widths, samples)
+        sums = [hessians(simulated, model, widths, samples) for samples in parts]
         for weight, names in activations.items():
-            if names in sums:
-                blocks = gptq(matrix(model, weight), sums[names], grid)
+            if names in widths:
+                learned, *held_out = (part[names] for part in sums)
+                rows = matrix(model, weight)
+                blocks = adaround(rows, learned, held_out[0], grid) if held_out else gptq(rows, learned, grid)
                 replace_matrix(simulated, weight, blocks.values())
                 yield weight, blocks

@@ -9,12 +9,13 @@ from app.domain.recipe import WeightOnly
 from worker.engine.methods.resolve import resolve, unsupported
 
 TABLES = frozenset({"nf4", "fp4"})
-SAMPLED = frozenset({"gptq", "awq"})
+SAMPLED = frozenset({"gptq", "adaround", "awq"})
 _INTEGER_KERNELS_OF_TWO_BITS = frozenset({32, 64, 128})
 _FEW_BITS = 4
 _GRIDS_ALONE = {
     "hqq": "it moves zero points, and these formats have none",
     "gptq": "it rounds to evenly spaced values, and these formats have others",
+    "adaround": "it rounds to evenly spaced values, and these formats have others",
 }
 _BITS_OF = {"ternary": 2, "nf4": 4, "fp4": 4}
 Choices = dict[str, tuple[Any, str]]
