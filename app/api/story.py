@@ -67,7 +67,12 @@ LINKS: tuple[tuple[tuple[str, ...], str, str, tuple[str, ...]], ...] = (
         _ID,
         ("read_version", "download_version"),
     ),
-    (("create_version",), "model_id", "$response.body#/model", ("read_model", "list_versions", "read_trend")),
+    (
+        ("create_version",),
+        "model_id",
+        "$response.body#/model",
+        ("read_model", "list_versions", "read_trend", "delete_model"),
+    ),
     (
         ("create_dataset",),
         "dataset_id",
