@@ -1,13 +1,16 @@
 """Dynamic recipes: products, convolutions that were asked for, branches and LSTMs, without data."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import DynamicInt8, Selection
 from tests.engine.graphs import branch_feeds, branches, build, convolution, dense, feeds, weights
 from tests.engine.quantizing import Start
+from worker.engine.evaluate.layers import layers
 from worker.engine.kernels import kernels
 from worker.engine.methods import Setting, quantize
 
@@ -51,7 +54,48 @@ def test_dynamic_convolutions_are_quantized_when_asked_for(case: Start) -> None:
     assert kernels(convolution_case.out).integer == 2
     assert convolution_case.likeness() > 30
     assert isinstance(found.recipe, DynamicInt8)
-    assert (found.recipe.weight, found.recipe.per_channel) == ("uint8", False)
+    assert (found.recipe.weight, found.recipe.per_channel) == ("uint8", True)
+
+
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_dynamic_convolutions_of_unlike_channels_keep_the_bits_of_the_small_ones(
+    case: Start, reduce_range: bool
+) -> None:
+    model = convolution()
+    wide = weights(16, 3, 3, 3)
+    wide[0] *= 100
+    tensor = next(t for t in model.graph.initializer if t.name == "w1")
+    tensor.CopyFrom(numpy_helper.from_array(wide, "w1"))
+    other = next(t for t in model.graph.initializer if t.name == "w2")
+    narrow = numpy_helper.to_array(other).copy()
+    narrow[:, 0] = 0
+    other.CopyFrom(numpy_helper.from_array(narrow, "w2"))
+    unlike = case(model, feeds())
+    asked = DynamicInt8(include=Selection(nodes=("first",)), reduce_range=reduce_range)
+
+    unlike.quantize(replace(asked, per_channel=False))
+    whole = unlike.likeness()
+    unlike.quantize(asked)
+
+    assert unlike.likeness() > whole + 20
+    found = layers(unlike.prepared, unlike.out, unlike.samples)
+    assert found is not None
+    assert found.layers[0].weight_sqnr_db is not None
+    assert found.layers[0].weight_sqnr_db > (30 if reduce_range else 36)
+
+
+def test_two_dynamic_convolutions_may_share_their_weights(case: Start) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "w"], ["y"], "second"),
+    ]
+    shape = [1, 3, 16, 16]
+    shared = case(build(nodes, {"x": shape}, {"y": shape}, {"w": weights(3, 3, 1, 1)}), feeds())
+
+    shared.quantize(DynamicInt8(include=Selection(op_types=("Conv",))))
+
+    assert kernels(shared.out).integer == 2
+    assert shared.likeness() > 30
 
 
 def test_dynamic_quantization_reaches_into_branches(case: Start) -> None:

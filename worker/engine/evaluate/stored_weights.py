@@ -50,6 +50,8 @@ def _integers(constants: Constants, name: str) -> Array | None:
     if any(part is None for part in parts):
         return None
     codes, zeros, scales = (array(part) for part in parts if part is not None)
+    if scales.ndim > 1:  # of a ConvInteger, as they multiply its sums: [M, 1, …]
+        scales = scales[:, np.newaxis]
     values: Array = (codes.astype(np.float32) - zeros.astype(np.float32)) * scales
     return values
 

@@ -11,6 +11,7 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
 from app.domain.target import RULES
+from worker.engine.methods.conv_scales import float_weights, scale_channels
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
 from worker.engine.methods.own_weights import give_own_weights
 from worker.engine.methods.resolve import resolve, types_for, unsupported
@@ -29,7 +30,7 @@ from worker.engine.passes.sorting import sort_nodes
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})
-_ONE_SCALE = frozenset({"Conv", "Gather"})
+_ONE_SCALE = frozenset({"Gather"})
 _FIRST_OPSET = 11  # DynamicQuantizeLinear
 _SMALLEST_TABLE = 4096  # values; below it a table is not worth a node
 _TYPES = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
@@ -58,11 +59,13 @@ def dynamic_int8(
     kinds = {node.op_type for node in all_nodes(model.graph) if node.name in chosen}
     resolved, reasons = _resolve(recipe, setting.isa, kinds)
     give_own_weights(model, chosen)
+    convolved = float_weights(model, chosen) if resolved.per_channel else {}
     gemm_to_matmul(model)
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)
     quantizer = _quantizer(model, resolved, sorted(chosen))
     quantizer.quantize_model()
+    scale_channels(quantizer.model.model, convolved, reduce_range=bool(resolved.reduce_range))
     sort_nodes(quantizer.model.model.graph)
     drop_unused(quantizer.model.model.graph)
     return quantizer.model.model, resolved, reasons + stays_float(left)
@@ -75,7 +78,7 @@ def _resolve(recipe: DynamicInt8, isa: str, kinds: set[str]) -> tuple[DynamicInt
     if "Conv" in kinds:
         choices["weight"] = ("uint8", "ConvInteger takes uint8 weights only")
     if kinds <= _ONE_SCALE:
-        choices["per_channel"] = (False, "ConvInteger and tables take one scale per tensor")
+        choices["per_channel"] = (False, "tables take one scale per tensor")
     weight = choices["weight"][0] if recipe.weight == "auto" else recipe.weight
     if weight == "uint8" and "LSTM" not in kinds:
         choices["reduce_range"] = (False, "uint8 weights are not summed in 16 bits")
@@ -89,13 +92,13 @@ def _refuse_pairs(recipe: DynamicInt8, kinds: set[str]) -> None:
     if "Conv" in kinds and recipe.weight == "int8":
         raise unsupported("weight", "int8", "ConvInteger takes uint8 weights only", "leave Conv or int8 out")
     if kinds <= _ONE_SCALE and recipe.per_channel:
-        why = "ConvInteger and tables take one scale per tensor"
+        why = "tables take one scale per tensor"
         raise unsupported("per_channel", True, why, "leave it out")
 
 
 def _remarks(recipe: DynamicInt8, isa: str, kinds: set[str]) -> Iterator[str]:
     if "Conv" in kinds:
-        yield "Conv: ConvInteger is slower than float Conv on a CPU, and has one scale per tensor"
+        yield "Conv: ConvInteger is slower than float Conv on a CPU"
     if "Gather" in kinds:
         yield "Gather: tables become uint8 with one scale each: smaller, not faster"
     if "LSTM" in kinds and recipe.weight == "uint8":
