@@ -85,15 +85,16 @@ class Bench:
         self.setting = Setting(
             isa="x86-vnni", statistics=collect(self.prepared, self.feeds), samples=lambda: self.feeds
         )
-        self.reference = self._outputs(case.model)
+        self.reference = self.outputs(case.model)
 
     def sqnr(self, corrections: Sequence[Correction], **fields: Any) -> float:  # noqa: ANN401
         """Decibels on the evaluation samples."""
         recipe = StaticInt8(**{"ranges": MINMAX, **fields}, corrections=tuple(corrections))
         quantize(self.prepared, self.out, recipe, self.setting)
-        return likeness_db(self.reference, self._outputs(self.out))
+        return likeness_db(self.reference, self.outputs(self.out))
 
-    def _outputs(self, model: Path) -> list[Outputs]:
+    def outputs(self, model: Path) -> list[Outputs]:
+        """What a model gives for each evaluation sample."""
         session = open_session(model)
         return [session.run(None, feed) for feed in self.case.evaluation]
 

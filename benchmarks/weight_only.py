@@ -67,6 +67,8 @@ RECIPES = {
     "ternary, hqq": WeightOnly(number_format="ternary", algorithm="hqq"),
     "4 bits, auto": WeightOnly(bits=4),
     "2 bits, gptq": WeightOnly(bits=2, algorithm="gptq"),
+    "2 bits, adaround": WeightOnly(bits=2, algorithm="adaround"),
+    "4 bits, adaround": WeightOnly(bits=4, algorithm="adaround"),
     "4 bits, gptq, products alone": WeightOnly(bits=4, embeddings=False),
     "ternary, gptq": WeightOnly(number_format="ternary", algorithm="gptq"),
 }
