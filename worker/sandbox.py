@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -29,6 +30,8 @@ LOG_BYTES = 64 * 1024
 REPORT_BYTES = 64
 DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+# Names in a model may hold NULs, which no database takes; an even number of backslashes before it are others.
+ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 Answer = TypeVar("Answer")
 
 
@@ -198,6 +201,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: Limits) -> Answer:
+    output = ESCAPED_NUL.sub(rb"\1\\ufffd", output)
     if code == DONE:
         return TypeAdapter(answer).validate_json(output)
     if code == REFUSED:

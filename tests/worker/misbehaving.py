@@ -110,6 +110,11 @@ def lie(_arguments: Arguments) -> dict[str, Any]:
     return {"values": [1, 2, 3]}
 
 
+def name(_arguments: Arguments) -> dict[str, Any]:
+    """Tell names that a protobuf may hold, and a database may not."""
+    return {"values": {"a\0": "\0\\\0", "plain": "\\u0000"}}
+
+
 def refuse(_arguments: Arguments) -> dict[str, Any]:
     """Refuse in a few million words."""
     raise Refused("much", "x" * 10**5, errors=(FieldError("/" + "y" * 10**5, "z" * 10**5),) * 200)
@@ -220,6 +225,7 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         lie,
         limits,
         modules,
+        name,
         noise,
         refuse,
         sleep,

@@ -231,6 +231,10 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert in_time(lambda: not runs(child))
 
 
+def test_nuls_in_names_are_replaced_and_what_only_looks_like_one_stays(tmp_path: Path) -> None:
+    assert misbehave("name", tmp_path) == {"a\ufffd": "\ufffd\\\ufffd", "plain": "\\u0000"}
+
+
 def test_a_refusal_without_end_is_shortened(tmp_path: Path) -> None:
     with pytest.raises(Refusal) as refusal:
         misbehave("refuse", tmp_path)
