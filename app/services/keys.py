@@ -105,13 +105,15 @@ def change(db: Session, caller: Caller, key_id: str, changes: dict[str, Any]) ->
     """Set a key's `name`, `scopes` or `expires_at` (a datetime, or None for never).
 
     Raises:
-        Conflict: It is the key that asks: it could lock itself out.
+        Conflict: It is revoked, or the key that asks: it could lock itself out.
         Forbidden: The caller lacks one of the scopes, or the key is an operator's.
         InvalidInput: The time has passed, or no answer could show it.
     """
     _check_grant(caller, changes.get("scopes", ()))
     moments = {"expires_at": _moment_ahead(db, changes["expires_at"])} if "expires_at" in changes else {}
     key = queries.lock_owned(db, ApiKey, caller.project_id, key_id)
+    if key.revoked_at is not None:
+        raise Conflict(f"The key {key.id} is revoked for good; make a new one with POST /v1/api-keys.")
     if changes.keys() - {"name"}:
         _check_another(caller, key)
     for column, value in {**changes, **moments}.items():

@@ -170,6 +170,7 @@ def test_what_is_revoked_cannot_be_rotated_back(admin: httpx.Client) -> None:
     admin.delete(f"/v1/api-keys/{made['id']}")
 
     problem(admin.post(f"/v1/api-keys/{made['id']}/rotate"), 409, "conflict")
+    problem(admin.patch(f"/v1/api-keys/{made['id']}", json={"name": "again"}), 409, "conflict")
 
 
 def test_the_last_use_is_noted_once_a_minute(service: Service, admin: httpx.Client) -> None:
