@@ -36,11 +36,12 @@ SELECT 'stp_00' || lpad(n::text, 24, '0'), :project, NULL, 'dlv_00' || lpad(n::t
     CASE n % 1000 WHEN 0 THEN NULL ELSE n END, n < :rows - 100
 FROM generate_series(1, :rows) n""",
     "endpoint": """INSERT INTO webhook_endpoints (id, project_id, url, description, events, state, secret,
-    failures, rest_until, created_at) VALUES ('whe_1', :project, '', '', '[]', 'enabled', '', 0, 0, 0)""",
+    failures, rest_until, created_at)
+VALUES ('whe_00000000000000000000000001', :project, '', '', '[]', 'enabled', '', 0, 0, 0)""",
     "deliveries": """INSERT INTO deliveries (id, project_id, endpoint_id, message_id, type, payload, state,
     round, tries, created_at, finished_at)
-SELECT 'dlv_00' || lpad(n::text, 24, '0'), :project, 'whe_1', 'msg', 'job.failed', '{}',
-    CASE n % 1000 WHEN 0 THEN 'failed' ELSE 'delivered' END, 0, 1, n, n
+SELECT 'dlv_00' || lpad(n::text, 24, '0'), :project, 'whe_00000000000000000000000001', 'msg',
+    'job.failed', '{}', CASE n % 1000 WHEN 0 THEN 'failed' ELSE 'delivered' END, 0, 1, n, n
 FROM generate_series(1, :rows) n""",
     "candidates": """INSERT INTO candidates (id, project_id, job_id, position, baseline, name, state, figures,
     created_at)
@@ -73,7 +74,7 @@ LISTS = (
     "webhook-deliveries?state=pending",
     "webhook-deliveries?type=gate.failed",
     "webhook-deliveries?since=2030-01-01T00:00:00Z",
-    "webhook-deliveries?endpoint=whe_1&state=failed",
+    "webhook-deliveries?endpoint=whe_00000000000000000000000001&state=failed",
     f"{OF_JOB}/candidates",
     f"{OF_JOB}/steps",
     f"{OF_JOB}/logs",
