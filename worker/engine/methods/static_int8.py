@@ -92,36 +92,31 @@ def corrected_float(model: onnx.ModelProto, recipe: Calibrated, setting: Setting
         recipe: resolved.
         setting: as the recipe was resolved with it.
     """
-    model = _with_opset(model, recipe)
+    subject, _ = _chosen(_with_opset(model, recipe), recipe, setting)
+    moving = replace(recipe, corrections=tuple(c for c in recipe.corrections if c in corrections.MOVING))
+    return _correct(replace(subject, recipe=moving))[0].model
+
+
+def _chosen(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> tuple[Subject, Islands]:
+    """What is to be corrected and quantized, and why nothing else."""
     statistics = _statistics(setting)
     found, exceptions = _choose(model.graph, recipe, statistics)
-    moving = replace(recipe, corrections=tuple(c for c in recipe.corrections if c in corrections.MOVING))
     subject = Subject(
         model=model,
         nodes=found.nodes,
-        recipe=moving,
+        recipe=recipe,
         setting=setting,
         statistics=statistics,
         exceptions=exceptions,
     )
-    return _correct(subject)[0].model
+    return subject, found
 
 
 def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Built:
     """Choose the nodes, correct the model, and run the quantizer; the model is changed."""
-    statistics = _statistics(setting)
-    found, exceptions = _choose(model.graph, recipe, statistics)
+    subject, found = _chosen(model, recipe, setting)
     refuse_nothing(found.nodes, recipe.method, found.reasons)
-    subject, corrected = _correct(
-        Subject(
-            model=model,
-            nodes=found.nodes,
-            recipe=recipe,
-            setting=setting,
-            statistics=statistics,
-            exceptions=exceptions,
-        )
-    )
+    subject, corrected = _correct(subject)
     subject, learned = _learn_codes(subject)
     corrected += [*learned, *_correct_biases(subject)]
     plan = arrange(subject)
