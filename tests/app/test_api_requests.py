@@ -192,6 +192,13 @@ def test_a_filter_that_is_nonsense_is_refused(http: httpx.Client, name: str, tex
     assert pointers(http.get(f"/v1/jobs?{name}={text}")) == [f"/{name}"]
 
 
+@pytest.mark.parametrize("label", ["branch=%00", "branch=a%00b", "a%00b=main", f"branch={'x' * 201}"])
+def test_a_label_that_nothing_can_have_is_refused_as_a_filter(http: httpx.Client, label: str) -> None:
+    name = label.partition("=")[0].replace("%00", "\0")
+
+    assert pointers(http.get(f"/v1/jobs?label.{label}")) == [f"/label.{name}"]
+
+
 def test_a_filter_that_is_misspelt_is_refused_by_every_list(service: Service) -> None:
     with new_tenant(service, ("read", "write", "admin", "operator")) as tenant:
         http = tenant.http

@@ -1,5 +1,6 @@
 """Jobs: asked for, listed, read, canceled, tried again."""
 
+import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -15,11 +16,13 @@ from app.db import queries
 from app.db.models import Job
 from app.db.queries import steps
 from app.db.queries.job_lists import JobFilter, jobs_where
+from app.domain.errors import InvalidInput
 from app.domain.states import JobConclusion, JobState
 from app.services import deletion, jobs, quotas
 
 router = APIRouter(prefix="/jobs", route_class=OncePerKey)
 LABEL = "label."
+LABEL_TEXT = re.compile("[^\\0]{0,200}")
 VERSION, DATASET = "ver_01k9000000000000000e7amp1e", "dst_01k9000000000000000e7amp1e"
 EXAMPLES = {
     "sensible defaults": {"value": {"version": VERSION, "evaluation": {"dataset": DATASET}}},
@@ -53,7 +56,7 @@ BRANCH: dict[str, Any] = {
     "in": "query",
     "required": False,
     "description": "Only with this label; `branch` stands for any label's name, and several may be given",
-    "schema": {"type": "string"},
+    "schema": {"type": "string", "maxLength": 200, "pattern": "^[^\\x00]*$"},
     "example": "main",
 }
 BY_LABEL = {"parameters": [BRANCH]}
@@ -145,6 +148,13 @@ def show(db: Session, job: Job) -> JobRead:
 
 
 def labels_asked(request: Request) -> dict[str, str]:
-    """The labels in the query: `label.branch=main`."""
-    asked = request.query_params.items()
-    return {name.removeprefix(LABEL): value for name, value in asked if name.startswith(LABEL)}
+    """The labels in the query: `label.branch=main`.
+
+    Raises:
+        InvalidInput: No label is like this.
+    """
+    asked = {name: value for name, value in request.query_params.items() if name.startswith(LABEL)}
+    for name, value in asked.items():
+        if not LABEL_TEXT.fullmatch(name.removeprefix(LABEL)) or not LABEL_TEXT.fullmatch(value):
+            raise InvalidInput.at(f"/{name}", "use a label of at most 200 characters without a NUL")
+    return {name.removeprefix(LABEL): value for name, value in asked.items()}
