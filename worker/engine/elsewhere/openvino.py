@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from app.domain.errors import Refused
 
 Session: TypeAlias = Any  # of ONNX Runtime, which ships no types
-Library: TypeAlias = Any
+Runtime: TypeAlias = Any
 DEVICE = "CPU"
 
 
@@ -41,7 +41,7 @@ def release() -> str | None:
         return None
 
 
-def library() -> Library:
+def runtime() -> Runtime:
     """OpenVINO without its telemetry: what imports that gets the stub that OpenVINO keeps for its absence."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None refuses the import
     return import_module("openvino")
@@ -60,7 +60,7 @@ def compiled(path: Path, described: Session, threads: int = 1) -> Compiled:
         "ENABLE_CPU_PINNING": False,  # the process is pinned already
     }
     try:
-        return Compiled(library().Core().compile_model(str(path), DEVICE, settings), described)
+        return Compiled(runtime().Core().compile_model(str(path), DEVICE, settings), described)
     except Exception as error:  # its errors share no base class but this
         raise Refused("model_not_loadable", _reason(error, path)) from error
 

@@ -14,13 +14,7 @@ def mixed(
 ) -> tuple[onnx.ModelProto, Calibrated, list[str]]:
     """Quantize each node as the recipe says by hand; the resolved recipe names every node with what it got.
 
-    Args:
-        model: the prepared model with types recorded; it is changed.
-        recipe: the choices; `auto` is resolved.
-        setting: the target, and the ranges of the model's activations.
-
-    Returns:
-        The quantized model, the resolved recipe, and the reasons.
+    Takes and returns what `static_int8` does.
 
     Raises:
         Refused: as `static_int8` does; `unsupported_option` also names what a node cannot get.
