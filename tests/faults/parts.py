@@ -80,6 +80,8 @@ class Postgres:
 
         def answers() -> bool:
             if self._process is None or self._process.poll() is not None:  # its backends were not yet gone
+                if self._process:
+                    self._process.communicate()  # closes the pipe that ties it
                 tied = [*self.inside, *tether(command, death=signal.SIGQUIT, owner=self._owner)]
                 self._process = servers._popen(tied, self.folder, "postgres")
                 time.sleep(POLL_SECONDS)
