@@ -74,7 +74,7 @@ async def received_form(
 
     Raises:
         InvalidMultipart: The body cannot be parsed.
-        InvalidInput: A part has an unknown name or a field is too long.
+        InvalidInput: A part has an unknown name, or a field is too long or sent twice.
     """
     try:
         sink = _Sink(_boundary(request), storage, files, fields)
@@ -180,6 +180,9 @@ class _Sink:
         elif self._name not in self._fields:
             known = ", ".join(sorted(self._files | self._fields))
             detail = f"there is no part of this name; known are {known}"
+            raise InvalidInput.at(f"/{self._name}", detail)
+        elif self._name in self.form.fields:
+            detail = "this field was sent twice; send it once"
             raise InvalidInput.at(f"/{self._name}", detail)
 
     def _data(self, data: bytes, start: int, end: int) -> None:

@@ -51,6 +51,17 @@ def test_a_part_of_an_unknown_name_is_refused_and_leaves_nothing(
     assert service.objects() == before
 
 
+def test_a_field_that_is_sent_twice_is_refused_and_leaves_nothing(
+    service: Service, http: httpx.Client
+) -> None:
+    before = service.objects()
+
+    answer = post_form(http, form(FILE, ('name="labels"', b"{}"), ('name="labels"', b"{}")))
+
+    assert pointers(answer) == ["/labels"]
+    assert service.objects() == before
+
+
 @pytest.mark.parametrize(
     ("path", "part"), [("/v1/models", "/file"), ("/v1/datasets", "/file"), ("/v1/quantize", "/model")]
 )
