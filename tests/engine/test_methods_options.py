@@ -10,11 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import Override, Selection, StaticInt8, Symmetric
-from tests.engine.graphs import attention, build, convolution, dense, feeds, half, residual, weights
+from tests.engine.graphs import attention, build, convolution, dense, feeds, residual, weights
 from tests.engine.quantizing import Case
 from worker.engine.interface import float_view
 from worker.engine.kernels import kernels
-from worker.engine.methods.static_choices import resolve_static
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import initializers
 from worker.engine.session import open_session
@@ -153,13 +152,6 @@ def test_what_cannot_be_combined_is_refused_by_field(tmp_path: Path, name: str) 
     assert refusal.value.code == "unsupported_option"
     assert [error.pointer for error in refusal.value.errors] == [name.split(" ", maxsplit=1)[0]]
     assert refusal.value.detail.count(";") >= 1, "the next step follows a semicolon"
-
-
-def test_operators_cannot_hold_half_precision_scales() -> None:
-    with pytest.raises(Refused) as refusal:
-        resolve_static(half(), StaticInt8(format="qoperator"), "x86-vnni")
-
-    assert refusal.value.code == "unsupported_option"
 
 
 @pytest.mark.parametrize("override", [Override(nodes=("nobody",)), Override(tensors=("nothing*",))])

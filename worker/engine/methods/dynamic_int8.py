@@ -18,7 +18,6 @@ from worker.engine.methods.resolve import resolve, types_for, unsupported
 from worker.engine.methods.selection import matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
 from worker.engine.passes.scopes import (
-    FLOATS,
     all_nodes,
     attribute,
     drop_unused,
@@ -142,9 +141,13 @@ def _hindrance(node: onnx.NodeProto, constants: Constants, version: int) -> str 
     if version < _FIRST_OPSET:
         return f"opset {version} has no DynamicQuantizeLinear"
     weights = [constants.get(node.input[index]) for index in _WEIGHTS[node.op_type]]
-    if any(weight is None or weight.data_type not in FLOATS for weight in weights):
+    known = [weight for weight in weights if weight is not None]
+    if len(known) < len(weights):
         return "its weights are computed"
-    return _RULES[node.op_type](node, [weight for weight in weights if weight is not None])
+    types = {weight.data_type for weight in known} - {onnx.TensorProto.FLOAT}
+    if types:
+        return f"it computes in {onnx.TensorProto.DataType.Name(types.pop()).lower()}"
+    return _RULES[node.op_type](node, known)
 
 
 def _product(_: onnx.NodeProto, weights: Sequence[onnx.TensorProto]) -> str | None:

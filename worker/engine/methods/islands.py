@@ -132,6 +132,8 @@ def _hindrance(graph: Graph, node: onnx.NodeProto) -> str | None:
     """Why no integer kernel can run this node."""
     if node.domain or node.op_type not in SUPPORTED:
         return f"{node.op_type} has no integer kernel"
+    if graph.types.get(node.output[0]) == onnx.TensorProto.FLOAT16:
+        return "it computes in float16"
     rule = _RULES.get(node.op_type)
     return (rule(graph, node) if rule else None) or _without_range(graph, node)
 

@@ -16,11 +16,7 @@ from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
 
 WIDE = frozenset({"uint16", "int16", "int4"})
-_FIRST_OPSET = {
-    "bytes": 10,
-    "half": 19,
-    "wide": 21,
-}  # of QuantizeLinear and DequantizeLinear, by what they take
+_FIRST_OPSET = {"bytes": 10, "wide": 21}  # of QuantizeLinear and DequantizeLinear, by what they take
 _FIELDS = ("format", "activation", "weight", "per_channel", "reduce_range", "qdq_domain")
 _BIASES = "corrections bias_correction: it costs nothing at run time, and made no model that was tried worse"
 _CLIPPED = "ranges mse: rounding errors average out, so what is clipped counts four times"
@@ -29,10 +25,9 @@ Choice = tuple[Any, str]
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on: the model's opset and float type, and the target."""
+    """What the choices depend on: the model's opset, and the target."""
 
     version: int
-    half: bool
     isa: str
 
 
@@ -50,7 +45,7 @@ def resolve_static(
     Raises:
         Refused: `unsupported_option` or `opset_too_old`, naming the field.
     """
-    facts = Facts(opset(model), is_half(model), isa)
+    facts = Facts(opset(model), isa)
     asked = {name: getattr(recipe, name) for name in _FIELDS}
     values, reasons = resolve(asked, _choices(recipe, facts))
     symmetric, more = _symmetric(recipe, values)
@@ -60,16 +55,9 @@ def resolve_static(
     return resolved, reasons + more + last + list(_without_kernels(resolved, facts))
 
 
-def is_half(model: onnx.ModelProto) -> bool:
-    """Whether a model has float16 constants."""
-    return any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
-
-
-def first_opset(recipe: Calibrated, *, half: bool) -> int:
+def first_opset(recipe: Calibrated) -> int:
     """The first standard opset whose QuantizeLinear takes all element types of a recipe."""
-    if types_of(recipe) & WIDE:
-        return _FIRST_OPSET["wide"]
-    return _FIRST_OPSET["half" if half else "bytes"]
+    return _FIRST_OPSET["wide" if types_of(recipe) & WIDE else "bytes"]
 
 
 def types_of(recipe: Calibrated) -> set[str]:
@@ -114,7 +102,7 @@ def _reduce_range(recipe: Calibrated, facts: Facts) -> Choice:
 
 
 def _domain(recipe: Calibrated, facts: Facts) -> Choice:
-    needed = first_opset(recipe, half=facts.half)
+    needed = first_opset(recipe)
     if facts.version >= needed:
         return "onnx", f"opset {facts.version} has these types"
     return "com.microsoft", f"the standard operators take these types from opset {needed} on"
@@ -154,19 +142,16 @@ def _refuse_pairs(recipe: Calibrated, facts: Facts) -> None:
         why = "both choose the codes of the weights, and adaround begins with those of rounding"
         raise unsupported("corrections", "rounding and adaround", why, "ask for adaround alone")
     if recipe.format == "qoperator":
-        _refuse_operators(recipe, facts)
+        _refuse_operators(recipe)
 
 
-def _refuse_operators(recipe: Calibrated, facts: Facts) -> None:
+def _refuse_operators(recipe: Calibrated) -> None:
     wide = sorted(types_of(recipe) & WIDE)
     if wide:
         raise unsupported("format", "qoperator", f"QLinear operators take no {wide[0]}", "ask for qdq")
     if not recipe.quantize_bias:
         why = "QLinear operators take biases in int32"
         raise unsupported("quantize_bias", False, why, "ask for qdq, or leave it out")
-    if facts.half:
-        why = "QLinear operators have no float16 scales"
-        raise unsupported("format", "qoperator", why, "ask for qdq, or upload the float32 model")
     if (recipe.activation, recipe.weight) == ("int8", "uint8"):
         why = "no QLinear operator multiplies int8 activations by uint8 weights"
         raise unsupported("format", "qoperator", why, "ask for int8 weights or uint8 activations")

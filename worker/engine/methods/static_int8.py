@@ -32,7 +32,7 @@ from worker.engine.methods.results import leave_results_float, read_floats
 from worker.engine.methods.saturation import can_saturate
 from worker.engine.methods.selection import listed, matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
-from worker.engine.methods.static_choices import first_opset, is_half, resolve_static
+from worker.engine.methods.static_choices import first_opset, resolve_static
 from worker.engine.methods.trial import Built, settle
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.naming import name_nodes
@@ -146,7 +146,7 @@ def _statistics(setting: Setting) -> Statistics:
 
 def _with_opset(model: onnx.ModelProto, recipe: Calibrated) -> onnx.ModelProto:
     """The model, converted where the standard Q/DQ of its opset do not take the recipe's types."""
-    needed = first_opset(recipe, half=is_half(model))
+    needed = first_opset(recipe)
     if recipe.qdq_domain != "onnx" or opset(model) >= needed:
         return model
     try:
