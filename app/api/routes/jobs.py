@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app.api.deps import Paged, ReadDb, Service, Wait, Who, WriteDb
+from app.api.deps import Paged, Paging, Service, Wait, Who, WriteDb
 from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.schemas.jobs import JobRead
@@ -84,10 +84,10 @@ async def create_job(
 
 
 @router.get("", openapi_extra=BY_LABEL)
-def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
+async def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
     request: Request,
     caller: Who,
-    db: ReadDb,
+    service: Service,
     paging: Paged,
     state: Annotated[JobState | None, Query(description="Only in this state")] = None,
     conclusion: Annotated[JobConclusion | None, Query(description="Only with this verdict")] = None,
@@ -96,10 +96,7 @@ def list_jobs(  # noqa: PLR0913, PLR0917 - what a list takes
 ) -> Page[JobRead]:
     """The project's jobs, newest first, of one state, verdict, version, model or label if asked."""
     wanted = JobFilter(state, version, model, conclusion, labels_asked(request))
-    rows = queries.newest_first(db, jobs_where(caller.project_id, wanted), Job, paging.cursor, paging.limit)
-    steps.load_steps(db, [row for row in rows if row.finished_at is None])  # what has ended shows none
-    baselines = queries.measured_baselines(db, [row.id for row in rows])
-    return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))
+    return await service.read(lambda db: _page(db, caller.project_id, wanted, paging))
 
 
 @router.get("/{job_id}")
@@ -139,6 +136,13 @@ def delete_job(job_id: str, caller: Who, db: WriteDb, service: Service) -> None:
     with it.
     """
     deletion.delete_job(db, service.storage, caller.project_id, job_id)
+
+
+def _page(db: Session, project_id: str, wanted: JobFilter, paging: Paging) -> Page[JobRead]:
+    rows = queries.newest_first(db, jobs_where(project_id, wanted), Job, paging.cursor, paging.limit)
+    steps.load_steps(db, [row for row in rows if row.finished_at is None])  # what has ended shows none
+    baselines = queries.measured_baselines(db, [row.id for row in rows])
+    return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))
 
 
 def show(db: Session, job: Job) -> JobRead:

@@ -1,6 +1,5 @@
 """What a job, its verdict and its report look like."""
 
-from dataclasses import fields
 from datetime import datetime
 from statistics import mean
 
@@ -47,7 +46,7 @@ class JobRead(BaseModel):
             progress=_progress(row),
             conclusion=row.conclusion,
             error=Problem.of(row.problem),
-            spec=JobCreate(**{f.name: getattr(row.spec, f.name) for f in fields(row.spec)}),
+            spec=JobCreate(**vars(row.spec)),
             baseline=CandidateRead.of(baseline, None) if baseline else None,
             best=row.best_id,
             retry_of=row.retry_of,
