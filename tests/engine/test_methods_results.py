@@ -1,8 +1,9 @@
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from app.domain.recipe import StaticInt8
 from tests.engine.graphs import build, feeds, weights
@@ -10,6 +11,8 @@ from worker.engine.calibrate import collect
 from worker.engine.kernels import kernels
 from worker.engine.load import save_model
 from worker.engine.methods import Setting, quantize
+from worker.engine.passes.likeness import likeness_db
+from worker.engine.session import open_session
 
 SHAPE: list[int | str] = ["n", 3, 16, 16]
 
@@ -66,6 +69,26 @@ def test_a_product_that_is_the_output_keeps_its_name(tmp_path: Path) -> None:
     assert found.graph.node[-1].op_type == "Gemm"
     assert found.graph.node[-1].output[0] == "y"
     assert kernels(tmp_path / "out.onnx").integer >= 2
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+@pytest.mark.parametrize("bounds", [[], ["lowest", "highest"]])
+def test_what_bounds_a_product_is_not_lost_before_float_nodes(
+    tmp_path: Path, operator: str, bounds: list[str]
+) -> None:
+    model = products(operator)
+    del model.graph.node[3:]
+    model.graph.node.append(helper.make_node("Clip" if bounds else "Relu", ["b", *bounds], ["y"], "bound"))
+    limits = {"lowest": np.float32(-0.1), "highest": np.float32(0.1)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(limits[name]), name) for name in bounds)
+
+    quantized(model, tmp_path)
+
+    before, after = (
+        [open_session(tmp_path / name).run(None, feed) for feed in feeds()]
+        for name in ("model.onnx", "out.onnx")
+    )
+    assert likeness_db(before, after) > 20
 
 
 def test_a_float_node_reads_what_a_float_node_writes(tmp_path: Path) -> None:

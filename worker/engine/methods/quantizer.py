@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
 from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries
 from worker.engine.methods.stem import pad_stems
-from worker.engine.passes.scopes import initializers, names_used, opset, subgraphs
+from worker.engine.passes.scopes import initializers, names_used, opset, producers, subgraphs
 from worker.engine.passes.sorting import sort_nodes
 
 _FIRST_OPSET_WITH_PAD_BY_INPUT = 11
@@ -37,6 +37,7 @@ class Plan:
     reasons: tuple[str, ...]
     weighted: Sequence[onnx.NodeProto]
     keep_clips: bool  # whether a Relu or Clip must stay: ranges leave its bounds, or a subgraph reads it
+    bounds: Mapping[str, str]  # names of the chosen Relu and Clip, by the node whose result they bound
 
 
 def arrange(subject: Subject) -> Plan:
@@ -58,8 +59,14 @@ def arrange(subject: Subject) -> Plan:
     _fit_ranges(made, recipe, statistics)
     special = {name for name, said in exceptions.activations.items() if "range" in said} | _read_below(model)
     clipped = any(n.op_type in ABSORBED and {n.input[0], n.output[0]} & special for n in model.graph.node)
-    weighted = _copies(model.graph, nodes)
-    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped)
+    weighted, bounds = _copies(model.graph, nodes), _bounds(model.graph, nodes)
+    return Plan(nodes, statistics, exceptions, made, (*padded, *spared), weighted, clipped, bounds)
+
+
+def _bounds(graph: onnx.GraphProto, nodes: Sequence[str]) -> dict[str, str]:
+    makers = producers(graph)
+    chosen = (node for node in graph.node if node.op_type in ABSORBED and node.name in nodes)
+    return {makers[node.input[0]].name: node.name for node in chosen if node.input[0] in makers}
 
 
 def _read_below(model: onnx.ModelProto) -> set[str]:

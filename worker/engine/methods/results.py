@@ -1,6 +1,6 @@
 """Float nodes read floats where there are any: to round what they read costs accuracy and wins nothing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
@@ -9,21 +9,25 @@ from worker.engine.passes.scopes import consumers, producers, replace_nodes
 FLOAT_RESULT = frozenset({"MatMul", "Gemm"})  # MatMulIntegerToFloat and QGemm give floats as quickly as bytes
 
 
-def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str], bounds: Mapping[str, str]) -> None:
     """Drop QuantizeLinear and DequantizeLinear behind products that no integer kernel reads.
 
     1. A chosen MatMul or Gemm whose result goes through one pair only.
     2. No chosen node reads what that pair gives.
+    3. The pair does not stand for a Relu or Clip that is no more: only its range bounds the result then.
 
     Args:
         graph: of the quantized model; it is changed.
         nodes: names of the nodes that were quantized.
+        bounds: names of the Relu and Clip that were quantized, by the node whose result they bound.
     """
     readers, dropped = consumers(graph), set[int]()
-    outputs = {value.name for value in graph.output}
+    outputs, present = {value.name for value in graph.output}, {node.name for node in graph.node}
     for product in graph.node:
         pair = _pair(product, readers, nodes) if product.op_type in FLOAT_RESULT else None
         if pair is None or product.name not in nodes or product.output[0] in outputs:
+            continue
+        if product.name in bounds and bounds[product.name] not in present:
             continue
         rounded, restored = pair
         dropped |= {id(rounded), id(restored)}

@@ -122,7 +122,7 @@ def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Buil
     plan = arrange(subject)
     quantized = run_quantizer(subject, plan)
     if recipe.format == "qdq":
-        leave_results_float(quantized.graph, plan.nodes)
+        leave_results_float(quantized.graph, plan.nodes, plan.bounds)
     read_floats(quantized.graph, plan.nodes)
     close_borders(quantized.graph)
     return Built(quantized, plan, tuple(corrected), found.reasons)
