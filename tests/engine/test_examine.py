@@ -204,3 +204,16 @@ def test_an_operator_without_a_kernel_is_refused(tmp_path: Path) -> None:
     )
 
     assert refusal(tmp_path, model).code == "model_not_loadable"
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4])
+def test_a_type_that_nobody_can_feed_or_read_is_refused(tmp_path: Path, kind: int) -> None:
+    model = build(
+        [helper.make_node("Cast", ["x"], ["y"], "cast", to=kind)], {"x": [4]}, {"y": [4]}, {}, opset=21, ir=10
+    )
+    model.graph.output[0].type.tensor_type.elem_type = kind
+
+    refused = refusal(tmp_path, model)
+
+    assert refused.code == "unsupported_dtype"
+    assert refused.detail.startswith("y is a tensor(")

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from app.domain.errors import Refused
 from app.domain.report import Examination, TensorInfo
 from worker.engine.bounded import bounded
+from worker.engine.data.bind import DTYPES
 from worker.engine.data.made_up import vocabularies
 from worker.engine.load import check, check_external_data, model_bytes, parse
 from worker.engine.passes.scopes import (
@@ -52,7 +53,7 @@ def examine(model: Path) -> Examination:
     Raises:
         Refused: `empty_file`, `lfs_pointer`, `not_onnx`, `truncated_model`, `no_opset`,
             `unsupported_domain`, `external_data_missing`, `external_data_unsafe`, `invalid_model`,
-            `model_not_loadable` or `description_too_large`.
+            `model_not_loadable`, `unsupported_dtype` or `description_too_large`.
     """
     _refuse_other_files(model)
     proto = _parse(model)
@@ -61,6 +62,7 @@ def examine(model: Path) -> Examination:
     check_external_data(proto, model.parent)
     check(model)
     session = open_session(model)
+    _refuse_dtypes(session)
     return bounded(_describe(proto, session, model))
 
 
@@ -139,6 +141,18 @@ def _refuse_domains(model: onnx.ModelProto) -> None:
                 "unsupported_domain",
                 f"Node {_label(node)!r} is {node.op_type} of the domain {node.domain!r}, which "
                 "ONNX Runtime knows only with a custom library. Export it as standard operators.",
+            )
+
+
+def _refuse_dtypes(session: ort.InferenceSession) -> None:
+    """Inputs and outputs of types that NumPy lacks, such as bfloat16: nobody could feed or read them."""
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        kind = value.type
+        if kind.startswith("tensor(") and kind not in {*DTYPES, "tensor(string)"}:
+            raise Refused(
+                "unsupported_dtype",
+                f"{value.name} is a {kind}, a type that NumPy does not have, so the model cannot be run on "
+                "data. Export it with a Cast to float32 at this input or output.",
             )
 
 
