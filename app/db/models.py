@@ -284,6 +284,9 @@ class Job(Base):
     tallied: Mapped[bool | None] = mapped_column(Boolean, default=False)
     version: Mapped[Version] = relationship()
     candidates: Mapped[list["Candidate"]] = relationship(back_populates="job", order_by="Candidate.position")
+    baseline: Mapped["Candidate | None"] = relationship(
+        primaryjoin="and_(Candidate.job_id == Job.id, Candidate.baseline)", viewonly=True
+    )
     steps: Mapped[list["Step"]] = relationship(order_by="Step.id", viewonly=True)
     labels: Mapped[list["JobLabel"]] = relationship()
 

@@ -113,8 +113,7 @@ def advance_users(db: Session, project_id: str, upload_id: str) -> None:
 def end(db: Session, job: Job, state: str, problem: Problem | None = None) -> None:
     """The one way a job ends, under its lock: its open candidates and steps end with it."""
     check_transition("job", job.state, state)
-    baseline = queries.measured_baseline(db, job.id)
-    for candidate in (*queries.lock_candidates(db, job.id), *([baseline] if baseline else [])):
+    for candidate in (*queries.lock_candidates(db, job.id), *([job.baseline] if job.baseline else [])):
         if candidate.state not in CANDIDATE_ENDED:
             candidates.canceled(db, candidate)
     queries.cancel_steps(db, job.id)

@@ -80,7 +80,7 @@ async def create_job(
     job_id = await once.write(make)
     response.headers["Location"] = f"/v1/jobs/{job_id}"
     await service.watch.settled(job_id, wait)
-    return await service.read(lambda db: show(db, db.get_one(Job, job_id)))
+    return await service.read(lambda db: JobRead.of(db.get_one(Job, job_id)))
 
 
 @router.get("", openapi_extra=BY_LABEL)
@@ -104,14 +104,14 @@ async def read_job(job_id: str, caller: Who, service: Service, wait: Wait) -> Jo
     """One job; with `Prefer: wait=N` once it has ended, or after N seconds."""
     await service.read(lambda db: queries.get_owned(db, Job, caller.project_id, job_id))
     await service.watch.settled(job_id, wait)
-    return await service.read(lambda db: show(db, db.get_one(Job, job_id)))
+    return await service.read(lambda db: JobRead.of(db.get_one(Job, job_id)))
 
 
 @router.post("/{job_id}/cancel", responses=refuses("job_finished"))
 async def cancel_job(job_id: str, caller: Who, service: Service, once: Once) -> JobRead:
     """End a job now, with everything it has open."""
     await once.write(lambda db: jobs.cancel(db, caller.project_id, job_id).id)
-    return await service.read(lambda db: show(db, db.get_one(Job, job_id)))
+    return await service.read(lambda db: JobRead.of(db.get_one(Job, job_id)))
 
 
 @router.post("/{job_id}/retry", status_code=202, responses=refuses("too_many_jobs"))
@@ -125,7 +125,7 @@ async def retry_job(job_id: str, response: Response, caller: Who, service: Servi
 
     new_id = await once.write(make)
     response.headers["Location"] = f"/v1/jobs/{new_id}"
-    return await service.read(lambda db: show(db, db.get_one(Job, new_id)))
+    return await service.read(lambda db: JobRead.of(db.get_one(Job, new_id)))
 
 
 @router.delete("/{job_id}", status_code=204, responses=refuses("in_use", "job_not_finished"))
@@ -141,14 +141,7 @@ def delete_job(job_id: str, caller: Who, db: WriteDb, service: Service) -> None:
 def _page(db: Session, project_id: str, wanted: JobFilter, paging: Paging) -> Page[JobRead]:
     rows = queries.newest_first(db, jobs_where(project_id, wanted), Job, paging.cursor, paging.limit)
     steps.load_steps(db, [row for row in rows if row.finished_at is None])  # what has ended shows none
-    baselines = queries.measured_baselines(db, [row.id for row in rows])
-    return paging.show(rows, lambda row: JobRead.of(row, baselines.get(row.id)))
-
-
-def show(db: Session, job: Job) -> JobRead:
-    """A job with its baseline."""
-    baseline = queries.measured_baseline(db, job.id)
-    return JobRead.of(job, baseline)
+    return paging.show(rows, JobRead.of)
 
 
 def labels_asked(request: Request) -> dict[str, str]:

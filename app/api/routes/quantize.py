@@ -15,7 +15,6 @@ from app.api.forms import Form, received_form
 from app.api.idempotency import Once, OncePerKey
 from app.api.openapi import form
 from app.api.refusals import FORMS, refuses
-from app.api.routes.jobs import show
 from app.api.routes.results import BLOCKED, verdict_response
 from app.api.schemas.jobs import JobRead, VerdictRead
 from app.api.schemas.specs import SpecWithoutIds
@@ -149,4 +148,4 @@ def _answer(db: Session, job_id: str, status: str | None, wait: float) -> Respon
         response.headers.update(headers)
         return response
     code = 200 if job.state in JOB_ENDED else 202
-    return JSONResponse(show(db, job).model_dump(mode="json"), code, headers=headers)
+    return JSONResponse(JobRead.of(job).model_dump(mode="json"), code, headers=headers)

@@ -10,9 +10,8 @@ from app.api.deps import ReadDb, Service, Wait, Who
 from app.api.formats import junit, markdown, openmetrics, page
 from app.api.outcome import http_status, verdict_of
 from app.api.refusals import refuses
-from app.api.routes.jobs import show
 from app.api.schemas.candidates import CandidateRead
-from app.api.schemas.jobs import ReportRead, VerdictRead
+from app.api.schemas.jobs import JobRead, ReportRead, VerdictRead
 from app.db import queries
 from app.db.models import Job
 from app.db.queries import timeline
@@ -56,7 +55,7 @@ def read_report(
     if (form or _accepted(accept)) == "html":
         return _page(db, job, 200)
     verdict = verdict_of(job)
-    document = ReportRead(job=show(db, job), candidates=shown_candidates(db, job_id), verdict=verdict)
+    document = ReportRead(job=JobRead.of(job), candidates=shown_candidates(db, job_id), verdict=verdict)
     if form == "md":
         return Response(markdown.report(document), media_type=markdown.MEDIA_TYPE)
     return document
@@ -98,7 +97,7 @@ def verdict_response(db: Session, job_id: str, form: str, status: str | None) ->
         case "md":
             return Response(markdown.verdict(verdict, candidates), code, media_type=markdown.MEDIA_TYPE)
         case "junit":
-            text = junit.document(show(db, job), verdict, candidates)
+            text = junit.document(JobRead.of(job), verdict, candidates)
             return Response(text, code, media_type=junit.MEDIA_TYPE)
         case _:
             text = openmetrics.document(verdict, candidates)
@@ -116,7 +115,7 @@ def _page(db: Session, job: Job, status: int) -> Response:
     verdict = verdict_of(job) if job.state == "succeeded" and job.verdict else None
     candidates = shown_candidates(db, job.id)
     code = status if verdict else 409
-    return page.response(show(db, job), job.version.model.name, candidates, verdict, code)
+    return page.response(JobRead.of(job), job.version.model.name, candidates, verdict, code)
 
 
 def _accepted(accept: str) -> str:

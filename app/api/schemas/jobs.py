@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from app.api.schemas.candidates import CandidateRead
 from app.api.schemas.specs import JobCreate
 from app.api.schemas.values import Problem, moment, moment_or_none
-from app.db.models import Candidate, Job
+from app.db.models import Job
 from app.domain import plan
 from app.domain.gate import Check
 from app.domain.states import JobConclusion, JobPhase, JobState
@@ -37,7 +37,7 @@ class JobRead(BaseModel):
     deadline_at: datetime
 
     @classmethod
-    def of(cls, row: Job, baseline: Candidate | None) -> "JobRead":
+    def of(cls, row: Job) -> "JobRead":
         """A row as shown; its progress is computed now."""
         return cls(
             id=row.id,
@@ -47,7 +47,7 @@ class JobRead(BaseModel):
             conclusion=row.conclusion,
             error=Problem.of(row.problem),
             spec=JobCreate(**vars(row.spec)),
-            baseline=CandidateRead.of(baseline, None) if baseline else None,
+            baseline=CandidateRead.of(row.baseline, None) if row.baseline else None,
             best=row.best_id,
             retry_of=row.retry_of,
             isa=row.isa,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Select, select
-from sqlalchemy.orm import aliased
+from sqlalchemy.orm import aliased, defer, joinedload
 
 from app.db.models import Job, JobLabel
 
@@ -22,7 +22,7 @@ class JobFilter:
 
 
 def jobs_where(project_id: str, wanted: JobFilter) -> Select[Any]:
-    """The project's jobs that the filter lets through, in no order."""
+    """The project's jobs that the filter lets through, with their baselines, in no order."""
     asked = {
         Job.state: wanted.state,
         Job.version_id: wanted.version,
@@ -31,7 +31,8 @@ def jobs_where(project_id: str, wanted: JobFilter) -> Select[Any]:
     }
     mine = (Job.project_id == project_id, Job.deleted_at.is_(None))
     given = [column == value for column, value in asked.items() if value is not None]
-    return labelled(select(Job).where(*mine, *given), wanted.labels)
+    shown = select(Job).options(joinedload(Job.baseline), defer(Job.verdict))
+    return labelled(shown.where(*mine, *given), wanted.labels)
 
 
 def labelled(chosen: Select[Any], labels: Mapping[str, str]) -> Select[Any]:

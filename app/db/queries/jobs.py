@@ -36,17 +36,6 @@ def baseline(db: Session, job_id: str) -> Candidate:
     return db.scalars(select(Candidate).where(Candidate.job_id == job_id, Candidate.baseline)).one()
 
 
-def measured_baselines(db: Session, job_ids: Sequence[str]) -> dict[str, Candidate]:
-    """The float models of several jobs, by job; those that were not prepared have none."""
-    chosen = select(Candidate).where(Candidate.job_id.in_(job_ids), Candidate.baseline)
-    return {found.job_id: found for found in db.scalars(chosen)}
-
-
-def measured_baseline(db: Session, job_id: str) -> Candidate | None:
-    """The float model as this job measured it, once it was prepared."""
-    return db.scalars(select(Candidate).where(Candidate.job_id == job_id, Candidate.baseline)).one_or_none()
-
-
 def candidates(db: Session, job_id: str) -> Sequence[Candidate]:
     """The job's candidates in order, without the baseline."""
     chosen = select(Candidate).where(Candidate.job_id == job_id, ~Candidate.baseline)
