@@ -223,7 +223,7 @@ class ExampleInput:
     dtype: str  # as numpy calls it
     shape: tuple[int, ...]
     declared: tuple[int | str | None, ...]
-    fill: float
+    fill: int | float  # an integer as it is: a float holds no 2**63 - 1, which slices mean the end by
     affine: tuple[float, int] | None = None
 
 

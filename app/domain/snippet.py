@@ -42,7 +42,7 @@ def _code(file: str, example: Example) -> Iterator[str]:
 
 def _array(one: ExampleInput) -> str:
     dtype = "bool_" if one.dtype == "bool" else one.dtype
-    fill = int(one.fill) if float(one.fill).is_integer() else one.fill
+    fill = int(one.fill) if one.fill == int(one.fill) else one.fill
     return f"np.full({one.shape}, {fill}, np.{dtype})"
 
 

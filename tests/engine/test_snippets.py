@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from pydantic import TypeAdapter
 
 from app.domain.recipe import Float16, Recipe, StaticInt8, WeightOnly
 from app.domain.report import Example, ExampleInput, Requires
@@ -93,6 +94,21 @@ def test_single_numbers_keep_the_value_that_the_model_was_fed(tmp_path: Path) ->
 
     assert "'shape': np.full((1,), 16, np.int64)" in code
     assert printed(code, tmp_path) == "y float32 (16,)\n"
+
+
+def test_the_largest_integer_is_kept_to_the_last_digit(tmp_path: Path) -> None:
+    node = helper.make_node("Slice", ["x", "start", "end"], ["y"], "slice")
+    model = build([node], {"x": [4]}, {"y": ["n"]}, {"start": np.array([0], np.int64)})
+    model.graph.input.append(helper.make_tensor_value_info("end", TensorProto.INT64, [1]))
+    path = tmp_path / "model.onnx"
+    save_model(model, path)
+    to_the_end = {"x": np.ones(4, np.float32), "end": np.array([2**63 - 1])}
+
+    found = example(path, open_session(path), to_the_end)
+    as_json = TypeAdapter(Example).dump_json(found) if found else b""
+    code = snippet(path.name, TypeAdapter(Example).validate_json(as_json), requires(path))
+
+    assert printed(code, tmp_path) == "y float32 (4,)\n"
 
 
 def reshaped(size: int) -> onnx.ModelProto:
