@@ -183,6 +183,13 @@ def test_without_zero_points_the_type_is_what_the_quantizer_says_or_uint8(
     assert [o.nodes for o in found.obstacles] == ([] if said else [("rounded", "restored")])
 
 
+@pytest.mark.parametrize("kind", [np.int8, onnx.helper.tensor_dtype_to_np_dtype(TensorProto.INT4)])
+def test_a_single_weight_with_several_scales_counts_as_a_row(kind: type[Any]) -> None:
+    model = pair(np.array(3).astype(kind), [0.1, 0.2], op_type="MatMul", block_size=64)
+
+    assert tensorrt(model).loads == "yes"
+
+
 def test_constants_of_strings_are_passed_over() -> None:
     nodes = [
         helper.make_node("Constant", [], ["words"], "words", value_strings=["a", "b"]),

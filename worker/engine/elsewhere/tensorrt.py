@@ -85,6 +85,11 @@ class Pair:
         return tuple(self.scale.dims) if self.scale is not None and several else ()
 
     @property
+    def rank(self) -> int:
+        """How many axes a weight has; a single value counts as a row."""
+        return max(len(self.weight.dims) if self.weight is not None else 0, 1)
+
+    @property
     def what(self) -> str:
         """The recipe's word for what is quantized."""
         return "weight" if self.weight else "activation"
@@ -202,17 +207,16 @@ def _blocks(pair: Pair) -> Iterator[tuple[str, str | None]]:
     size, axis = attribute(pair.node, "block_size", 0), attribute(pair.node, "axis", 1)
     if pair.weight is None:
         yield "activations of 4 bits", "activation: int8"
-    elif size not in _BLOCKS or axis % len(pair.weight.dims) < len(pair.weight.dims) - 2:
+    elif size not in _BLOCKS or axis % pair.rank < pair.rank - 2:
         yield "weights of 4 bits without blocks of 64 or 128", "weight: int8"
 
 
 def _wrong_axis(pair: Pair) -> str | None:
     """The operator whose weights have scales along another axis than it takes."""
-    rank = len(pair.weight.dims) if pair.weight is not None else 0
-    given = attribute(pair.node, "axis", 1) % rank
+    given = attribute(pair.node, "axis", 1) % pair.rank
     for node in pair.readers:
         axis = -1 - attribute(node, "transB", 0) if node.op_type == "Gemm" else _CHANNELS.get(node.op_type)
-        if axis is not None and node.input[1] == pair.node.output[0] and axis % rank != given:
+        if axis is not None and node.input[1] == pair.node.output[0] and axis % pair.rank != given:
             return str(node.op_type)
     return None
 
