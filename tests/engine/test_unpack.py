@@ -108,6 +108,15 @@ def test_test_data_without_room_stay_behind_in_whole_sets(tmp_path: Path) -> Non
     assert files == ("m.onnx", "test_data_set_0/input_0.pb", "test_data_set_0/output_0.pb")
 
 
+@pytest.mark.parametrize("digits", [300, 5000])
+def test_test_data_of_a_number_without_end_stay_behind(tmp_path: Path, digits: int) -> None:
+    files, _ = unpacked(
+        tmp_path, zipped({"m.onnx": plain(), f"test_data_set_{'1' * digits}/input_0.pb": b"pb"})
+    )
+
+    assert files == ("m.onnx",)
+
+
 def test_external_data_may_lie_in_a_folder(tmp_path: Path) -> None:
     files, out = unpacked(tmp_path, zipped({"m.onnx": model("data/w.bin"), "data/w.bin": bytes(16)}))
 

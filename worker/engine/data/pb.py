@@ -17,7 +17,7 @@ from app.domain.report import ArrayInfo
 from worker.engine.data.archive import BROKEN, Entry
 from worker.engine.data.dataset import Array, as_bytes, common_shape
 
-NAME = re.compile(r"(?:.*/)?test_data_set_(?P<set>\d+)/(?P<kind>input|output)_(?P<place>\d+)\.pb")
+NAME = re.compile(r"(?:.*/)?test_data_set_(?P<set>\d{1,9})/(?P<kind>input|output)_(?P<place>\d{1,9})\.pb")
 DTYPES = {getattr(onnx.TensorProto, name) for name in ("BOOL", "FLOAT", "FLOAT16", "DOUBLE")} | {
     getattr(onnx.TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)
 }
