@@ -120,7 +120,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="never-broken-") as folder:
         models = [m for source in arguments.sources for m in _models(source, Path(folder))]
         models = models[:: arguments.every][: arguments.limit]
-        chosen = [name for name in RECIPES if arguments.recipe in name]
+        chosen = [name for name in RECIPES if any(part in name for part in arguments.recipe or [""])]
         start = time.perf_counter()
         outcomes = _earlier(arguments.out)
         todo = list(_open(models, chosen, outcomes))
@@ -140,7 +140,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=int, help="only so many models")
     parser.add_argument("--every", type=int, default=1, help="only each n-th model")
-    parser.add_argument("--recipe", default="", help="only recipes whose name holds this")
+    parser.add_argument("--recipe", action="append", help="only recipes whose name holds this; repeatable")
     parser.add_argument("--seconds", type=float, default=600, help="after so long without a word: a hang")
     parser.add_argument(
         "--out", type=Path, help="append each outcome as a line of JSON; what is there is kept"
