@@ -63,6 +63,8 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
         detail = f"The step needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
         return Problem("memory_limit", detail)
+    if isinstance(error, UnicodeError):
+        return Problem("not_unicode", f"A name or a text in this upload is no Unicode: {error}.")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."
         return Problem("output_limit", detail)

@@ -31,16 +31,17 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes of address space, seconds of CPU time, bytes of one written file, seconds on the wall clock."""
+    """Bytes of address space, CPU seconds, bytes of a written file and of the folder, wall-clock seconds."""
 
     memory: int
     cpu_s: int
     file: int
+    folder: int
     wall_s: float
 
 
 def confine(limits: Limits, folder: Path, layers: Sequence[str]) -> None:
-    """Apply these layers to this process, in order; the wall clock is the parent's to watch.
+    """Apply these layers to this process, in order; the wall clock and the folder are the parent's to watch.
 
     The process may read Python, the system's libraries and our code, and write below `folder`.
 

@@ -19,7 +19,7 @@ from worker.confine import CAPABILITIES, FIRST_TO_GO, LAYERS, MIB, OOM_SCORE, Li
 from worker.syscalls import control
 
 PR_GET_NO_NEW_PRIVS = 39
-LIMITS = Limits(memory=4096 * MIB, cpu_s=60, file=MIB, wall_s=60)
+LIMITS = Limits(memory=4096 * MIB, cpu_s=60, file=MIB, folder=MIB, wall_s=60)
 
 
 def _resources_are_limited() -> bool:

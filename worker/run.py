@@ -4,7 +4,6 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
 from app.tracing import span
-from worker import deliver, hostlock, probe
+from worker import deliver, footprint, hostlock, probe
 from worker.child import NO_SPACE
 from worker.lease import Lease
 from worker.process import Process
@@ -152,14 +151,14 @@ def _folder(process: Process, claim: Claim) -> Iterator[Path]:
     with _locked(work):
         for leftover in work.iterdir():
             with suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
-                shutil.rmtree(leftover)
+                footprint.remove(leftover)
         folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=work))
         in_use.enter_context(_locked(folder))
     with in_use:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            footprint.remove(folder)
 
 
 @contextmanager

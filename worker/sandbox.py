@@ -14,24 +14,28 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 import worker
 from app.domain.errors import DomainError, FieldError, Problem
-from worker import probe
-from worker.child import DONE, REFUSED
-from worker.confine import Limits
+from worker import footprint, probe
+from worker.child import DONE, NO_SPACE, REFUSED
+from worker.confine import MIB, Limits
 
 ROOT = Path(worker.__file__).parents[1]
 CHILD = "worker.child"
 POLL_SECONDS = 0.2
+LOOKS_TAKE = 20  # between two looks at the disk passes so many times what one takes
 ANSWER_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 64 * 1024
 REPORT_BYTES = 64
 DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
-# Names in a model may hold NULs, which no database takes; an even number of backslashes before it are others.
-ESCAPED_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+# Escaped in JSON: backslashes and pairs of surrogates stay. Names in uploads may hold NULs, which no database
+# takes, and halves of pairs, which nothing can encode.
+ESCAPED = re.compile(
+    rb"(\\\\|\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|\\u(?:0000|d[89a-f][0-9a-f]{2})", re.IGNORECASE
+)
 Answer = TypeVar("Answer")
 
 
@@ -83,7 +87,9 @@ def run(  # noqa: PLR0913 - the request, its limits, and who listens
         try:
             confinement = {"limits": asdict(limits), "layers": probe.layers(), "progress_to": writing}
             _send(child, {**call, **confinement})
-            output = _watch(child, reports, log, limits, on_progress, interrupted)
+            look = _looking(folder, child.pid, limits, interrupted)
+            output = _watch(child, reports, log, on_progress, look)
+            _check_disk(folder, limits)
         finally:
             _kill(child)
             on_log(bytes(log))
@@ -130,13 +136,11 @@ def _watch(
     child: subprocess.Popen[bytes],
     reports: IO[bytes],
     log: bytearray,
-    limits: Limits,
     on_progress: Callable[[float], None],
-    interrupted: Callable[[], bool],
+    look: Callable[[], None],
 ) -> bytes:
     """Collect all streams until they end: the answer, progress, and in `log` the end of what was printed."""
     output, progress = bytearray(), bytearray()
-    deadline = time.monotonic() + limits.wall_s
     with selectors.DefaultSelector() as selector:
         selector.register(_pipe(child.stdout), selectors.EVENT_READ, output)
         selector.register(_pipe(child.stderr), selectors.EVENT_READ, log)
@@ -149,9 +153,10 @@ def _watch(
                 key.data.extend(chunk)
             del log[:-LOG_BYTES]
             _pass_on(progress, on_progress)
-            _check(output, deadline, limits, interrupted)
+            _check(output)
+            look()
     while not _has_ended(child):
-        _check(output, deadline, limits, interrupted)
+        look()
         time.sleep(POLL_SECONDS / 20)
     return bytes(output)
 
@@ -182,15 +187,40 @@ def _share(line: bytes) -> float:
     return share if 0 <= share <= 1 else 0.0
 
 
-def _check(output: bytearray, deadline: float, limits: Limits, interrupted: Callable[[], bool]) -> None:
-    if interrupted():
-        raise Interrupted
-    if time.monotonic() > deadline:
-        detail = f"The step took more than {limits.wall_s:.0f} s, the limit for one engine call."
-        raise Refusal(Problem("time_limit", detail))
+def _check(output: bytearray) -> None:
     if len(output) > ANSWER_BYTES:
-        detail = f"The engine's answer has more than {ANSWER_BYTES // 2**20} MiB, the limit."
+        detail = f"The engine's answer has more than {ANSWER_BYTES // MIB} MiB, the limit."
         raise Refusal(Problem("output_limit", detail))
+
+
+def _looking(folder: Path, pid: int, limits: Limits, interrupted: Callable[[], bool]) -> Callable[[], None]:
+    """A look at the step, the clock and the disk; at the disk only as often as that costs next to nothing."""
+    deadline = time.monotonic() + limits.wall_s
+    next_time = 0.0
+
+    def look() -> None:
+        nonlocal next_time
+        begun = time.monotonic()
+        if interrupted():
+            raise Interrupted
+        if begun > deadline:
+            detail = f"The step took more than {limits.wall_s:.0f} s, the limit for one engine call."
+            raise Refusal(Problem("time_limit", detail))
+        if begun >= next_time:
+            _check_disk(folder, limits, footprint.held(pid))
+            now = time.monotonic()
+            next_time = now + max(POLL_SECONDS, LOOKS_TAKE * (now - begun))
+
+    return look
+
+
+def _check_disk(folder: Path, limits: Limits, more: int = 0) -> None:
+    """What the folder holds, `more` bytes without a name, and what the disk has left for others."""
+    if footprint.taken(folder, limits.folder) + more > limits.folder:
+        detail = f"The step's files take more than {limits.folder // MIB} MiB of disk together, the limit."
+        raise Refusal(Problem("output_limit", detail))
+    if footprint.spare(folder) < 0:
+        raise Refusal(NO_SPACE)
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -201,11 +231,10 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: Limits) -> Answer:
-    output = ESCAPED_NUL.sub(rb"\1\\ufffd", output)
     if code == DONE:
-        return TypeAdapter(answer).validate_json(output)
+        return _read(output, answer)
     if code == REFUSED:
-        raise Refusal(_shortened(Problem.from_json(json.loads(output))))
+        raise Refusal(_shortened(_read(output, Problem)))
     if code == -signal.SIGXCPU:
         detail = f"The step used more than {limits.cpu_s} s of CPU time, the limit for one engine call."
         raise Refusal(Problem("time_limit", detail))
@@ -213,6 +242,16 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
         message = f"the engine's process was ended by {signal.Signals(-code).name}"
         raise ChildLost(message)
     raise Refusal(Problem("engine_crashed", _crash(code, log)))
+
+
+def _read(output: bytes, kind: type[Answer]) -> Answer:
+    """What a child wrote; it may write what it likes once an upload has taken it over."""
+    text = ESCAPED.sub(lambda found: found[1] or rb"\ufffd", output)
+    try:
+        return TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]["msg"]
+        raise Refusal(Problem("engine_crashed", f"The engine's answer cannot be read: {first}.")) from error
 
 
 def _shortened(problem: Problem) -> Problem:
@@ -225,5 +264,5 @@ def _shortened(problem: Problem) -> Problem:
 
 def _crash(code: int, log: bytes) -> str:
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    last = log.decode(errors="replace").strip().rpartition("\n")[2][:500]
+    last = log.decode(errors="replace").replace("\0", "\ufffd").strip().rpartition("\n")[2][:500]
     return f"The engine crashed with {how} on this upload. {last}".strip()

@@ -1,6 +1,8 @@
 """One claimed step at work: its folder, its lease, and what it may do with them."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from app.services import blobs
 from app.services.steps import Claim
 from app.storage import Received
 from app.storage.base import add_file, chunks
-from worker import sandbox
+from worker import footprint, sandbox
 from worker.confine import MIB, Limits
 from worker.lease import Lease
 from worker.printed import Printed
@@ -23,6 +25,7 @@ from worker.process import Process
 
 Answer = TypeVar("Answer")
 MEMORY_PER_BYTE = 3
+FILES_TOGETHER = 2  # times the largest file: gptq keeps three copies of a model for a while
 
 
 @dataclass(frozen=True)
@@ -34,20 +37,23 @@ class Work:
     lease: Lease
     folder: Path
     printed: Printed = field(default_factory=Printed)
+    staged: list[int] = field(default_factory=list)  # bytes of each file; a child could change the files
 
     def stage(self, sha256: str, path: str) -> Path:
         """Copy a blob into the step's folder and check its digest.
 
         Raises:
-            OSError: The store's bytes are not what they were; the sweeper will look at them.
+            OSError: There is no room, or the store's bytes are not what they were; the sweeper looks at them.
             BlobDamaged: It has looked.
         """
         with self.process.database.reading() as db:
-            key = blobs.whole(db, sha256).key
+            blob = blobs.whole(db, sha256)
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
+        self._expect(blob.size)
         digest = hashlib.sha256()
-        with suppress(FileNotFoundError), self.process.storage.open(key) as source, target.open("xb") as copy:
+        store = self.process.storage
+        with suppress(FileNotFoundError), store.open(blob.key) as source, target.open("xb") as copy:
             for chunk in chunks(source):
                 digest.update(chunk)
                 copy.write(chunk)
@@ -57,6 +63,12 @@ class Work:
             message = f"blob {sha256} is damaged in the store"
             raise OSError(message)
         return target
+
+    def _expect(self, size: int) -> None:
+        """Count a file that is about to be staged, if there is room."""
+        if size > footprint.spare(self.folder):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.staged.append(size)
 
     def publish(self, path: Path) -> Received:
         """Copy a file that the step made into the store.
@@ -102,13 +114,13 @@ class Work:
         settings = self.process.settings
         inspects = self.claim.kind.startswith("inspect")
         seconds = settings.inspect_seconds if inspects else settings.sandbox_seconds
-        staged = sum(f.stat().st_size for f in self.folder.rglob("*") if f.is_file())
         return Limits(
             memory=min(
-                max(settings.sandbox_memory, MEMORY_PER_BYTE * staged + 1024 * MIB),
+                max(settings.sandbox_memory, MEMORY_PER_BYTE * footprint.taken(self.folder) + 1024 * MIB),
                 processor.allowed_memory(),
             ),
             cpu_s=seconds * processor.allowed_cores(),
             file=settings.sandbox_output,
+            folder=FILES_TOGETHER * settings.sandbox_output + sum(self.staged),
             wall_s=seconds,
         )

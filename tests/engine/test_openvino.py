@@ -26,7 +26,7 @@ from worker.engine.session import open_session
 
 ROOT = Path(__file__).parents[2]
 installed = pytest.mark.skipif(release() is None, reason="OpenVINO is not installed here")
-LIMITS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, wall_s=600)
+LIMITS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, folder=1024 * MIB, wall_s=600)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,48 @@ def write(arguments: Arguments) -> dict[str, Any]:
             file.write(bytes(1 << 20))
 
 
+def litter(_arguments: Arguments) -> dict[str, Any]:
+    """Many files of which none is large."""
+    for number in range(4000):
+        Path(f"litter-{number}").write_bytes(bytes(1 << 20))
+    time.sleep(FOREVER)
+    return {}
+
+
+def crowd(_arguments: Arguments) -> dict[str, Any]:
+    """Many files that are empty."""
+    for number in range(100_000):
+        Path(f"crowd-{number}").touch()
+    time.sleep(FOREVER)
+    return {}
+
+
+def hide(_arguments: Arguments) -> dict[str, Any]:
+    """Write to files that have no name any more."""
+    for _ in range(500):
+        descriptor = os.open("hidden", os.O_CREAT | os.O_WRONLY)
+        Path("hidden").unlink()
+        os.write(descriptor, bytes(1 << 20))
+    time.sleep(FOREVER)
+    return {}
+
+
+def bury(_arguments: Arguments) -> dict[str, Any]:
+    """Folders in each other, deeper than any path can say."""
+    for _ in range(3000):
+        Path("a" * 200).mkdir()
+        os.chdir("a" * 200)
+    Path("deep").write_bytes(bytes(1 << 20))
+    return {"values": {}}
+
+
+def bolt(_arguments: Arguments) -> dict[str, Any]:
+    """A folder that can be written and not looked into."""
+    Path("bolted").mkdir(0o300)
+    Path("bolted/large").write_bytes(bytes(1 << 20))
+    return {"values": {}}
+
+
 def chatter(_arguments: Arguments) -> dict[str, Any]:
     answer = "x" * (65 << 20)
     return {"values": {"much": answer}}
@@ -102,17 +145,32 @@ def leave(arguments: Arguments) -> dict[str, Any]:
 
 
 def stumble(_arguments: Arguments) -> dict[str, Any]:
-    message = "a bug"
+    message = "a bug\0"
     raise LookupError(message)
 
 
+def mumble(_arguments: Arguments) -> dict[str, Any]:
+    """Stumble over a name that is no Unicode."""
+    return {"values": {"name": "\udcff".encode().hex()}}
+
+
 def lie(_arguments: Arguments) -> dict[str, Any]:
+    """Answer what was not asked, or in no JSON at all."""
     return {"values": [1, 2, 3]}
 
 
+def babble(arguments: Arguments) -> dict[str, Any]:
+    """Say to be done, or to refuse, in what nobody can read."""
+    for descriptor in range(3, 10):  # one of them is the answer's
+        with suppress(OSError):
+            os.write(descriptor, b'{"detail": "\xff\0' + b"[" * 10_000)
+    os._exit(int(arguments["mark"]))
+
+
 def name(_arguments: Arguments) -> dict[str, Any]:
-    """Tell names that a protobuf may hold, and a database may not."""
-    return {"values": {"a\0": "\0\\\0", "plain": "\\u0000"}}
+    """Tell names that a protobuf or a tar may hold, and a database may not."""
+    lone = {"\udcff": "\ud800x\udfff\ud83d\udd25", "pair": "\U0001f525", "no": "\\ud800 \\\\udcff"}
+    return {"values": {"a\0": "\0\\\0", "plain": "\\u0000", **lone}}
 
 
 def refuse(_arguments: Arguments) -> dict[str, Any]:
@@ -214,17 +272,24 @@ def boast(_arguments: Arguments) -> dict[str, Any]:
 CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
     function.__name__: function
     for function in (
+        babble,
         boast,
+        bolt,
         breed,
+        bury,
         chatter,
+        crowd,
         die,
         environment,
         escape,
+        hide,
         hoard,
         leave,
         lie,
         limits,
+        litter,
         modules,
+        mumble,
         name,
         noise,
         refuse,

@@ -22,7 +22,7 @@ from worker.sandbox import Refusal
 from worker.steps import STEPS
 from worker.work import Work
 
-LIMITS = Limits(memory=8192 * MIB, cpu_s=600, file=256 * MIB, wall_s=600)
+LIMITS = Limits(memory=8192 * MIB, cpu_s=600, file=256 * MIB, folder=1024 * MIB, wall_s=600)
 
 
 def test_control_characters_colours_and_the_folder_are_left_out() -> None:

@@ -1,8 +1,10 @@
 """One doorbell, and every way a step can end: written down, handed back, or left to the sweeper."""
 
 import errno
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +21,10 @@ from app.settings import Settings
 from app.storage import LocalStorage
 from tests import factories
 from tests.waiting import in_time
-from worker import hostlock, lease, run
+from tests.worker import misbehaving
+from worker import footprint, hostlock, lease, run, sandbox
 from worker.child import NO_SPACE
+from worker.confine import MIB
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -396,3 +400,37 @@ def test_staging_detects_a_damaged_blob(process: Process, step: str, content: by
 def test_staging_detects_a_missing_blob(process: Process, step: str) -> None:
     with pytest.raises(OSError, match="damaged"):
         stage(process, step, "m.onnx", Path.unlink)
+
+
+def test_nothing_is_staged_that_would_fill_the_disk(
+    process: Process, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "SPARE_BYTES", sys.maxsize)
+    monkeypatch.setattr(footprint, "SPARE_SHARE", 1)
+
+    with pytest.raises(OSError, match="No space") as full:
+        stage(process, step, "m.onnx", lambda _object: None)
+
+    assert full.value.errno == errno.ENOSPC
+    assert not (process.settings.work / "m.onnx").exists()
+
+
+def test_a_child_that_litters_fails_its_step_and_nothing_of_it_stays(
+    process: Process, step: str, do: Do, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(process, settings=process.settings.model_copy(update={"sandbox_output": 32 * MIB}))
+    monkeypatch.setattr(sandbox, "CHILD", misbehaving.__name__)
+
+    def litter(work: Work) -> Record:
+        work.call("litter", {}, dict)
+        raise AssertionError("it was ended")
+
+    do(litter)
+    run.run(small, step)
+
+    found = one(process.database, step)
+    assert (found.state, found.attempt, found.losses) == ("failed", 1, 0)
+    assert found.problem == Problem(
+        "output_limit", "The step's files take more than 64 MiB of disk together, the limit."
+    )
+    assert list(process.settings.work.iterdir()) == []

@@ -6,19 +6,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.inputs import ENDLESS, GIANT, written
 from tests.waiting import in_time
-from worker import probe, sandbox
+from worker import footprint, probe, sandbox
 from worker.confine import MIB, Limits
 from worker.engine.requests import Prepare, Prepared
 from worker.sandbox import ChildLost, Interrupted, Refusal
 
-GENEROUS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, wall_s=600)
+GENEROUS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, folder=1024 * MIB, wall_s=600)
 PARENT = """
 import sys
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_an_upload_that_is_called_like_a_module_is_not_imported(tmp_path: Path, 
 
 
 def test_too_much_memory_is_a_refusal_with_a_reason(tmp_path: Path) -> None:
-    limits = Limits(memory=600 * MIB, cpu_s=600, file=MIB, wall_s=600)
+    limits = Limits(memory=600 * MIB, cpu_s=600, file=MIB, folder=64 * MIB, wall_s=600)
 
     detail = refused("memory_limit", lambda: misbehave("hoard", tmp_path, limits=limits))
 
@@ -132,7 +132,7 @@ def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path, monkeypatch
         return spawned[-1]
 
     monkeypatch.setattr(sandbox, "_spawn", told)
-    limits = Limits(memory=2048 * MIB, cpu_s=600, file=MIB, wall_s=3)
+    limits = Limits(memory=2048 * MIB, cpu_s=600, file=MIB, folder=64 * MIB, wall_s=3)
 
     detail = refused("time_limit", lambda: misbehave("sleep", tmp_path, mark="pid", limits=limits))
 
@@ -141,18 +141,48 @@ def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path, monkeypatch
 
 
 def test_too_much_cpu_time_is_a_refusal(tmp_path: Path) -> None:
-    limits = Limits(memory=2048 * MIB, cpu_s=1, file=MIB, wall_s=600)
+    limits = Limits(memory=2048 * MIB, cpu_s=1, file=MIB, folder=64 * MIB, wall_s=600)
 
     assert "CPU" in refused("time_limit", lambda: misbehave("spin", tmp_path, limits=limits))
 
 
 def test_too_large_a_file_is_a_refusal(tmp_path: Path) -> None:
-    limits = Limits(memory=2048 * MIB, cpu_s=600, file=3 * MIB, wall_s=600)
+    limits = Limits(memory=2048 * MIB, cpu_s=600, file=3 * MIB, folder=64 * MIB, wall_s=600)
     target = tmp_path / "large"
 
     refused("output_limit", lambda: misbehave("write", tmp_path, mark=str(target), limits=limits))
 
     assert target.stat().st_size <= 3 * MIB
+
+
+@pytest.mark.parametrize("way", ["litter", "crowd", "hide"])
+def test_too_much_in_many_files_is_a_refusal(tmp_path: Path, way: str) -> None:
+    limits = replace(GENEROUS, folder=64 * MIB)
+
+    detail = refused("output_limit", lambda: misbehave(way, tmp_path, limits=limits))
+
+    assert "64 MiB" in detail
+
+
+@pytest.mark.parametrize("way", ["bury", "bolt"])
+def test_a_folder_that_cannot_be_looked_into_is_a_refusal_and_goes(tmp_path: Path, way: str) -> None:
+    folder = tmp_path / "step"
+    folder.mkdir()
+
+    if way == "bury" or os.getuid():  # nothing is closed to root
+        refused("output_limit", lambda: misbehave(way, folder))
+    else:
+        misbehave(way, folder)
+    footprint.remove(folder)
+
+    assert not folder.exists()
+
+
+def test_a_child_is_ended_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(footprint, "SPARE_BYTES", sys.maxsize)
+    monkeypatch.setattr(footprint, "SPARE_SHARE", 1)  # all of it is for others
+
+    refused("no_space", lambda: misbehave("sleep", tmp_path, mark="pid"))
 
 
 def test_too_long_an_answer_is_a_refusal(tmp_path: Path) -> None:
@@ -190,7 +220,7 @@ def test_an_unexpected_exit_is_a_crash(tmp_path: Path, code: str) -> None:
 
 
 def test_a_bug_in_the_engine_is_a_crash_with_its_last_line(tmp_path: Path) -> None:
-    assert "LookupError: a bug" in refused("engine_crashed", lambda: misbehave("stumble", tmp_path))
+    assert "LookupError: a bug\ufffd" in refused("engine_crashed", lambda: misbehave("stumble", tmp_path))
 
 
 def test_an_interrupted_child_is_dead_after_the_first_yes(tmp_path: Path) -> None:
@@ -231,8 +261,25 @@ def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
     assert in_time(lambda: not runs(child))
 
 
-def test_nuls_in_names_are_replaced_and_what_only_looks_like_one_stays(tmp_path: Path) -> None:
-    assert misbehave("name", tmp_path) == {"a\ufffd": "\ufffd\\\ufffd", "plain": "\\u0000"}
+def test_nuls_and_half_characters_in_names_are_replaced_and_what_only_looks_like_one_stays(
+    tmp_path: Path,
+) -> None:
+    assert misbehave("name", tmp_path) == {
+        "a\ufffd": "\ufffd\\\ufffd",
+        "plain": "\\u0000",
+        "\ufffd": "\ufffdx\ufffd\U0001f525",
+        "pair": "\U0001f525",
+        "no": "\\ud800 \\\\udcff",
+    }
+
+
+def test_a_name_that_is_no_unicode_is_a_refusal(tmp_path: Path) -> None:
+    assert "Unicode" in refused("not_unicode", lambda: misbehave("mumble", tmp_path))
+
+
+@pytest.mark.parametrize(("way", "code"), [("lie", "0"), ("babble", "0"), ("babble", "2")])
+def test_an_answer_that_is_none_is_a_crash(tmp_path: Path, way: str, code: str) -> None:
+    assert "answer" in refused("engine_crashed", lambda: misbehave(way, tmp_path, mark=code))
 
 
 def test_a_refusal_without_end_is_shortened(tmp_path: Path) -> None:
@@ -278,12 +325,12 @@ def prepare(tmp_path: Path, text: str, limits: Limits) -> Prepared:
 
 
 def test_a_model_that_asks_for_all_memory_is_refused_by_the_real_child(tmp_path: Path) -> None:
-    limits = Limits(memory=3072 * MIB, cpu_s=600, file=MIB, wall_s=600)
+    limits = Limits(memory=3072 * MIB, cpu_s=600, file=MIB, folder=64 * MIB, wall_s=600)
 
     refused("memory_limit", lambda: prepare(tmp_path, GIANT, limits))
 
 
 def test_a_model_that_never_ends_is_refused_by_the_real_child(tmp_path: Path) -> None:
-    limits = Limits(memory=4096 * MIB, cpu_s=600, file=MIB, wall_s=8)
+    limits = Limits(memory=4096 * MIB, cpu_s=600, file=MIB, folder=64 * MIB, wall_s=8)
 
     refused("time_limit", lambda: prepare(tmp_path, ENDLESS, limits))
