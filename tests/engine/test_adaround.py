@@ -150,6 +150,12 @@ def test_samples_held_out_decide(tmp_path: Path) -> None:
     assert gain(case, samples[3::4], **FOUR_BITS) >= 0
 
 
+def test_weights_that_several_nodes_read_are_not_learned(tmp_path: Path) -> None:
+    case = Case(tmp_path, graphs.dense(shared=True), graphs.feeds(shape=(2, 32)))
+
+    assert told(run(case, "adaround")) == "adaround finds no weight to learn"
+
+
 def test_fewer_than_four_samples_leave_closed_form_rounding(tmp_path: Path) -> None:
     case = Case(tmp_path, rare(), rows(3, seed=1))
     run(case, "rounding", **FOUR_BITS)
@@ -165,7 +171,7 @@ def test_fewer_than_four_samples_leave_closed_form_rounding(tmp_path: Path) -> N
         {"weight": "uint8", "per_channel": False},
         {"reduce_range": True, "format": "qoperator"},
     ],
-    ids=lambda fields: "-".join(map(str, (*fields, *fields.values()))) or "default",
+    ids=lambda fields: "-".join(map(str, (*fields, *fields.values()))),
 )
 def test_it_goes_with_all_other_corrections(tmp_path: Path, fields: dict[str, Any]) -> None:
     case = Case(tmp_path, separable(), images(8, seed=1))

@@ -8,16 +8,8 @@ import onnx
 from onnx import helper
 
 from worker.engine.corrections.activations import activations
-from worker.engine.corrections.reconstruction import (
-    BATCH,
-    HELD_OUT,
-    Evidence,
-    Layer,
-    collect,
-    errors,
-    is_held_out,
-    slope,
-)
+from worker.engine.corrections.held_out import HELD_OUT, is_held_out
+from worker.engine.corrections.reconstruction import BATCH, Evidence, Layer, collect, errors, slope
 from worker.engine.corrections.relaxation import Between, Floats, settle_shares
 from worker.engine.corrections.rounding import grid_of, rounding
 from worker.engine.corrections.subject import Corrected, Subject
@@ -82,7 +74,9 @@ def adaround(subject: Subject, quantize: Quantize) -> Corrected:
     copy = _exchangeable(begun, quantize, closed.overrides)
     layers = list(_layers(exact, begun, copy))
     steps = min(_STEPS, _WORK // max(sum(2 * BATCH * layer.values.size for layer in layers), 1))
-    if count < HELD_OUT:
+    if not layers:
+        why = "adaround finds no weight to learn"
+    elif count < HELD_OUT:
         why = (
             f"adaround holds out one sample in {HELD_OUT}, and there are {count}: the codes of rounding stay"
         )

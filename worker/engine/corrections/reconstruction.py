@@ -7,12 +7,12 @@ import numpy as np
 import onnx
 
 from worker.engine.corrections.activations import activations
+from worker.engine.corrections.held_out import is_held_out
 from worker.engine.corrections.hessians import rows_read
 from worker.engine.corrections.relaxation import Floats, Slope
 from worker.engine.corrections.weights import Grid, Weight
 from worker.engine.methods.setting import Samples
 
-HELD_OUT = 4  # one sample of so many is not learned from
 BATCH = 256  # rows that one step of descent looks at
 _ROWS = 12_288  # over all samples: with a third of them, wide layers learn the samples by heart
 _BYTES = 64_000_000  # of one layer's rows
@@ -74,11 +74,6 @@ class Evidence:
 
     inputs: Floats
     wanted: Floats
-
-
-def is_held_out(number: int) -> bool:
-    """Whether nothing is learned from the sample of this number."""
-    return number % HELD_OUT == HELD_OUT - 1
 
 
 def collect(

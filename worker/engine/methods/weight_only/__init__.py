@@ -8,11 +8,12 @@ import numpy as np
 import onnx
 
 from app.domain.recipe import WeightOnly
+from worker.engine.corrections.held_out import is_held_out
 from worker.engine.methods.quantizer import copy_of
 from worker.engine.methods.selection import listed, refuse_nothing, stays_float
 from worker.engine.methods.setting import Feed, Samples, Setting
 from worker.engine.methods.tidy import import_microsoft
-from worker.engine.methods.weight_only.adaround import HELD_OUT, adaround
+from worker.engine.methods.weight_only.adaround import adaround
 from worker.engine.methods.weight_only.awq import Scaling, scale_inputs
 from worker.engine.methods.weight_only.blocks import Grid
 from worker.engine.methods.weight_only.bnb4 import Table
@@ -142,7 +143,7 @@ def _apart(samples: Samples) -> list[Samples]:
 
     def part(held_out: bool) -> Iterator[Feed]:
         for number, feed in enumerate(samples()):
-            if (number % HELD_OUT == HELD_OUT - 1) == held_out:
+            if is_held_out(number) == held_out:
                 yield feed
 
     return [partial(part, False), partial(part, True)]

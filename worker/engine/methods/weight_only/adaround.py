@@ -8,7 +8,6 @@ from worker.engine.methods.weight_only.blocks import Blocks, Floats, Grid, as_bl
 from worker.engine.methods.weight_only.columns import Doubles
 from worker.engine.methods.weight_only.gptq import Sums, damped, gptq, refitted
 
-HELD_OUT = 4  # one sample of so many is not learned from
 _STEPS = 500
 _WORK = 4_000_000_000_000  # multiplications of one descent
 _TINY = 1e-30
