@@ -52,6 +52,7 @@ from worker.engine.session import open_session
 
 LEAST_SHARE = 0.6
 MADE_UP = 4  # inputs
+SHAPES = {"samples": 4000}  # of audio: a quarter or half of a second
 WEIGHTED = {"Conv": 1, "MatMul": 1, "Gemm": 1}
 ALL_CORRECTIONS = ["equalization", "smoothquant", "weight_clipping", "rounding", "bias_correction"]
 RECIPES = {
@@ -320,7 +321,8 @@ def _made_up(model: Path, session: Session) -> list[Feed]:
     outputs = [output.name for output in session.get_outputs()]
     if any(item.dtype is None for item in inputs_of(session)):
         raise Refused("unsupported_array", "An input is no tensor of numbers.")
-    return synthetic_feeds(model, session, {}, 1, lambda feed: run(session, outputs, dict(feed)))[0][:MADE_UP]
+    feeds, _ = synthetic_feeds(model, session, SHAPES, 1, lambda feed: run(session, outputs, dict(feed)))
+    return feeds[:MADE_UP]
 
 
 def _judge(case: Case, name: str) -> tuple[str, str, str]:
