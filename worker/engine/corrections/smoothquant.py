@@ -10,8 +10,8 @@ from worker.engine.corrections.activations import recollect, same_outputs
 from worker.engine.corrections.balance import even_scales
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
-from worker.engine.methods.channels import NORMS, divide, fold, gain_and_bias, parts
 from worker.engine.methods.selection import listed
+from worker.engine.methods.smoothing import NORMS, divide, fold, gain_and_bias, parts
 from worker.engine.passes.scopes import attribute, initializers, producers
 
 _WORTH = 0.7  # of the error may remain for an added Mul to be worth its time

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 
-from worker.engine.passes.channels import (
+from worker.engine.passes.affine import (
     Affine,
     Place,
     fold_after,
