@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection, text
 
-from app.db import models, objects, operations, retention, webhooks  # noqa: F401 - registers the tables
+from app.db import keys, models, objects, operations, retention, webhooks  # noqa: F401 - registers the tables
 from app.db.base import Base
 from app.db.session import Database
 from app.settings import Settings

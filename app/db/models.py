@@ -8,7 +8,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     String,
     Text,
     TextClause,
@@ -66,33 +65,6 @@ class Project(Base):
     retention: Mapped[Retention] = mapped_column(Stored(Retention), default=Retention, server_default="{}")
     created_at: Mapped[int] = _created()
     closed_at: Mapped[int | None] = mapped_column(BigInteger)
-
-
-class ApiKey(Base):
-    """A key of a project: only its SHA-256 is kept."""
-
-    __tablename__ = "api_keys"
-    id: Mapped[str] = _id("key")
-    project_id: Mapped[str] = _project()
-    name: Mapped[str] = mapped_column(String(200))
-    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
-    scopes: Mapped[list[str]] = mapped_column(Json)
-    expires_at: Mapped[int | None] = mapped_column(BigInteger)
-    revoked_at: Mapped[int | None] = mapped_column(BigInteger)
-    last_used_at: Mapped[int | None] = mapped_column(BigInteger)
-    created_at: Mapped[int] = _created()
-    project: Mapped[Project] = relationship()
-
-
-class BrowserSession(Base):
-    """A cookie that may read what its key may read; only the SHA-256 of its secret is kept."""
-
-    __tablename__ = "browser_sessions"
-    id: Mapped[str] = _id("ses")
-    key_id: Mapped[str] = mapped_column(Id, ForeignKey("api_keys.id"), index=True)
-    digest: Mapped[bytes] = mapped_column(LargeBinary(32))
-    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
-    key: Mapped[ApiKey] = relationship()
 
 
 class IdempotencyKey(Base):
@@ -208,7 +180,7 @@ class Version(Base):
 
 
 class VersionFile(Base):
-    """One file of a version; the first is the model, the others its external data."""
+    """One file of a version: the first is the model, the others its external data and its test data."""
 
     __tablename__ = "version_files"
     version_id: Mapped[str] = mapped_column(Id, ForeignKey("versions.id"), primary_key=True)

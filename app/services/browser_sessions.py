@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.base import MICROSECONDS
-from app.db.models import BrowserSession
+from app.db.keys import BrowserSession
 from app.db.queries import keys as stored
 from app.domain.errors import Unauthenticated
 from app.services import keys

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.db import queries
 from app.db.base import MICROSECONDS, new_id
-from app.db.models import ApiKey, Project
+from app.db.keys import ApiKey
+from app.db.models import Project
 from app.db.queries import keys as stored
 from app.db.queries.keys import Credential
 from app.domain.errors import Conflict, FieldError, Forbidden, InvalidInput, Unauthenticated

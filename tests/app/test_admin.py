@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import delete, func, select, text, update
 
 from app.admin import __main__ as admin
-from app.db.models import ApiKey, ProjectBlob, Step, Worker
+from app.db.keys import ApiKey
+from app.db.models import ProjectBlob, Step, Worker
 from app.db.operations import Measure
 from app.db.queries import drains, workers
 from app.db.session import Database

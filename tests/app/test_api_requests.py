@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiKey, Project
+from app.db.keys import ApiKey
+from app.db.models import Project
 from app.db.session import Database
 from app.settings import Settings
 from app.storage import LocalStorage

@@ -6,7 +6,7 @@ from http.cookies import SimpleCookie
 import httpx
 import pytest
 
-from app.db.models import ApiKey, BrowserSession
+from app.db.keys import ApiKey, BrowserSession
 from tests.app.conftest import Service, Tenant, new_tenant
 from tests.app.problems import problem
 

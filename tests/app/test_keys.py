@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.db.models import ApiKey
+from app.db.keys import ApiKey
 from tests import factories
 from tests.app.conftest import Service, Tenant, new_key, new_tenant
 from tests.app.problems import problem

@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from app.db.base import Base, new_id
-from app.db.models import BrowserSession, Event, Job, JobLabel, Project, StepLog, UploadPart
+from app.db.keys import BrowserSession
+from app.db.models import Event, Job, JobLabel, Project, StepLog, UploadPart
 from app.db.queries import webhooks as stored
 from app.db.queries.statements import changed
 from app.db.retention import ExpiredArtifact

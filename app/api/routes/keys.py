@@ -9,7 +9,7 @@ from app.api.refusals import refuses
 from app.api.schemas.keys import KeyChange, KeyCreate, KeyIssued, KeyRead, KeyRotation
 from app.api.schemas.values import Page
 from app.db import queries
-from app.db.models import ApiKey
+from app.db.keys import ApiKey
 from app.db.queries import keys as stored
 from app.services import keys
 from app.services.keys import Issued

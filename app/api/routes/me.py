@@ -9,7 +9,7 @@ from app.api.middleware import COOKIE
 from app.api.refusals import refuses
 from app.api.schemas.keys import CallerRead, SessionRead
 from app.api.schemas.values import moment, moment_or_none
-from app.db.models import ApiKey
+from app.db.keys import ApiKey
 from app.db.queries import keys as stored
 from app.services import browser_sessions
 from app.services.browser_sessions import LIFE_S, Opened

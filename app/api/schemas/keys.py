@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.schemas.values import Name, Time, moment, moment_or_none
-from app.db.models import ApiKey
+from app.db.keys import ApiKey
 from app.domain.states import Scope
 from app.services.keys import Issued
 

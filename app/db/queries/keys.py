@@ -7,7 +7,8 @@ from sqlalchemy import bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS, now_us
-from app.db.models import ApiKey, BrowserSession, Project
+from app.db.keys import ApiKey, BrowserSession
+from app.db.models import Project
 from app.db.queries.statements import newest_first
 
 USE_NOTED = 60 * MICROSECONDS

@@ -12,18 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from app.db.base import Base, now_us
-from app.db.models import (
-    ApiKey,
-    Artifact,
-    Candidate,
-    Dataset,
-    Event,
-    Job,
-    Model,
-    Project,
-    Upload,
-    Version,
-)
+from app.db.keys import ApiKey
+from app.db.models import Artifact, Candidate, Dataset, Event, Job, Model, Project, Upload, Version
 from app.db.webhooks import Delivery, WebhookEndpoint
 from app.domain.errors import NotFound
 
