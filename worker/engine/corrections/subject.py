@@ -59,7 +59,6 @@ class Corrected:
     """
 
     statistics: Statistics
-    exceptions: Exceptions = field(default_factory=Exceptions)
     overrides: Overrides = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
 
