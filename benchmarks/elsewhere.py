@@ -14,9 +14,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import TypeAdapter
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -28,7 +25,7 @@ from app.domain.recipe import DynamicInt8, Float16, Recipe, StaticInt8, Symmetri
 from app.domain.report import Fidelity, OpenVINO  # noqa: E402
 from benchmarks.fidelity_models import MODELS, Case, Sources  # noqa: E402
 from worker.engine.calibrate import collect  # noqa: E402
-from worker.engine.compare import call  # noqa: E402
+from worker.engine.compare import ask  # noqa: E402
 from worker.engine.elsewhere.beside import Beside, openvino_beside  # noqa: E402
 from worker.engine.elsewhere.tensorrt import tensorrt  # noqa: E402
 from worker.engine.evaluate.ready import write_feeds  # noqa: E402
@@ -81,7 +78,7 @@ def _table(case: Case, folder: Path, max_seconds: float) -> None:
     prepare_model(case.model, prepared, case.calibration[:2], {})
     write_feeds(feeds, case.evaluation[:FEEDS])
     setting = Setting(isa=isa(), statistics=collect(prepared, case.calibration))
-    shared = Beside(_answer, case.model, feeds, Benchmark(max_seconds=max_seconds), 1)
+    shared = Beside(ask, case.model, feeds, Benchmark(max_seconds=max_seconds), 1)
     for name, recipe in RECIPES.items():
         out = folder / "candidate.onnx"
         try:
@@ -91,11 +88,6 @@ def _table(case: Case, folder: Path, max_seconds: float) -> None:
             continue
         found = openvino_beside(shared, out)
         print(f"| {name} | {tensorrt(load_model(out)).loads} | {_figures(found)} |", flush=True)
-
-
-def _answer(name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
-    arguments = TypeAdapter(type(request)).dump_python(request, mode="json")
-    return TypeAdapter(answer).validate_python(call(name, arguments))
 
 
 def _figures(found: OpenVINO) -> str:

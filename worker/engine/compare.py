@@ -95,12 +95,16 @@ def compare(request: Compare, progress: Progress) -> Comparison:
 
 def _with_openvino(request: Compare, figures: Figures, candidate: Path, feeds: Path, batch: int) -> Figures:
     benchmark = Benchmark(threads=request.threads, max_seconds=request.max_seconds)
-    found = openvino_beside(Beside(_answer, request.model, feeds, benchmark, batch), candidate)
+    found = openvino_beside(Beside(ask, request.model, feeds, benchmark, batch), candidate)
     return replace(figures, runs_elsewhere=replace(figures.runs_elsewhere or RunsElsewhere(), openvino=found))
 
 
-def _answer(name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
-    """A call of which a crash is a finding too."""
+def ask(name: str, request: object, answer: type[Any]) -> Any:  # noqa: ANN401 - of that type
+    """One call in a fresh process, of which a crash is a finding too.
+
+    Raises:
+        Refused: with the call's own problem, or `engine_crashed`.
+    """
     arguments = TypeAdapter(type(request)).dump_python(request, mode="json")
     try:
         return TypeAdapter(answer).validate_python(call(name, arguments))
