@@ -86,7 +86,7 @@ def _refuse_unsafe(tensor: str, location: str, folder: Path) -> None:
     if not location or outside or no_name or not path.resolve().is_relative_to(folder.resolve()):
         raise Refused(
             "external_data_unsafe",
-            f"Tensor {tensor!r} points at {location[:SHOWN]!r}, outside the upload. "
+            f"Tensor {tensor!r} points at {location[:SHOWN]!r}, where no file of the upload can lie. "
             "Save the model again with its external data in the same folder.",
         )
     if not path.is_file():
