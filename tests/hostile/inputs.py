@@ -10,6 +10,7 @@ import onnx
 import onnx.parser
 from onnx import TensorProto, helper
 
+from tests.engine.texts import tokenizer
 from tests.zips import zipped
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("me", 1)]
@@ -154,6 +155,62 @@ def tarred(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> bytes:
         member.type, member.linkname = kind, target
         archive.addfile(member)
     return out.getvalue()
+
+
+def claiming(size: int) -> bytes:
+    """A tar whose only member is said to have this size."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = size
+        archive.addfile(member)
+    return out.getvalue()
+
+
+def in_folders(*names: str) -> bytes:
+    """A tar with a picture in each of these folders; a byte that is no UTF-8 is a surrogate in a name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for shade, name in enumerate(names):
+            content = _picture(shade)
+            member = tarfile.TarInfo(f"{name}/a.png")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+def misnamed() -> bytes:
+    """A zip with a name that is said to be UTF-8, and is not."""
+    return zipped({"é/a.png": _picture(1)}).replace("é".encode(), b"\xff\xfe")
+
+
+def twice() -> bytes:
+    """A zip with two files of one name."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for shade, name in enumerate("ab"):
+            archive.writestr(f"{name}.png", _picture(shade))
+    return out.getvalue().replace(b"b.png", b"a.png")
+
+
+def _picture(shade: int) -> bytes:
+    """A PGM of four pixels."""
+    return b"P5 2 2 255\n" + bytes([shade] * 4)
+
+
+def long_line(size: int) -> bytes:
+    """Texts beside their tokenizer, one of so many characters."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("tokenizer.json", tokenizer())
+        archive.writestr("data.jsonl", '{"text": "a"}\n{"text": "' + "a" * size + '"}\n')
+    return out.getvalue()
+
+
+def half_a_character() -> bytes:
+    """Texts beside their tokenizer, with a text and a label that nothing can encode."""
+    lines = '{"text": "a", "label": "b"}\n{"text": "a \\ud800", "label": "\\udcff"}\n'
+    return zipped({"tokenizer.json": tokenizer().encode(), "data.jsonl": lines.encode()})
 
 
 def crowded() -> bytes:

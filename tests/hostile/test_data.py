@@ -44,6 +44,16 @@ DATA: dict[str, tuple[Make, str]] = {
     ),
     "a device in a tar": (partial(inputs.tarred, "a.png", tarfile.BLKTYPE), "unsafe_archive"),
     "a path above a tar": (partial(inputs.tarred, "../../canary"), "unsafe_archive"),
+    "a name in a zip that is no UTF-8": (inputs.misnamed, "not_unicode"),
+    "a name in a zip that is there twice": (inputs.twice, "unsafe_archive"),
+    "a file in a tar that is larger than any can be": (partial(inputs.claiming, 2**70), "broken_archive"),
+    "a sparse file in a tar": (
+        partial(inputs.tarred, "a.png", tarfile.GNUTYPE_SPARSE),
+        "unsafe_archive",
+    ),
+    "a zip in a zip": (lambda: zipped({"a.zip": zipped({"a.png": b"x"})}), "unknown_data_format"),
+    "a text of 50 MB": (partial(inputs.long_line, 50_000_000), "text_too_long"),
+    "half a character as a text": (inputs.half_a_character, "broken_text"),
     "an absolute path in a zip": (lambda: zipped({"/canary.png": b"x"}), "unsafe_archive"),
 }
 
@@ -53,3 +63,12 @@ def test_hostile_data_are_rejected(http: httpx.Client, case: str) -> None:
     make, code = DATA[case]
 
     assert rejected(http, "/v1/datasets", "data", make())["code"] == code
+
+
+def test_names_that_nothing_can_encode_harm_nobody(http: httpx.Client) -> None:
+    sent = {"file": ("data", inputs.in_folders("\udcff", "b\r\nSet-Cookie: x=y"))}
+
+    made = http.post("/v1/datasets", files=sent, headers={"Prefer": "wait=600"})
+
+    assert made.json()["state"] == "ready", made.text
+    assert "set-cookie" not in http.get(made.headers["location"]).headers

@@ -29,6 +29,10 @@ MODELS: dict[str, tuple[Make, str]] = {
     "weights in the process's memory": (partial(inputs.external, "/proc/self/mem"), UNSAFE),
     "weights by a path of Windows": (partial(inputs.external, "..\\..\\canary"), UNSAFE),
     "weights before the file's beginning": (partial(inputs.external, "m.onnx", -8), UNSAFE),
+    "weights of more bytes than there are numbers": (
+        partial(inputs.external, "m.onnx", 0, 10**30),
+        "external_data_missing",
+    ),
     "weights of a TiB": (partial(inputs.external, "m.onnx", 0, 2**40), "external_data_missing"),
 }
 
@@ -45,6 +49,11 @@ ARCHIVES: dict[str, tuple[Make, str]] = {
     "an absolute path in a tar": (partial(inputs.tarred, "/canary"), "unsafe_archive"),
     "a path above a zip": (lambda: zipped({"../../canary": b"x"}), "unsafe_archive"),
     "a thousand times its size": (lambda: zipped({"m.onnx": bytes(50_000_000)}), "archive_too_large"),
+    "a name in a tar that is no UTF-8": (
+        partial(inputs.tarred, "\udcff.onnx"),
+        "unsafe_archive",
+    ),
+    "a zip in a zip": (lambda: zipped({"m.zip": zipped({"m.onnx": inputs.small("a")})}), "not_onnx"),
     "weights outside the archive": (
         lambda: zipped({"m.onnx": inputs.external("../canary"), "canary": bytes(16)}),
         UNSAFE,

@@ -81,7 +81,7 @@ def open_tar(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
             for member in _regular_files(archive):
                 read = partial(read_at, content, member.offset_data, member.size)
                 entries.append(Entry(_safe(member.name), member.size, read, partial(open_at, read)))
-    except (*BROKEN, ValueError) as error:  # a size beyond what the file has
+    except (*BROKEN, ValueError, OverflowError) as error:  # a size beyond what the file has, or any can have
         raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
     return _within_limits(entries, path.stat().st_size, entry_bytes)
 
