@@ -29,20 +29,20 @@ JOBS = 40
 SUBMIT_EVERY_S = 0.3
 ROUNDS = 3
 PAGE = parts.ROOT / "docs" / "operations.md"
+TABLES = ("jobs", "events", "candidates", "steps")
+# One table each: who alters several in one transaction waits for requests that wait for it.
 COLUMN = """
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "next1", "{head}"
+revision, down_revision = "{table}", "{before}"
 def upgrade() -> None:
-    for table in ("jobs", "steps", "events", "candidates"):
-        op.add_column(table, sa.Column("of_the_next_release", sa.String(20)))
+    op.add_column("{table}", sa.Column("of_the_next_release", sa.String(20)))
 def downgrade() -> None:
-    for table in ("jobs", "steps", "events", "candidates"):
-        op.drop_column(table, "of_the_next_release")
+    op.drop_column("{table}", "of_the_next_release")
 """
 INDEX = """
 from migrations import live
-revision, down_revision = "next2", "next1"
+revision, down_revision = "index", "steps"
 def upgrade() -> None:
     with live.outside_transaction():
         live.create_index("ix_of_the_next_release", "steps", ["of_the_next_release"])
@@ -176,12 +176,13 @@ def has_jobs(log: Log, number: int) -> bool:
 
 
 def following(folder: Path, url: str) -> Config:
-    """Our migrations, and two more."""
+    """Our migrations, and a few more."""
     folder.mkdir()
     config = Config(parts.ROOT / "alembic.ini")
     head = ScriptDirectory.from_config(config).get_current_head() or ""
-    (folder / "next1.py").write_text(COLUMN.format(head=head))
-    (folder / "next2.py").write_text(INDEX)
+    for before, table in itertools.pairwise((head, *TABLES)):
+        (folder / f"{table}.py").write_text(COLUMN.format(table=table, before=before))
+    (folder / "index.py").write_text(INDEX)
     config.set_main_option(
         "version_locations", os.pathsep.join([str(parts.ROOT / "migrations" / "versions"), str(folder)])
     )
