@@ -226,6 +226,6 @@ def _check_recipes(spec: JobSpec, calibration: str | None) -> None:
         return
     needy = [i for i, recipe in enumerate(spec.recipes) if needs_calibration(recipe)]
     if needy:
-        detail = "this recipe needs calibration data; name a dataset in /calibration/dataset, or send `data`"
+        detail = "this recipe needs data: name a dataset in /calibration/dataset, or send `data` to /quantize"
         errors = tuple(FieldError(f"/recipes/{i}", detail) for i in needy)
         raise InvalidInput("A recipe needs data and the job has none.", errors=errors)
