@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.body import pump
-from app.domain.errors import DomainError, FieldError, InvalidInput
+from app.domain.errors import DomainError, FieldError, InvalidInput, pointer
 from app.storage import Received, Storage, Writer
 
 FIELD_BYTES = 1024 * 1024
@@ -180,10 +180,10 @@ class _Sink:
         elif self._name not in self._fields:
             known = ", ".join(sorted(self._files | self._fields))
             detail = f"there is no part of this name; known are {known}"
-            raise InvalidInput.at(f"/{self._name}", detail)
+            raise InvalidInput.at(pointer(self._name), detail)
         elif self._name in self.form.fields:
             detail = "this field was sent twice; send it once"
-            raise InvalidInput.at(f"/{self._name}", detail)
+            raise InvalidInput.at(pointer(self._name), detail)
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._writer:
@@ -192,7 +192,7 @@ class _Sink:
         self._text += data[start:end]
         if len(self._text) > FIELD_BYTES:
             detail = f"this field has more than {FIELD_BYTES} bytes"
-            raise InvalidInput.at(f"/{self._name}", detail)
+            raise InvalidInput.at(pointer(self._name), detail)
 
     def _end(self) -> None:
         if self._writer:
@@ -207,7 +207,7 @@ class _Sink:
         text = self._text.decode(errors="replace")
         if "\0" in text:
             detail = "this text holds a NUL, which cannot be stored"
-            raise InvalidInput.at(f"/{self._name}", detail)
+            raise InvalidInput.at(pointer(self._name), detail)
         return text
 
     def _finished(self) -> None:

@@ -17,8 +17,8 @@ def filter_case(_context: schemathesis.HookContext, case: schemathesis.Case[Any]
     """Whether a form can say what it is: a list of one text arrives as the text, an empty one as nothing."""
     if case.media_type != "multipart/form-data" or not isinstance(case.body, Mapping):
         return True
-    return not any(isinstance(value, list) and _vanishes(value) for value in case.body.values())
+    return not any(isinstance(value, list) and _passes_for_no_list(value) for value in case.body.values())
 
 
-def _vanishes(values: Sequence[object]) -> bool:
+def _passes_for_no_list(values: Sequence[object]) -> bool:
     return len(values) < 2 and not any(isinstance(value, bytes) for value in values)

@@ -11,18 +11,18 @@ from app.api.idempotency import Once, OncePerKey
 from app.api.refusals import refuses
 from app.api.schemas.jobs import JobRead
 from app.api.schemas.specs import JobCreate
-from app.api.schemas.values import ModelId, Page, VersionId
+from app.api.schemas.values import LABEL_CHARACTERS, ModelId, Page, VersionId
 from app.db import queries
 from app.db.models import Job
 from app.db.queries import steps
 from app.db.queries.job_lists import JobFilter, jobs_where
-from app.domain.errors import InvalidInput
+from app.domain.errors import InvalidInput, pointer
 from app.domain.states import JobConclusion, JobState
 from app.services import deletion, jobs, quotas
 
 router = APIRouter(prefix="/jobs", route_class=OncePerKey)
 LABEL = "label."
-LABEL_TEXT = re.compile("[^\\0]{0,200}")
+LABEL_TEXT = re.compile(f"[^\\0]{{0,{LABEL_CHARACTERS}}}")
 VERSION, DATASET = "ver_01k9000000000000000e7amp1e", "dst_01k9000000000000000e7amp1e"
 EXAMPLES = {
     "sensible defaults": {"value": {"version": VERSION, "evaluation": {"dataset": DATASET}}},
@@ -56,7 +56,7 @@ BRANCH: dict[str, Any] = {
     "in": "query",
     "required": False,
     "description": "Only with this label; `branch` stands for any label's name, and several may be given",
-    "schema": {"type": "string", "maxLength": 200, "pattern": "^[^\\x00]*$"},
+    "schema": {"type": "string", "maxLength": LABEL_CHARACTERS, "pattern": "^[^\\x00]*$"},
     "example": "main",
 }
 BY_LABEL = {"parameters": [BRANCH]}
@@ -153,5 +153,6 @@ def labels_asked(request: Request) -> dict[str, str]:
     asked = {name: value for name, value in request.query_params.items() if name.startswith(LABEL)}
     for name, value in asked.items():
         if not LABEL_TEXT.fullmatch(name.removeprefix(LABEL)) or not LABEL_TEXT.fullmatch(value):
-            raise InvalidInput.at(f"/{name}", "use a label of at most 200 characters without a NUL")
+            detail = f"use a label of at most {LABEL_CHARACTERS} characters without a NUL"
+            raise InvalidInput.at(pointer(name), detail)
     return {name.removeprefix(LABEL): value for name, value in asked.items()}

@@ -42,7 +42,8 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 InputName = Annotated[str, Field(max_length=500)]
 
 
-LabelText = Annotated[str, Field(max_length=200)]
+LABEL_CHARACTERS = 200
+LabelText = Annotated[str, Field(max_length=LABEL_CHARACTERS)]
 Labels = Annotated[dict[LabelText, LabelText], Field(max_length=50)]
 
 

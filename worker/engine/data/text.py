@@ -238,7 +238,7 @@ def read_rows(entry: Entry, columns: tuple[str, ...]) -> Iterator[Row]:
         missing = [name for name in wanted if row.get(name) is None]
         if missing:
             raise _broken(f"{entry.name}, line {line}, has no {missing[0]}")
-        yield {name: _kept(entry.name, line, row[name]) for name in wanted}
+        yield {name: _checked(entry.name, line, row[name]) for name in wanted}
 
 
 def _json_rows(name: str, content: str) -> Iterator[tuple[int, Row]]:
@@ -273,7 +273,7 @@ def _csv_rows(name: str, content: str) -> Iterator[tuple[int, Row]]:
         raise _broken(f"{name}, line {reader.line_num}: {error}") from error
 
 
-def _kept(name: str, line: int, value: str) -> str:
+def _checked(name: str, line: int, value: str) -> str:
     if len(value) > MAX_CHARACTERS:
         detail = (
             f"{name}, line {line}, has {len(value)} characters; the limit for one text is {MAX_CHARACTERS}."
