@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from app.domain.errors import Refused
 from app.domain.recipe import WeightOnly
+from benchmarks.fidelity_models import unpadded
 from benchmarks.weight_only_peers import CONTENDERS
 from benchmarks.weight_only_tasks import TASKS, Feed, Rows, Task
 from worker.engine.methods import Setting, quantize
@@ -234,7 +234,7 @@ def _decibels(measured: Measured) -> float:
 def main() -> int:
     """Measure every recipe and every peer, print a table, and hold the limits."""
     asked = _arguments()
-    task = TASKS[asked.kind](Tokenizer.from_file(asked.tokenizer), asked.data, asked.evaluate)
+    task = TASKS[asked.kind](unpadded(asked.tokenizer), asked.data, asked.evaluate)
     named = {"ONNX Runtime": asked.ort_python, "onnxsim": asked.onnxsim_python}
     pythons = {name: path for name, path in named.items() if path}
     made = [*RECIPES, *(name for name in CONTENDERS if tool(name) in pythons)]
@@ -271,7 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=TASKS)
     parser.add_argument("model", type=Path)
-    parser.add_argument("tokenizer")
+    parser.add_argument("tokenizer", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--evaluate", type=int, help="only so many of the pairs or windows that evaluate")
     parser.add_argument("--ort-python", type=Path)
