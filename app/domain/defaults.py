@@ -6,7 +6,6 @@ from app.domain.report import Examination
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _EQUALIZED = StaticInt8(ranges=Ranges(method="mse"), corrections=("equalization",))
-# SmoothQuant is not among them: no measurement has shown it to win on a transformer here.
 _RECIPES: dict[str, tuple[Recipe, ...]] = {
     "convolutional": (StaticInt8(), _EQUALIZED, Float16()),
     "transformer": (DynamicInt8(), StaticInt8(), WeightOnly(bits=8), WeightOnly(bits=4)),

@@ -19,6 +19,7 @@ from worker.engine.load import parse
 from worker.engine.methods import Quantized, Setting, quantize
 from worker.engine.methods.static_choices import resolve_static
 from worker.engine.passes.likeness import likeness_db
+from worker.engine.passes.scopes import array
 from worker.engine.session import open_session
 
 EVERY: tuple[Correction, ...] = (
@@ -86,6 +87,19 @@ def outliers(*, alone: bool = True) -> onnx.ModelProto:
     if alone:
         del constants["half"]
     return graphs.build(nodes, {"x": [1, 12, 64]}, {"y": [1, 12, 64]}, constants)
+
+
+def shouting() -> onnx.ModelProto:
+    """Products around a Softplus, of which one channel is thirty times as large as the others."""
+    before, after = graphs.weights(16, 32, seed=1), graphs.weights(32, 8, seed=2)
+    before[:, 7] *= 30
+    after[7] /= 30
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Softplus", ["a"], ["s"], "activation"),
+        helper.make_node("MatMul", ["s", "w2"], ["y"], "second"),
+    ]
+    return graphs.build(nodes, {"x": [4, 16]}, {"y": [4, 8]}, {"w1": before, "w2": after})
 
 
 def case_of(folder: Path, model: onnx.ModelProto, shape: tuple[int, ...] = (1, 3, 16, 16)) -> Case:
@@ -204,6 +218,17 @@ def test_smoothquant_folds_into_the_norm_where_nothing_else_reads_it(tmp_path: P
     case = case_of(tmp_path / "shared", outliers(alone=False), (1, 12, 64))
     model, reasons = corrected(case, "smoothquant")
     assert any(reason.startswith("smoothquant added a Mul behind n") for reason in reasons)
+    assert float_likeness(case, model) > 80
+
+
+def test_smoothquant_divides_only_outlying_channels_where_no_normalization_wrote(tmp_path: Path) -> None:
+    case = case_of(tmp_path, shouting(), (4, 16))
+    assert gain(case, "smoothquant") > 3
+    model, reasons = corrected(case, "smoothquant")
+    assert "smoothquant added a Mul behind s" in reasons
+    [factors] = [array(tensor) for tensor in model.graph.initializer if tensor.name == "s_smoothing"]
+    assert factors[7] < 0.2
+    assert (factors == 1).any()
     assert float_likeness(case, model) > 80
 
 

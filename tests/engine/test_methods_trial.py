@@ -72,13 +72,34 @@ def test_automatic_ranges_are_the_closest_of_those_tried(tmp_path: Path, samples
 def test_a_node_that_spoils_the_result_stays_float(tmp_path: Path) -> None:
     case = Case(tmp_path, drowned(), feeds(shape=(2, 16)))
 
-    found = tried(case, StaticInt8())
+    found = tried(case, StaticInt8(corrections=("bias_correction",)))
 
     assert case.likeness() > 25
     assert any(r.startswith("left float") and r.endswith(": drowned[0]") for r in found.reasons)
     readers = {node.name: node for node in onnx.load_model(case.out).graph.node}
     assert readers["drowned[0]"].input[1] == "w2"
     assert readers["third"].input[1] != "w3"
+
+
+def test_outliers_are_smoothed_where_no_ranges_come_close_enough(tmp_path: Path) -> None:
+    case = Case(tmp_path, drowned(), feeds(shape=(2, 16)))
+
+    found = tried(case, StaticInt8())
+
+    assert case.likeness() > 25
+    assert isinstance(found.recipe, StaticInt8)
+    assert found.recipe.corrections == ("smoothquant", "bias_correction")
+    assert any(reason.startswith("corrections smoothquant: ") for reason in found.reasons)
+    assert not any(reason.startswith("left float") for reason in found.reasons)
+
+
+def test_nothing_is_smoothed_where_ranges_come_close_enough(tmp_path: Path) -> None:
+    case = Case(tmp_path, convolutions(), feeds())
+
+    found = tried(case, StaticInt8())
+
+    assert isinstance(found.recipe, StaticInt8)
+    assert found.recipe.corrections == ("bias_correction",)
 
 
 def test_the_resolved_recipe_alone_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -96,7 +117,7 @@ def test_the_resolved_recipe_alone_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_nodes_that_were_asked_for_are_quantized_whatever_they_lose(tmp_path: Path) -> None:
     case = Case(tmp_path, drowned(), feeds(shape=(2, 16)))
 
-    found = tried(case, StaticInt8(include=Selection(nodes=("*",))))
+    found = tried(case, StaticInt8(include=Selection(nodes=("*",)), corrections=()))
 
     assert case.likeness() < 10
     assert not any(reason.startswith("left float") for reason in found.reasons)

@@ -37,6 +37,12 @@ def even_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
     return _least(extent, weights, [_shared(largest, _columns(weights), _HALF)])
 
 
+def outlier_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
+    """Scales that bring up to 64 outliers down to the next channel, and their error, as of `best_scales`."""
+    largest = np.asarray(extent.channels, np.float64)
+    return _least(extent, weights, _outliers(largest, _columns(weights)))
+
+
 def _least(extent: Extent, weights: Doubles, candidates: Iterable[Doubles]) -> tuple[Doubles, float]:
     largest = np.asarray(extent.channels, np.float64)
     spread = _energy(extent) / max(float(np.square(largest).sum()), _TINY)
@@ -62,6 +68,10 @@ def by_group(scales: Doubles, weights: Doubles) -> Doubles:
 
 def _candidates(largest: Doubles, columns: Doubles) -> Iterator[Doubles]:
     yield from (_shared(largest, columns, alpha) for alpha in _ALPHAS)
+    yield from _outliers(largest, columns)
+
+
+def _outliers(largest: Doubles, columns: Doubles) -> Iterator[Doubles]:
     falling = np.sort(largest[(largest > 0) & (columns > 0)])[::-1]
     for outliers in _OUTLIERS:
         if outliers < len(falling):

@@ -1,19 +1,21 @@
 """SmoothQuant: outliers of activations move into the weights that they meet."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from worker.engine.corrections.activations import recollect, same_outputs
-from worker.engine.corrections.balance import even_scales
+from worker.engine.corrections.balance import even_scales, outlier_scales
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
 from worker.engine.methods.selection import listed
 from worker.engine.methods.smoothing import NORMS, divide, fold, gain_and_bias, parts
 from worker.engine.passes.scopes import attribute, initializers, producers
 
+_FOLDED, _ADDED = "scaled the LayerNormalization before", "added a Mul behind"
+_LEFT = "leaves, for it would win too little or part integers:"
 _WORTH = 0.7  # of the error may remain for an added Mul to be worth its time
 
 
@@ -27,13 +29,22 @@ class Group:
     remains: float  # of the estimated error
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What became of a group, and the tensors whose values are others now."""
+
+    tensor: str
+    how: str
+    changed: Collection[str]
+
+
 def smoothquant(subject: Subject) -> Corrected:
     """Divide the channels of what products read, and multiply their weights' columns (Xiao et al. 2022).
 
-    1. Products that read the same normalized tensor take one set of scales, sqrt(activations / weights) by
-       the largest values of their channels (the paper's, at alpha 0.5). A normalization's outliers are in the
-       same channels for all data. Elsewhere, as behind an activation or attention, they are not, and the
-       channels that calibration found small would be clipped.
+    1. Products that read the same tensor take one set of scales. Behind a normalization, whose outliers are
+       in the same channels for all data, it is sqrt(activations / weights) by the largest values of the
+       channels (the paper's, at alpha 0.5). Elsewhere, as behind an activation or attention, the channels
+       that calibration found small would be clipped: only outlying ones are brought down to the others.
     2. Where only these products read the tensor, the scales go into the gain and bias of a
        LayerNormalization, whole or in parts, and cost nothing. Else a Mul divides, where three tenths of the
        error go away and the tensor is float: behind a quantized node it would part what runs in integers.
@@ -42,27 +53,10 @@ def smoothquant(subject: Subject) -> Corrected:
     samples = subject.samples("smoothquant")
     before = onnx.ModelProto()
     before.CopyFrom(subject.model)
-    folded, added, left, changed = list[str](), list[str](), list[str](), set[str]()
     integers = {out for node in before.graph.node if node.name in subject.nodes for out in node.output}
-    products = _products(subject)
-    groups = list(_groups(subject, products))
-    for group in groups:
-        readers = {weight.node.name for weight in group.weights}
-        place = gain_and_bias(subject.model.graph, group.tensor, readers, len(group.scales))
-        limit = 1.0 if place else _WORTH
-        if group.remains >= limit or (not place and group.tensor in integers):
-            left.append(group.tensor)
-            continue
-        for weight in group.weights:
-            put_rows(subject.model, weight, rows_of(subject.model, weight) * group.scales)
-        if place:
-            changed |= fold(subject.model.graph, place, group.scales) | {group.tensor}
-            folded.append(group.tensor)
-        else:
-            changed.add(divide(subject.model.graph, group.tensor, group.scales, readers))
-            added.append(group.tensor)
-    others = [tensor for tensor in products if tensor not in {group.tensor for group in groups}]
-    reasons = _reasons(folded, added, left, others)
+    done = [_move(subject.model, group, integers) for group in _groups(subject)]
+    changed = {tensor for one in done for tensor in one.changed}
+    reasons = _reasons(done)
     if not changed:
         return Corrected(statistics=subject.statistics, reasons=reasons)
     if not same_outputs(before, subject.model, samples):
@@ -72,16 +66,23 @@ def smoothquant(subject: Subject) -> Corrected:
     return Corrected(statistics=statistics, reasons=reasons)
 
 
-def _reasons(
-    folded: Sequence[str], added: Sequence[str], left: Sequence[str], others: Sequence[str]
-) -> tuple[str, ...]:
-    said = {
-        "smoothquant scaled the LayerNormalization before": folded,
-        "smoothquant added a Mul behind": added,
-        "smoothquant leaves, for it would win too little or part integers": left,
-        "smoothquant leaves, for no normalization wrote it": others,
-    }
-    found = tuple(f"{what} {listed(tensors)}" for what, tensors in said.items() if tensors)
+def _move(model: onnx.ModelProto, group: Group, integers: Collection[str]) -> Moved:
+    """Take a group's scales out of its tensor and into its weights, where that is worth what it costs."""
+    readers = {weight.node.name for weight in group.weights}
+    place = gain_and_bias(model.graph, group.tensor, readers, len(group.scales))
+    limit = 1.0 if place else _WORTH
+    if group.remains >= limit or (not place and group.tensor in integers):
+        return Moved(group.tensor, _LEFT, frozenset())
+    for weight in group.weights:
+        put_rows(model, weight, rows_of(model, weight) * group.scales)
+    if place:
+        return Moved(group.tensor, _FOLDED, fold(model.graph, place, group.scales) | {group.tensor})
+    return Moved(group.tensor, _ADDED, frozenset({divide(model.graph, group.tensor, group.scales, readers)}))
+
+
+def _reasons(done: Sequence[Moved]) -> tuple[str, ...]:
+    said = {how: [one.tensor for one in done if one.how == how] for how in (_FOLDED, _ADDED, _LEFT)}
+    found = tuple(f"smoothquant {how} {listed(tensors)}" for how, tensors in said.items() if tensors)
     return found or ("smoothquant finds no product with a constant weight",)
 
 
@@ -94,15 +95,15 @@ def _products(subject: Subject) -> dict[str, list[Weight]]:
     return found
 
 
-def _groups(subject: Subject, products: Mapping[str, Sequence[Weight]]) -> Iterator[Group]:
-    """Groups of products that read a normalized tensor whose channels are known."""
+def _groups(subject: Subject) -> Iterator[Group]:
+    """Groups of products that read one tensor whose channels are known."""
     normalized = _normalized(subject.model.graph)
-    for tensor, readers in products.items():
+    for tensor, readers in _products(subject).items():
         largest = subject.statistics.channel_maximum(tensor)
-        known = largest is not None and all(weight.channels == len(largest) for weight in readers)
-        if known and tensor in normalized:
+        if largest is not None and all(weight.channels == len(largest) for weight in readers):
             rows = np.concatenate([rows_of(subject.model, weight) for weight in readers])
-            scales, remains = even_scales(subject.statistics.tensors[tensor], rows[None, :, :, None])
+            least = even_scales if tensor in normalized else outlier_scales
+            scales, remains = least(subject.statistics.tensors[tensor], rows[None, :, :, None])
             yield Group(tensor, tuple(readers), scales, remains)
 
 

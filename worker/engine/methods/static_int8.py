@@ -6,7 +6,7 @@ from dataclasses import replace
 import onnx
 
 from app.domain.errors import Refused
-from app.domain.recipe import Calibrated, Mixed, StaticInt8
+from app.domain.recipe import Calibrated, Correction, Mixed, StaticInt8
 from app.domain.target import RULES
 from worker.engine import corrections
 from worker.engine.calibrate import Statistics
@@ -33,7 +33,7 @@ from worker.engine.methods.saturation import can_saturate
 from worker.engine.methods.selection import listed, matching, refuse_nothing, stays_float
 from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_choices import first_opset, resolve_static
-from worker.engine.methods.trial import Built, settle
+from worker.engine.methods.trial import Built, Making, settle
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import CannotConvert, raise_opset
@@ -71,7 +71,8 @@ def make(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> tuple[
     resolved, reasons = resolve_static(model, recipe, setting.isa, has_samples=setting.samples is not None)
     model = _with_opset(model, resolved)
     if setting.samples and resolved.ranges.method == "auto":
-        resolved, tried = settle(model, resolved, setting, _try)
+        further: tuple[Correction, ...] = ("smoothquant",) if recipe.corrections == "auto" else ()
+        resolved, tried = settle(model, resolved, setting, Making(_try, corrected_float, further))
         reasons += tried
     built = _build(model, resolved, setting)
     refuse_idle(built.plan.exceptions, built.plan.nodes, built.quantized.graph)

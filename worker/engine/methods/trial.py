@@ -1,4 +1,4 @@
-"""What suits a model is tried on a few calibration samples: kinds of ranges, and nodes that stay float.
+"""What suits a model is tried on a few calibration samples: ranges, corrections, and nodes that stay float.
 
 No kind of ranges is best everywhere: clipping wins 5 dB on one model and costs as much on the next.
 """
@@ -10,7 +10,7 @@ from itertools import islice
 
 import onnx
 
-from app.domain.recipe import Calibrated, Mixed, Override, Ranges
+from app.domain.recipe import Calibrated, Correction, Mixed, Override, Ranges
 from worker.engine.calibrate.ranges import CLIPPING
 from worker.engine.corrections.activations import Array, activations
 from worker.engine.evaluate.faithful import least_db
@@ -24,6 +24,7 @@ from worker.engine.passes.scopes import FLOATS, tensor_types
 
 SAMPLES = 32
 _MORE_DB = 2.0  # than a job accepts: other samples may be harder
+_WORTH_DB = 1.0  # is what a further correction must win
 _FIRST_LEFT = 2  # nodes; then twice as many, until it does, and back by halves
 _MOST_LEFT = 0.5  # of the nodes
 _KINDS = {
@@ -43,7 +44,17 @@ class Built:
     left_float: Mapping[str, str]
 
 
-Build = Callable[[onnx.ModelProto, Calibrated, Setting], Built]
+Make = Callable[[onnx.ModelProto, Calibrated, Setting], Built]
+Float = Callable[[onnx.ModelProto, Calibrated, Setting], onnx.ModelProto]
+
+
+@dataclass(frozen=True)
+class Making:
+    """How a recipe's result is made, and the float model it rounds; `further` corrections may be added."""
+
+    make: Make
+    rounded: Float
+    further: tuple[Correction, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,20 +68,21 @@ Attempt = Callable[[Calibrated], _Trial]
 
 
 def settle(
-    model: onnx.ModelProto, recipe: Calibrated, setting: Setting, build: Build
+    model: onnx.ModelProto, recipe: Calibrated, setting: Setting, making: Making
 ) -> tuple[Calibrated, list[str]]:
     """The recipe with the ranges that give the closest results, and the reasons with their figures.
 
     1. Closeness is the signal-to-noise ratio of the float outputs, the lowest one, over the first 32 samples.
-    2. Where even the best ranges are not 2 dB above what a job accepts, the nodes that lose most alone stay
-       float, as an override of the recipe says then: at most half, and not where nodes were asked for or
-       chosen by hand.
+    2. Where even the best ranges are not 2 dB above what a job accepts, further corrections are added if they
+       win 1 dB.
+    3. Where that is not enough, the nodes that lose most alone stay float, as an override of the recipe says
+       then: at most half, and not where nodes were asked for or chosen by hand.
 
     Args:
         model: the prepared float model; it is not changed.
         recipe: resolved, but for its ranges.
         setting: with samples.
-        build: makes the result of a recipe.
+        making: how results are made, and what else may be tried.
     """
     feeds = list(islice(setting.samples(), SAMPLES)) if setting.samples else []
     names = [v.name for v in model.graph.output if v.type.tensor_type.elem_type in FLOATS]
@@ -78,18 +90,20 @@ def settle(
     few = replace(setting, samples=lambda: feeds)
 
     def attempt(recipe: Calibrated) -> _Trial:
-        quantized = build(copy_of(model), recipe, few).quantized
+        quantized = making.make(copy_of(model), recipe, few).quantized
         return _Trial(recipe, quantized, likeness_db(reference, _outputs(quantized, names, feeds)))
 
     best, figures = _closest(recipe, attempt)
     needed = (least_db(recipe) or 0.0) + _MORE_DB
+    why = list[str]()
+    if best.db < needed and making.further:
+        best, figures, why = _further(best, figures, making.further, attempt)
     by_hand = isinstance(recipe, Mixed) or recipe.include.nodes or recipe.include.op_types
-    if best.db >= needed or by_hand:
-        return best.recipe, [f"{figures} dB on {len(feeds)} calibration samples"]
-    own = _own_db(model, best.quantized, feeds)
-    spared, left = _spare(best, attempt, sorted(own, key=lambda name: own[name]), needed)
-    best, figures = _closest(spared, attempt)
-    why = [f"left float, for these lose most by themselves: {listed(left)}"] if left else []
+    if best.db < needed and not by_hand:
+        own = _own_db(making.rounded(copy_of(model), best.recipe, few), best.quantized, feeds)
+        spared, left = _spare(best, attempt, sorted(own, key=lambda name: own[name]), needed)
+        best, figures = _closest(spared, attempt)
+        why += [f"left float, for these lose most by themselves: {listed(left)}"] if left else []
     return best.recipe, [f"{figures} dB on {len(feeds)} calibration samples", *why]
 
 
@@ -102,6 +116,17 @@ def _closest(recipe: Calibrated, attempt: Attempt) -> tuple[_Trial, str]:
     found = {kind: attempt(replace(recipe, ranges=ranges)) for kind, ranges in _KINDS.items()}
     ranked = sorted(found, key=lambda kind: -found[kind].db)
     return found[ranked[0]], f"ranges {', '.join(f'{kind} {found[kind].db:.1f}' for kind in ranked)}"
+
+
+def _further(
+    start: _Trial, figures: str, further: tuple[Correction, ...], attempt: Attempt
+) -> tuple[_Trial, str, list[str]]:
+    """The best with more corrections, where they win enough; else what there was."""
+    corrections = (*further, *start.recipe.corrections)
+    best, found = _closest(replace(start.recipe, corrections=corrections), attempt)
+    if best.db < start.db + _WORTH_DB:
+        return start, figures, []
+    return best, found, [f"corrections {', '.join(further)}: {start.db:.1f} dB without"]
 
 
 def _spare(
