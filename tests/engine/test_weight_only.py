@@ -14,6 +14,7 @@ from app.domain.errors import Refused
 from app.domain.recipe import Selection, WeightOnly
 from tests.engine.few_bits import IDS, Case, Feeds, lookup, product, rows
 from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
+from worker.engine.kernels import kernels
 from worker.engine.load import save_model
 from worker.engine.methods.weight_only.adaround import adaround
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
@@ -157,6 +158,16 @@ def test_a_table_is_looked_up_in_few_bits(case: Start, bits: Bits) -> None:
     assert started.likeness() > CLOSE[bits]
     assert isinstance(quantized.recipe, WeightOnly)
     assert quantized.recipe.embeddings is True
+
+
+def test_what_follows_a_table_of_integers_counts_as_the_float_that_it_is(case: Start) -> None:
+    started = case(lookup(), IDS)
+
+    started.quantize(WeightOnly(bits=4))
+    found = kernels(started.out)
+
+    assert (found.integer, found.float) == (0, 1)
+    assert [(left.op_type, left.count) for left in found.left_float] == [("MatMulNBits", 1)]
 
 
 def test_tables_stay_float_when_embeddings_are_off(case: Start) -> None:

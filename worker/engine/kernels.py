@@ -53,6 +53,7 @@ _MOVES = frozenset(
         "Expand",
         "Flatten",
         "Gather",
+        "GatherBlockQuantized",
         "GatherElements",
         "GatherND",
         "Identity",

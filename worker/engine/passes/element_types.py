@@ -36,7 +36,16 @@ _FIXED = {
     ),
     (_T.BOOL,),
 )
-_TYPED_BY = {"Where": 1, "QuantizeLinear": 2, "OneHot": 2}  # the input whose type the result has
+_TYPED_BY = {  # the input whose type the result has
+    "EmbedLayerNormalization": 2,
+    "GatherBlockQuantized": 2,
+    "OneHot": 2,
+    "QAttention": 3,
+    "QEmbedLayerNormalization": 8,
+    "QGemm": 8,  # where it is left out, the result is float
+    "QuantizeLinear": 2,
+    "Where": 1,
+}
 _SECOND_IS_INDEX = frozenset({"TopK", "Unique", "MaxPool"})
 
 
