@@ -102,7 +102,7 @@ def kind(dtype: str) -> Kind | None:
 def expected(dtype: str, shape: Axes, wanted_dtype: str, wanted: Axes) -> str:
     """What an input takes, and what there is instead."""
     images = len(shape) == IMAGE_AXES and len(wanted) == IMAGE_AXES + 1
-    hint = "; set resize, crop, layout or color in the preprocessing" if images else ""
+    hint = "; set resize, size, crop, layout or color in the preprocessing" if images else ""
     found = described(dtype, shape)
     return f"expected {described(wanted_dtype, wanted)} per run, found {found} per sample{hint}"
 

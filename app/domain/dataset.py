@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from app.domain.recipe import FORBID_UNKNOWN
 
+LONGEST_SIDE = 8192  # pixels
+
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
@@ -35,14 +37,16 @@ class Preprocess:
     """From a decoded image (or a uint8 array) to a model's input; `text` is for texts, the rest for pixels.
 
     A value becomes `(pixel * scale - mean) / std`; mean and std are in output channel order.
-    Images are decoded by Pillow and resized with antialiasing; EXIF orientation is ignored.
+    Images are decoded by Pillow and resized with antialiasing; EXIF orientation is ignored. `size`, [height,
+    width], takes the place of `resize` for inputs that are not square, with `fit` stretch or letterbox.
     Arrays are not resized or cropped: scale, mean and std apply to uint8 ones, and [H, W, C] becomes
     [C, H, W] where only that fits the input.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID_UNKNOWN
-    resize: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": 8192})
-    crop: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": 8192})
+    resize: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": LONGEST_SIDE})
+    size: tuple[int, int] | None = None
+    crop: int | None = field(default=None, metadata={"strict": True, "ge": 1, "le": LONGEST_SIDE})
     fit: Literal["short_side", "stretch", "letterbox"] = "short_side"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     layout: Literal["NCHW", "NHWC"] = "NCHW"
@@ -54,9 +58,15 @@ class Preprocess:
     text: Text = field(default_factory=Text)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be divided by."""
+        """Refuse what cannot be divided by, and two sizes at once."""
         if 0 in self.std:
             message = "std must not be 0"
+            raise ValueError(message)
+        if self.size and not all(1 <= side <= LONGEST_SIDE for side in self.size):
+            message = f"size must lie between 1 and {LONGEST_SIDE}"
+            raise ValueError(message)
+        if self.size and (self.resize or self.fit == "short_side"):
+            message = "size takes the place of resize, with fit stretch or letterbox"
             raise ValueError(message)
 
 

@@ -89,7 +89,17 @@ def test_weights_keep_to_7_bits_where_sums_saturate() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("resize", 0), ("resize", 8193), ("crop", -1), ("crop", 100_000), ("std", [0.2, 0]), ("mean", [])],
+    [
+        ("resize", 0),
+        ("resize", 8193),
+        ("crop", -1),
+        ("crop", 100_000),
+        ("std", [0.2, 0]),
+        ("mean", []),
+        ("size", [0, 9]),
+        ("size", [9, 8193]),
+        ("size", [9, 9]),
+    ],
 )
 def test_preprocessing_has_bounds(field: str, value: object) -> None:
     adapter = TypeAdapter(Preprocess)

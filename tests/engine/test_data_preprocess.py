@@ -35,6 +35,14 @@ def test_resize_fits_in_three_ways(fit: str, shape: tuple[int, ...]) -> None:
     assert pixels(RED, Preprocess(resize=8, fit=fit)).shape == shape  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("fit", "red"), [("stretch", 6 * 20), ("letterbox", 6 * 12)])
+def test_inputs_that_are_not_square_have_a_height_and_a_width(fit: str, red: int) -> None:
+    made = pixels(RED, Preprocess(size=(6, 20), fit=fit))  # type: ignore[arg-type]
+
+    assert made.shape == (3, 6, 20)
+    assert (made[0] > 114).sum() == red
+
+
 def test_letterbox_centres_the_image_between_grey_bars() -> None:
     made = pixels(RED, Preprocess(resize=8, fit="letterbox"))
 

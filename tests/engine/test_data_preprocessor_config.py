@@ -21,7 +21,7 @@ from worker.engine.requests import Data
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 VIT = {
     "do_resize": True,
-    "size": {"height": 224, "width": 224},
+    "size": {"height": 224, "width": 288},
     "resample": 2,
     "do_rescale": True,
     "rescale_factor": 1 / 255,
@@ -56,7 +56,7 @@ OLD = {
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (VIT, Preprocess(resize=224, fit="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)),
+        (VIT, Preprocess(size=(224, 288), fit="stretch", mean=(0.5,) * 3, std=(0.5,) * 3)),
         (CLIP, Preprocess(resize=224, crop=224, interpolation="bicubic", mean=tuple(MEAN), std=tuple(STD))),
         (
             CONVNEXT,
@@ -74,7 +74,8 @@ def test_configurations_come_to_a_preprocessing(config: dict[str, Any], expected
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (json.dumps({"size": {"height": 200, "width": 300}}).encode(), "200 × 300 is not square"),
+        (json.dumps({"crop_size": {"height": 200, "width": 300}}).encode(), "200 × 300 is not square"),
+        (json.dumps({"size": {"height": 200, "width": 9000}}).encode(), "between 1 and 8192"),
         (json.dumps({"size": 10**9}).encode(), "less than or equal to 8192"),
         (json.dumps({"size": 224, "resample": 5}).encode(), "resample 5"),
         (json.dumps({"size": {"shortest_edge": 224}, "crop_pct": 0}).encode(), "division"),

@@ -56,16 +56,16 @@ def placed(boxes: Array, size: tuple[int, int], spec: Preprocess) -> Array:
     Args:
         boxes: [n, 4 and more] corners in pixels of the image, left, top, right, bottom.
         size: the image's width and height.
-        spec: resize, fit and crop are read.
+        spec: resize, size, fit and crop are read.
     """
-    width, height = _resized_size(size, spec)
-    side = spec.resize if spec.resize and spec.fit == "letterbox" else None
-    offset = np.array([(side - width) // 2, (side - height) // 2] if side else [0, 0])
-    scale = np.array([width, height]) / size
+    resized = _resized_size(size, spec)
+    box = _box(spec) if spec.fit == "letterbox" else None
+    canvas = box or resized
+    offset = _centred(resized, canvas)
+    scale = np.array(resized) / size
     corners = boxes[:, :4] * np.tile(scale, 2) + np.tile(offset, 2)
     if spec.crop:
-        canvas = (side, side) if side else (width, height)
-        cut = np.array([(length - spec.crop) // 2 for length in canvas])
+        cut = np.array(_centred((spec.crop, spec.crop), canvas))
         corners = np.clip(corners - np.tile(cut, 2), 0, spec.crop)
     left = (corners[:, 2:] > corners[:, :2]).all(1) if spec.crop else ...
     return np.concatenate([corners, boxes[:, 4:]], axis=1)[left]
@@ -119,32 +119,45 @@ def _coloured(image: Image.Image, color: str) -> Image.Image:
 
 
 def _resized(image: Image.Image, spec: Preprocess) -> Image.Image:
-    if spec.resize is None:
+    box = _box(spec)
+    if box is None:
         return image
     resized = image.resize(_resized_size(image.size, spec), FILTERS[spec.interpolation])
-    return _letterboxed(resized, spec.resize) if spec.fit == "letterbox" else resized
+    return _letterboxed(resized, box) if spec.fit == "letterbox" else resized
+
+
+def _box(spec: Preprocess) -> tuple[int, int] | None:
+    """The width and height that images are resized to."""
+    if spec.size:
+        return spec.size[1], spec.size[0]
+    return (spec.resize, spec.resize) if spec.resize else None
 
 
 def _resized_size(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
-    if spec.resize is None:
-        return size
-    if spec.fit == "stretch":
-        return spec.resize, spec.resize
-    side = min(size) if spec.fit == "short_side" else max(size)
-    width, height = (max(1, round(length * spec.resize / side)) for length in size)
+    box = _box(spec)
+    if box is None or spec.fit == "stretch":
+        return box or size
+    decisive = max if spec.fit == "short_side" else min
+    side, own = decisive(zip(box, size, strict=True), key=lambda pair: pair[0] / pair[1])
+    width, height = (max(1, round(length * side / own)) for length in size)
     return width, height
 
 
-def _letterboxed(image: Image.Image, side: int) -> Image.Image:
+def _letterboxed(image: Image.Image, box: tuple[int, int]) -> Image.Image:
     fill = FILLS.get(image.mode, (LETTERBOX_GREY,) * RGB_CHANNELS)
-    box = Image.new(image.mode, (side, side), fill)
-    box.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return box
+    padded = Image.new(image.mode, box, fill)
+    padded.paste(image, _centred(image.size, box))
+    return padded
+
+
+def _centred(size: tuple[int, int], around: tuple[int, int]) -> tuple[int, int]:
+    """Where something begins that lies in the middle of another."""
+    return (around[0] - size[0]) // 2, (around[1] - size[1]) // 2
 
 
 def _cropped(image: Image.Image, crop: int | None) -> Image.Image:
     """The centre, a square of `crop` pixels; where the image is smaller, the rest is black."""
     if crop is None:
         return image
-    left, top = (image.width - crop) // 2, (image.height - crop) // 2
+    left, top = _centred((crop, crop), image.size)
     return image.crop((left, top, left + crop, top + crop))

@@ -23,7 +23,7 @@ def read_config(content: bytes) -> Preprocess:
     4. `do_rescale` with `rescale_factor` (1/255), `do_normalize` with `image_mean` and `image_std`.
 
     Raises:
-        Refused: `unsupported_preprocessor`, it is no such JSON, not square, or of another interpolation.
+        Refused: `unsupported_preprocessor`, it is no such JSON, crops to no square, or is of another interpolation.
     """
     try:
         config = json.loads(content)
@@ -44,7 +44,7 @@ def _resizing(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"resample {number!r} is none of {list(INTERPOLATIONS)}")
     filtered = {"interpolation": INTERPOLATIONS[number]}
     if isinstance(size, dict) and "shortest_edge" not in size:
-        return filtered | {"resize": _side(size), "fit": "stretch"}
+        return filtered | {"size": (size["height"], size["width"]), "fit": "stretch"}
     side = size["shortest_edge"] if isinstance(size, dict) else size
     if "crop_pct" in config:
         return filtered | {"resize": round(side / config["crop_pct"]), "crop": side}
