@@ -13,6 +13,9 @@ _OUTLIERS = (1, 2, 4, 8, 16, 32, 64)
 # Of the largest channel, added to all: unseen data go further than calibration did, and were all channels
 # equally large, each of them would be clipped then. Without it resnet_4b loses 12 dB.
 _ROOM = 0.5
+# Behind no normalization: no channel is divided by more than two. With half as much room the vision
+# transformer of CIFAR-10 loses 1.2 dB, and 7 without any; with this it wins 0.6.
+_MORE_ROOM = 1.0
 _TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -27,8 +30,12 @@ def best_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
         weights: that it meets, [groups, outputs of each, channels of each, kernel].
     """
     largest = np.asarray(extent.channels, np.float64)
-    roomy = largest + _ROOM * largest.max(initial=0.0) * (largest > 0)
-    return _least(extent, weights, _candidates(roomy, _columns(weights)))
+    return _least(extent, weights, _candidates(_roomy(largest, _ROOM), _columns(weights)))
+
+
+def _roomy(largest: Doubles, room: float) -> Doubles:
+    """All channels that are used, larger by a share of the largest one."""
+    return largest + room * largest.max(initial=0.0) * (largest > 0)
 
 
 def even_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
@@ -38,9 +45,9 @@ def even_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
 
 
 def outlier_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
-    """Scales that bring up to 64 outliers down to the next channel, and their error, as of `best_scales`."""
-    largest = np.asarray(extent.channels, np.float64)
-    return _least(extent, weights, _outliers(largest, _columns(weights)))
+    """Scales from 1 to 2 that bring down up to 64 outliers alone, and their error, as of `best_scales`."""
+    roomy = _roomy(np.asarray(extent.channels, np.float64), _MORE_ROOM)
+    return _least(extent, weights, _outliers(roomy, _columns(weights)))
 
 
 def _least(extent: Extent, weights: Doubles, candidates: Iterable[Doubles]) -> tuple[Doubles, float]:

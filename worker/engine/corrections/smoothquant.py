@@ -44,7 +44,7 @@ def smoothquant(subject: Subject) -> Corrected:
     1. Products that read the same tensor take one set of scales. Behind a normalization, whose outliers are
        in the same channels for all data, it is sqrt(activations / weights) by the largest values of the
        channels (the paper's, at alpha 0.5). Elsewhere, as behind an activation or attention, the channels
-       that calibration found small would be clipped: only outlying ones are brought down to the others.
+       that calibration found small would be clipped: only outlying ones are divided, by two at most.
     2. Where only these products read the tensor, the scales go into the gain and bias of a
        LayerNormalization, whole or in parts, and cost nothing. Else a Mul divides, where three tenths of the
        error go away and the tensor is float: behind a quantized node it would part what runs in integers.
