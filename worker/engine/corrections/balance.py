@@ -35,7 +35,8 @@ def best_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
 
 def _roomy(largest: Doubles, room: float) -> Doubles:
     """All channels that are used, larger by a share of the largest one."""
-    return largest + room * largest.max(initial=0.0) * (largest > 0)
+    roomy: Doubles = largest + room * largest.max(initial=0.0) * (largest > 0)
+    return roomy
 
 
 def even_scales(extent: Extent, weights: Doubles) -> tuple[Doubles, float]:
