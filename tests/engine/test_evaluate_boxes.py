@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.domain.detection import Decoding
 from app.domain.errors import Refused
-from worker.engine.evaluate.boxes import detections, overlaps, suppress
+from worker.engine.evaluate.boxes import class_count, detections, joined, overlaps, suppress
 
 
 def decoded(rows: Any, *, logits: bool = False, **declared: Any) -> list[list[float]]:
@@ -50,6 +50,39 @@ def test_logits_go_through_a_sigmoid() -> None:
     assert box[5] == pytest.approx(0.5 / (1 + np.exp(-2)), abs=1e-4)
 
 
+@pytest.mark.parametrize(("background", "scores"), [("first", [0.3, 0.1, 0.6]), ("last", [0.1, 0.6, 0.3])])
+def test_a_score_for_the_background_is_no_class(background: str, scores: list[float]) -> None:
+    declared: dict[str, Any] = {"objectness": False, "background": background}
+    rows = np.array([[15, 10, 10, 20, *scores]])
+
+    assert decoded(rows, **declared) == [[10, 0, 20, 20, 1, 0.6]]
+    assert class_count(rows, Decoding(**declared)) == 2
+    rows[:, 4:] = np.log(rows[:, 4:]) + 3
+    assert decoded(rows, logits=True, **declared) == [[10, 0, 20, 20, 1, 0.6]]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_boxes_and_scores_of_two_outputs_are_joined(transposed: bool) -> None:
+    boxes, scores = np.array([[[15, 10, 10, 20], [40, 10, 4, 4]]]), np.array([[[0.5, 0.25], [0.1, 0.2]]])
+    decoding = Decoding(objectness=False, transposed=transposed, scores="s")
+    mine, other = (part.swapaxes(1, 2) if transposed else part for part in (boxes, scores))
+
+    rows = joined(mine, other, decoding)
+
+    expected = decoded(np.concatenate([boxes, scores], axis=2), objectness=False)
+    assert decoded(rows, objectness=False, transposed=transposed) == expected
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores"), [((1, 3, 4), (1, 2, 9)), ((1, 3, 5), (1, 3, 9)), ((3, 4), (3,))]
+)
+def test_outputs_of_other_boxes_are_not_joined(boxes: tuple[int, ...], scores: tuple[int, ...]) -> None:
+    with pytest.raises(Refused) as refusal:
+        joined(np.zeros(boxes), np.zeros(scores), Decoding(objectness=False, scores="s"))
+
+    assert refusal.value.code == "metric_mismatch"
+
+
 def test_strides_lay_grids_over_the_input_row_by_row() -> None:
     """32 x 64 pixels have 4 x 8 cells of 8, then 2 x 4 of 16."""
     rows = np.zeros((40, 6))
@@ -70,8 +103,12 @@ def test_rows_that_are_not_the_cells_of_the_grids_are_refused() -> None:
 
 
 def test_an_output_without_rows_of_boxes_is_refused() -> None:
-    for shape in ((10,), (3, 5), (2, 3, 6)):
-        with pytest.raises(Refused, match="at least 6 numbers"):
+    for shape, says in (
+        ((10,), "a row for each"),
+        ((3, 5), "at least 6 numbers"),
+        ((2, 3, 6), "a row for each"),
+    ):
+        with pytest.raises(Refused, match=says):
             decoded(np.zeros(shape))
 
 
@@ -109,6 +146,7 @@ def test_sizes_without_end_are_cut_off_and_boxes_of_nothing_overlap_nothing() ->
         {"size": [0, 4]},
         {"strides": [8], "normalized": True},
         {"strides": [8], "boxes": "xyxy"},
+        {"background": "first"},
         {"nms_iou": 2.0},
         {"anchors": [1]},
     ],

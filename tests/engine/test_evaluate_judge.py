@@ -1,5 +1,6 @@
 """What is asked of outputs, how it is settled, and what the answers are worth."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from worker.engine.data import open_dataset
 from worker.engine.data.bind import Binding
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.source import Source
+from worker.engine.evaluate.baseline import compared
 from worker.engine.evaluate.judge import Judge, pooled
 from worker.engine.evaluate.question import settle
 from worker.engine.requests import Data
@@ -271,6 +273,27 @@ def test_boxes_are_judged_by_mean_average_precision(tmp_path: Path, metric: str)
     assert (found.baseline, found.drop) == pytest.approx((2 / 3, 1 / 3))  # 4 of 12 samples hold nothing
     assert found.ci[0] <= found.drop <= found.ci[1]
     assert len(found.quantiles) == 201
+
+
+def test_boxes_whose_scores_are_an_output_of_their_own_are_judged_together(tmp_path: Path) -> None:
+    whole = answers(0.8)
+    outputs = {"scores": whole[..., 5:], "boxes": whole[..., :4]}
+    decoding = replace(DECODING, objectness=False, scores="scores")
+
+    labelled, _ = settled(boxed(tmp_path), outputs, metric="map", decoding=decoding)
+
+    assert labelled.output == "boxes"
+    assert labelled.answer(outputs).tolist() == np.delete(whole[0], 4, axis=1).tolist()
+    assert compared(outputs, labelled.question) == ["scores", "boxes"]
+
+
+def test_scores_that_the_model_does_not_write_are_named() -> None:
+    question = Evaluation(output="boxes", decoding=Decoding(objectness=False, scores="score"))
+
+    with pytest.raises(Refused, match="no float output 'score'; it has boxes, scores") as refusal:
+        compared({"boxes": np.zeros((3, 4)), "scores": np.zeros((3, 2))}, question)
+
+    assert refusal.value.errors[0].pointer == "/evaluation/decoding/scores"
 
 
 def test_boxes_without_a_declared_decoding_are_asked_for_it(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def evaluate_baseline(
     stream = outputs(session, source)
     first = next(stream)
     fed_back = source.feedback.links if source.feedback else ()
-    names = compared(first, question.output, fed_back)
+    names = compared(first, question, fed_back)
     labelled, notes = settle(first, names, source, question)
     names = [labelled.output, LIKELIHOODS] if labelled and labelled.metric == PERPLEXITY else names
     with ReferenceWriter(reference) as writer:
@@ -72,8 +72,8 @@ def evaluate_baseline(
     return Evaluated(accuracy.metric, accuracy, samples, (*notes, *([warning] if warning else [])))
 
 
-def compared(found: Outputs, output: str | None, fed_back: Collection[str] = ()) -> list[str]:
-    """The outputs to compare: the one asked for, or all that are float and are not fed back.
+def compared(found: Outputs, question: Evaluation, fed_back: Collection[str] = ()) -> list[str]:
+    """The outputs to compare: those asked for, or all that are float and are not fed back.
 
     What is fed back shows in the outputs of the samples that follow.
 
@@ -81,14 +81,18 @@ def compared(found: Outputs, output: str | None, fed_back: Collection[str] = ())
         Refused: `unknown_output` or `no_float_output`.
     """
     floats = [name for name, array in found.items() if array.dtype.kind == "f"]
-    if output is not None and output not in floats:
-        detail = f"The model has no float output {output!r}; it has {', '.join(floats) or 'none'}."
-        errors = (FieldError("/evaluation/output", detail),)
-        raise Refused("unknown_output", detail, errors=errors)
+    scores = question.decoding.scores if question.decoding else None
+    asked = {"/evaluation/output": question.output, "/evaluation/decoding/scores": scores}
+    for field, name in asked.items():
+        if name is not None and name not in floats:
+            detail = f"The model has no float output {name!r}; it has {', '.join(floats) or 'none'}."
+            raise Refused("unknown_output", detail, errors=(FieldError(field, detail),))
     if not floats:
         detail = "The model has no float output, so there is nothing to compare; send it without data."
         raise Refused("no_float_output", detail)
-    return [output] if output is not None else [name for name in floats if name not in fed_back] or floats
+    if question.output is not None:
+        return [name for name in floats if name in asked.values()]
+    return [name for name in floats if name not in fed_back] or floats
 
 
 def _write(
@@ -105,7 +109,7 @@ def _write(
         mine = of_sample(source.dataset, index, found, labelled)
         room = writer.add([mine[name] for name in names])
         if judge and labelled:
-            output = mine[labelled.judged]
+            output = labelled.answer(mine)
             judge.add(index, labelled.labels[position], output, output)
         progress((position + 1) / len(source.indices), "evaluating the float model")
         if not room:

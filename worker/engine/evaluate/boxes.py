@@ -26,9 +26,9 @@ def detections(output: Array, decoding: Decoding, *, logits: bool) -> Detections
     """Decode one image's output, leave out weak boxes, and suppress those that overlap better ones.
 
     Args:
-        output: [boxes, 4 + objectness + classes] behind any number of unit axes, or transposed.
+        output: [boxes, 4 + objectness + background + classes] behind any number of unit axes, or transposed.
         decoding: with its `size`.
-        logits: whether scores still need a sigmoid.
+        logits: whether scores still need a sigmoid, or a softmax where one is for the background.
 
     Raises:
         Refused: `metric_mismatch`, the output has another shape than declared.
@@ -45,7 +45,24 @@ def detections(output: Array, decoding: Decoding, *, logits: bool) -> Detections
 
 def class_count(output: Array, decoding: Decoding) -> int:
     """How many classes a detector tells apart."""
-    return int(_rows(output, decoding).shape[1]) - BOX - decoding.objectness
+    return int(_rows(output, decoding).shape[1]) - _before_classes(decoding)
+
+
+def joined(boxes: Array, scores: Array, decoding: Decoding) -> Array:
+    """One output of two: the boxes' four numbers and their scores, [boxes, 4 + scores], or transposed.
+
+    Raises:
+        Refused: `metric_mismatch`, they are not of the same boxes.
+    """
+    parts = [_matrix(part) for part in (boxes, scores)]
+    along = 1 if decoding.transposed else 0
+    if parts[0].shape[along] != parts[1].shape[along] or parts[0].shape[1 - along] != BOX:
+        detail = (
+            f"the boxes have the shape {list(boxes.shape)}, their scores {list(scores.shape)}; "
+            f"boxes need four numbers each, and as many rows of scores"
+        )
+        raise mismatch(detail)
+    return np.concatenate(parts, axis=1 - along)
 
 
 def suppress(boxes: Array, classes: Array, iou: float) -> list[int]:
@@ -83,20 +100,40 @@ def _area(boxes: Array) -> Array:
     return area
 
 
-def _rows(output: Array, decoding: Decoding) -> Array:
+def _before_classes(decoding: Decoding) -> int:
+    """Numbers of a row that are no class's score."""
+    return BOX + decoding.objectness + (decoding.background is not None)
+
+
+def _matrix(output: Array) -> Array:
+    """The last two axes; the others are 1."""
     axes = output.shape[-2:]
-    least = BOX + decoding.objectness + 1
-    numbers = axes[0 if decoding.transposed else -1] if len(axes) > 1 else 0
-    if output.size != np.prod(axes) or numbers < least:
+    if len(axes) < 2 or output.size != np.prod(axes):  # noqa: PLR2004 - boxes, numbers
+        raise mismatch(f"the output has the shape {list(output.shape)}; it needs a row for each box")
+    return output.reshape(axes).astype(np.float64)
+
+
+def _rows(output: Array, decoding: Decoding) -> Array:
+    matrix = _matrix(output)
+    rows = matrix.T if decoding.transposed else matrix
+    least = _before_classes(decoding) + 1
+    if rows.shape[1] < least:
         detail = f"the output has the shape {list(output.shape)}; boxes need rows of at least {least} numbers"
         raise mismatch(detail)
-    rows = output.reshape(axes).astype(np.float64)
-    return rows.T if decoding.transposed else rows
+    return rows
 
 
 def _scores(numbers: Array, decoding: Decoding, *, logits: bool) -> Array:
-    numbers = 1 / (1 + np.exp(-np.clip(numbers, -500, 500))) if logits else numbers
+    if logits:
+        numbers = _softmax(numbers) if decoding.background else 1 / (1 + np.exp(-np.clip(numbers, -500, 500)))
+    if decoding.background:
+        return numbers[:, 1:] if decoding.background == "first" else numbers[:, :-1]
     return numbers[:, :1] * numbers[:, 1:] if decoding.objectness else numbers
+
+
+def _softmax(numbers: Array) -> Array:
+    powers = np.exp(numbers - numbers.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
 def _corners(numbers: Array, decoding: Decoding) -> Array:

@@ -61,7 +61,7 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
         if float_outputs[shown].size:
             answers.add(index, label, float_outputs[shown], mine[shown])
         if judge and labelled:
-            judge.add(index, label, float_outputs[labelled.judged], mine[labelled.judged])
+            judge.add(index, label, labelled.answer(float_outputs), labelled.answer(mine))
         progress((position + 1) / total, "evaluating the candidate")
     fidelity, notes = headline(closeness)
     return Loss(

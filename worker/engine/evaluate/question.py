@@ -74,7 +74,7 @@ def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Ev
     labels = _mapped(dataset, source.indices, question)
     if dataset.targets is None and not any(label is not None for label in labels):
         raise Refused("labels_missing", UNLABELLED)
-    output = _output(names)
+    output = _output(names, question)
     found = first[output]
     metric = question.metric if question.metric != AUTO else _automatic(dataset, found, labels)
     _check_labels(metric, dataset, labels, found, asked=question.metric != AUTO)
@@ -82,13 +82,15 @@ def _labelled(first: Outputs, names: Sequence[str], source: Source, question: Ev
     settled = replace(question, metric=metric, output=output)
     if metric in AVERAGE_PRECISIONS:
         settled = replace(settled, decoding=_decoding(question, source))
-    Judge(dataset, settled).add(source.indices[0], labels[0], found, found)
-    return Labelled(metric, output, labels, settled)
+    labelled = Labelled(metric, output, labels, settled)
+    answer = labelled.answer(first)
+    Judge(dataset, settled).add(source.indices[0], labels[0], answer, answer)
+    return labelled
 
 
 def _of_tokens(first: Outputs, names: Sequence[str], source: Source, question: Evaluation) -> Labelled:
     """Running text is its own label: each token is what the model should have said."""
-    output = _output(names)
+    output = _output(names, question)
     if isinstance(source.dataset, RunningText):
         scored_rows(source.dataset, source.indices[0], first[output])
     else:
@@ -141,8 +143,11 @@ def _height_and_width(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[1], shape[2]) if last else (shape[2], shape[3])
 
 
-def _output(names: Sequence[str]) -> str:
-    if len(names) > 1:
+def _output(names: Sequence[str], question: Evaluation) -> str:
+    """The output that is judged; with scores of their own, it is the one of the boxes."""
+    if question.decoding and question.decoding.scores:
+        names = [name for name in names if name != question.decoding.scores]
+    if len(names) != 1:
         listed = ", ".join(names)
         detail = f"accuracy: the model has several float outputs ({listed}); name one as evaluation.output"
         raise Refused("output_required", detail, errors=(FieldError("/evaluation/output", detail),))

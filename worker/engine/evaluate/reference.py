@@ -8,7 +8,7 @@ neither writing nor reading holds more than one sample in memory.
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,8 @@ from pydantic import TypeAdapter
 from app.domain.job import PERPLEXITY, Evaluation
 from app.domain.note import Note
 from worker.engine.data.dataset import Array
+from worker.engine.evaluate.average_precision import METRICS
+from worker.engine.evaluate.boxes import joined
 
 MAX_BYTES = 2**30
 NO_LABEL = -1
@@ -35,10 +37,16 @@ class Labelled:
     labels: list[int | None]
     question: Evaluation
 
-    @property
-    def judged(self) -> str:
-        """The stored array that the metric is counted from."""
-        return LIKELIHOODS if self.metric == PERPLEXITY else self.output
+    def answer(self, outputs: Mapping[str, Array]) -> Array:
+        """What the metric is counted from, of one sample's stored arrays.
+
+        Raises:
+            Refused: `metric_mismatch`, boxes and scores do not go together.
+        """
+        decoding = self.question.decoding
+        if decoding and decoding.scores and self.metric in METRICS:
+            return joined(outputs[self.output], outputs[decoding.scores], decoding)
+        return outputs[LIKELIHOODS if self.metric == PERPLEXITY else self.output]
 
 
 class ReferenceWriter:
