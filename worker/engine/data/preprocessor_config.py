@@ -23,7 +23,7 @@ def read_config(content: bytes) -> Preprocess:
     4. `do_rescale` with `rescale_factor` (1/255), `do_normalize` with `image_mean` and `image_std`.
 
     Raises:
-        Refused: `unsupported_preprocessor`, it is no such JSON, crops to no square, or is of another interpolation.
+        Refused: `unsupported_preprocessor`, no such JSON, a crop that is not square, or another filter.
     """
     try:
         config = json.loads(content)
