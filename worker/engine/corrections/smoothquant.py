@@ -16,7 +16,7 @@ from worker.engine.passes.scopes import attribute, initializers, producers
 
 _FOLDED, _ADDED = "scaled the LayerNormalization before", "added a Mul behind"
 _LEFT = "leaves, for it would win too little or part integers:"
-_WORTH = 0.7  # of the error may remain for an added Mul to be worth its time
+_WORTH = 0.5  # of the error may remain for an added Mul to be worth its time
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def smoothquant(subject: Subject) -> Corrected:
        channels (the paper's, at alpha 0.5). Elsewhere, as behind an activation or attention, the channels
        that calibration found small would be clipped: only outlying ones are divided, by two at most.
     2. Where only these products read the tensor, the scales go into the gain and bias of a
-       LayerNormalization, whole or in parts, and cost nothing. Else a Mul divides, where three tenths of the
-       error go away and the tensor is float: behind a quantized node it would part what runs in integers.
+       LayerNormalization, whole or in parts, and cost nothing. Else a Mul divides, where half of the error
+       goes away and the tensor is float: behind a quantized node it would part what runs in integers.
     3. Statistics are observed anew. A model whose float outputs moved is put back.
     """
     samples = subject.samples("smoothquant")
