@@ -61,8 +61,7 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
         return Problem.of(error)
     text = str(error).lower()
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        detail = f"The step needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
-        return Problem("memory_limit", detail)
+        return no_memory(limits)
     if isinstance(error, UnicodeError):
         return Problem("not_unicode", f"A name or a text in this upload is no Unicode: {error}.")
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
@@ -71,6 +70,12 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return NO_SPACE
     return None
+
+
+def no_memory(limits: Limits) -> Problem:
+    """What is said of a call that asks for more memory than it may have."""
+    detail = f"The step needs more than {limits.memory // MIB} MiB of memory, the limit for one step."
+    return Problem("memory_limit", detail)
 
 
 def _take_stdout() -> TextIO:

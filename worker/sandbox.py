@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 import worker
 from app.domain.errors import DomainError, FieldError, Problem
 from worker import footprint, probe
-from worker.child import DONE, NO_SPACE, REFUSED
+from worker.child import DONE, NO_SPACE, REFUSED, no_memory
 from worker.confine import MIB, Limits
 
 ROOT = Path(worker.__file__).parents[1]
@@ -30,6 +30,8 @@ ANSWER_BYTES = 64 * 1024 * 1024
 LOG_BYTES = 64 * 1024
 REPORT_BYTES = 64
 DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
+# What Rust's libraries print before they abort; C++'s throw, and the child itself tells.
+NO_MEMORY = re.compile(rb"memory allocation of \d+ bytes failed")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 # Escaped in JSON: backslashes and pairs of surrogates stay. Names in uploads may hold NULs, which no database
 # takes, and halves of pairs, which nothing can encode.
@@ -241,6 +243,8 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
     if code < 0 and -code not in CRASHES:
         message = f"the engine's process was ended by {signal.Signals(-code).name}"
         raise ChildLost(message)
+    if code == -signal.SIGABRT and NO_MEMORY.search(log):
+        raise Refusal(no_memory(limits))
     raise Refusal(Problem("engine_crashed", _crash(code, log)))
 
 

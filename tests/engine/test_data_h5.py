@@ -8,22 +8,11 @@ import numpy as np
 import pytest
 
 from app.domain.errors import Refused
+from tests.engine import hdf5s
+from tests.engine.hdf5s import PIXELS, write
 from worker.engine.data import open_dataset
 from worker.engine.data.dataset import summarize
 from worker.engine.requests import Data
-
-Arrays = dict[str, list[np.ndarray]]
-PIXELS = np.arange(60, dtype=np.float32).reshape(5, 1, 3, 4)
-
-
-def write(path: Path, arrays: Arrays) -> Data:
-    """As qai_hub 0.56 writes them."""
-    with h5py.File(path, "w") as file:
-        for place, (name, batches) in enumerate(arrays.items()):
-            for n, array in enumerate(batches):
-                file.create_dataset(f"data/{place}/batch_{n}", data=array, compression="gzip")
-            file[f"data/{place}"].attrs.update({"order": place, "name": name, "batch_count": len(batches)})
-    return Data(path=path)
 
 
 def test_each_batch_is_a_sample_in_the_inputs_shape(tmp_path: Path) -> None:
@@ -59,81 +48,24 @@ def test_an_input_called_labels_holds_classes_or_targets(tmp_path: Path) -> None
     assert (info.dtype, info.shape) == ("float32", (None, 5))
 
 
-def linked(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file["data/0/batch_1"] = h5py.ExternalLink("/etc/passwd", "/")
-
-
-def soft(file: h5py.File) -> None:
-    file["more"] = file["data"]
-    del file["data"]
-    file["data"] = h5py.SoftLink("/more")
-
-
-def raw(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file.create_dataset("data/0/batch_1", (16,), "u1", external=[("/etc/passwd", 0, 16)])
-
-
-def virtual(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    layout = h5py.VirtualLayout((3,), "f4")
-    layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", (3,))  # noqa: S108 - is never opened
-    file.create_virtual_dataset("data/0/batch_1", layout)
-
-
-def vast(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file.create_dataset("data/0/batch_1", (2**40,), "f4", chunks=(1024,))
-
-
-def chunky(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file.create_dataset("data/0/batch_1", (3,), "f4", chunks=(2**28,), maxshape=(None,))
-
-
-def many_zeros(file: h5py.File) -> None:
-    for n in range(5, 10):
-        file.create_dataset(f"data/0/batch_{n}", (2**24,), "f4", chunks=(2**20,), compression="gzip")
-
-
-def strings(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file["data/0/batch_1"] = "text"
-
-
-def unnamed(file: h5py.File) -> None:
-    del file["data/0"].attrs["name"]
-
-
-def skipped(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-
-
-def nested(file: h5py.File) -> None:
-    del file["data/0/batch_1"]
-    file.create_group("data/0/batch_1/deeper")
-
-
-def renamed(file: h5py.File) -> None:
-    file.move("data", "images")
-
-
 @pytest.mark.parametrize(
     ("harm", "code"),
     [
-        (linked, "unsafe_archive"),
-        (soft, "unsafe_archive"),
-        (raw, "unsafe_archive"),
-        (virtual, "unsafe_archive"),
-        (vast, "archive_too_large"),
-        (chunky, "archive_too_large"),
-        (many_zeros, "archive_too_large"),
-        (strings, "unsupported_array"),
-        (nested, "unsupported_array"),
-        (unnamed, "unknown_data_format"),
-        (skipped, "unknown_data_format"),
-        (renamed, "unknown_data_format"),
+        (hdf5s.linked, "unsafe_archive"),
+        (hdf5s.soft, "unsafe_archive"),
+        (hdf5s.raw, "unsafe_archive"),
+        (hdf5s.virtual, "unsafe_archive"),
+        (hdf5s.vast, "archive_too_large"),
+        (hdf5s.chunky, "archive_too_large"),
+        (hdf5s.many_zeros, "archive_too_large"),
+        (hdf5s.strings, "unsupported_array"),
+        (hdf5s.nested, "unsupported_array"),
+        (hdf5s.unnamed, "unknown_data_format"),
+        (hdf5s.skipped, "unknown_data_format"),
+        (hdf5s.renamed, "unknown_data_format"),
+        (hdf5s.twice, "unknown_data_format"),
+        (hdf5s.nameless, "unknown_data_format"),
+        (hdf5s.without_space, "unsupported_array"),
     ],
 )
 def test_what_is_hostile_or_laid_out_otherwise_is_refused(

@@ -17,6 +17,7 @@ from tests.engine.texts import tokenizer
 from tests.zips import zipped
 from worker.engine.data import archive, open_dataset
 from worker.engine.data.dataset import Dataset, summarize
+from worker.engine.data.preview import preview
 from worker.engine.requests import Data
 
 INT, TEXT = DataType.int64(), DataType.string()
@@ -185,3 +186,12 @@ def test_what_is_unpacked_is_bounded_for_texts_too(tmp_path: Path, monkeypatch: 
     path = in_archive(tmp_path, plain(["a" * 5000] * 1000, TEXT))
 
     assert refusal(path).code == "archive_too_large"
+
+
+def test_long_names_of_files_and_classes_do_not_fill_the_preview(tmp_path: Path) -> None:
+    columns = {"image": files(PICTURES, ["a" * 5000] * 3), "label": plain([0, 0, 0], INT)}
+    dataset = opened(parquet(tmp_path / "data", columns, names=["b" * 5000]))
+
+    (first, *_) = preview(dataset, Preprocess()).samples
+
+    assert len(first.name or "") == len(first.label_name or "") == 500

@@ -120,15 +120,24 @@ def work_of_neighbour(neighbour: httpx.Client) -> Callable[[], bool]:
 
 def rejected(http: httpx.Client, path: str, name: str, content: bytes) -> dict[str, Any]:
     """The problem of an upload that is taken, inspected, and rejected; its bytes are gone."""
+    return problem(http, taken(http, path, name, content), content)
+
+
+def taken(http: httpx.Client, path: str, name: str, content: bytes) -> str:
+    """Where an upload is found that is taken, and not yet looked into."""
     answer = http.post(path, files={"file": (name, content)})
     assert answer.status_code == 201, answer.text
-    here = answer.headers["location"]
+    return answer.headers["location"]
+
+
+def problem(http: httpx.Client, here: str, content: bytes) -> dict[str, Any]:
+    """Why an upload is rejected; its bytes are gone."""
     assert in_time(lambda: http.get(here).json()["state"] != "inspecting")
     shown = http.get(here).json()
     assert shown["state"] == "rejected", shown
     assert http.head(f"/v1/blobs/{hashlib.sha256(content).hexdigest()}").status_code == 404
-    problem: dict[str, Any] = shown["error"]
-    return problem
+    found: dict[str, Any] = shown["error"]
+    return found
 
 
 def descendants(pid: int) -> Iterator[int]:

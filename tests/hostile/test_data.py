@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from collections.abc import Callable
 from functools import partial
 
 import httpx
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.hostile import inputs
-from tests.hostile.conftest import rejected
+from tests.hostile.conftest import Service, problem, taken
+from tests.hostile.lies import BOMBS, LIES, Cases
 from tests.zips import zipped
 
 pytestmark = pytest.mark.long
-Make = Callable[[], bytes]
 
 
 def pickled() -> bytes:
@@ -24,7 +23,7 @@ def pickled() -> bytes:
     return out.getvalue()
 
 
-DATA: dict[str, tuple[Make, str]] = {
+ARCHIVES: Cases = {
     "an array of objects": (pickled, "pickled_array"),
     "a header that promises 4 TiB": (inputs.boasting, "broken_array"),
     "an array packed a thousand times, beyond what one step may write": (
@@ -56,13 +55,20 @@ DATA: dict[str, tuple[Make, str]] = {
     "half a character as a text": (inputs.half_a_character, "broken_text"),
     "an absolute path in a zip": (lambda: zipped({"/canary.png": b"x"}), "unsafe_archive"),
 }
+CASES: dict[str, Cases] = {"archives": ARCHIVES, "bombs": BOMBS, **LIES}
 
 
-@pytest.mark.parametrize("case", DATA)
-def test_hostile_data_are_rejected(http: httpx.Client, case: str) -> None:
-    make, code = DATA[case]
+@pytest.mark.parametrize("kind", CASES)
+def test_hostile_data_are_rejected(service: Service, http: httpx.Client, kind: str) -> None:
+    sent = {name: make() for name, (make, _) in CASES[kind].items()}
+    where = {name: taken(http, "/v1/datasets", "data", content) for name, content in sent.items()}
 
-    assert rejected(http, "/v1/datasets", "data", make())["code"] == code
+    found = {name: problem(http, here, sent[name]) for name, here in where.items()}
+
+    assert {name: error["code"] for name, error in found.items()} == {
+        name: code for name, (_, code) in CASES[kind].items()
+    }
+    assert not [name for name, error in found.items() if str(service.home) in error["detail"]]
 
 
 def test_names_that_nothing_can_encode_harm_nobody(http: httpx.Client) -> None:

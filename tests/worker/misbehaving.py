@@ -48,6 +48,12 @@ def hoard(_arguments: Arguments) -> dict[str, Any]:
         hoarded.append(bytes(1 << 24))
 
 
+def abort(_arguments: Arguments) -> dict[str, Any]:
+    """As Rust does where it gets no memory."""
+    os.write(2, b"memory allocation of 99999999999 bytes failed\n")
+    os.abort()
+
+
 def spin(_arguments: Arguments) -> dict[str, Any]:
     while True:
         pass
@@ -272,6 +278,7 @@ def boast(_arguments: Arguments) -> dict[str, Any]:
 CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
     function.__name__: function
     for function in (
+        abort,
         babble,
         boast,
         bolt,

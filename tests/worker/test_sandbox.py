@@ -124,6 +124,10 @@ def test_too_much_memory_is_a_refusal_with_a_reason(tmp_path: Path) -> None:
     assert "600 MiB" in detail
 
 
+def test_a_library_that_aborts_for_want_of_memory_is_a_refusal_with_that_reason(tmp_path: Path) -> None:
+    assert "8192 MiB" in refused("memory_limit", lambda: misbehave("abort", tmp_path))
+
+
 def test_too_long_is_a_refusal_and_the_child_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spawned, spawn = [], sandbox._spawn
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import BROKEN, ENCRYPTED, Entry, is_tar, open_tar, open_zip
+from worker.engine.data.archive import BROKEN, ENCRYPTED, Entry, is_tar, open_tar, open_zip, zip_members
 from worker.engine.data.dataset import Dataset
 from worker.engine.data.h5 import MAGIC as H5_MAGIC
 from worker.engine.data.h5 import open_h5
@@ -82,7 +82,7 @@ def _first_bytes(path: Path) -> bytes | None:
     """The first bytes of the first file in a zip; None when there is none, nothing when it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir()]
+            members = zip_members(archive)
             return _head(archive, members[0]) if members else None
     except BROKEN as error:
         raise Refused("broken_archive", f"The zip cannot be read: {error}. Upload it again.") from error

@@ -35,6 +35,9 @@ BROKEN = (
     NotImplementedError,
     OSError,
 )
+# What tarfile makes of sizes beyond what the file has, or any can have, and of headers without end.
+LYING = (ValueError, OverflowError, MemoryError, RecursionError)
+SHOWN = 200  # characters of what it says
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -58,7 +61,7 @@ def open_zip(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
         archive = zipfile.ZipFile(path)
     except BROKEN as error:
         raise Refused("broken_archive", f"The zip cannot be read: {error}. Upload it again.") from error
-    members = [m for m in archive.infolist() if not m.is_dir()]
+    members = zip_members(archive)
     for member in members:
         _check_zip_member(member)
     entries = [
@@ -68,31 +71,46 @@ def open_zip(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
     return _within_limits(entries, path.stat().st_size, entry_bytes)
 
 
+def zip_members(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """What a zip holds, without its folders.
+
+    Raises:
+        Refused: `unsafe_archive`, a file has no name.
+    """
+    members = archive.infolist()
+    if not all(member.filename for member in members):
+        raise Refused("unsafe_archive", "A file in the zip has no name; pack it again.")
+    return [member for member in members if not member.is_dir()]
+
+
 def open_tar(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
     """The files of a tar, compressed or not, none of more than `entry_bytes`.
 
     Raises:
         Refused: `unsafe_archive`, `archive_too_large` or `broken_archive`.
     """
-    content = _plain_tar(path)
     entries = []
     try:
+        content = _plain_tar(path)
         with tarfile.open(fileobj=content, mode="r:") as archive:
             for member in _regular_files(archive):
                 read = partial(read_at, content, member.offset_data, member.size)
                 entries.append(Entry(_safe(member.name), member.size, read, partial(open_at, read)))
-    except (*BROKEN, ValueError, OverflowError) as error:  # a size beyond what the file has, or any can have
-        raise Refused("broken_archive", f"The tar cannot be read: {error}. Upload it again.") from error
+    except (*BROKEN, *LYING) as error:
+        why = str(error)[:SHOWN] or type(error).__name__
+        raise broken(error, f"The tar cannot be read: {why}. Upload it again.") from error
     return _within_limits(entries, path.stat().st_size, entry_bytes)
 
 
 def is_tar(path: Path) -> bool:
-    """Whether the content is a tar, also inside gzip, bzip2 or xz."""
+    """Whether the content is a tar, also inside gzip, bzip2 or xz; one that lies is told by `open_tar`."""
     try:
         with tarfile.open(path, "r:*"):
             return True
     except BROKEN:
         return False
+    except LYING:
+        return True
 
 
 def broken(error: Exception, detail: str) -> Refused:

@@ -16,6 +16,7 @@ from worker.engine.data.dataset import Array, Targets, as_bytes, common_shape, n
 
 LABELS = "labels"
 STREAM = "stream"
+MAX_SAMPLES = 10_000_000  # arrays without values can claim any number
 RAGGED = re.compile(r"(?P<name>.+)/\d{6}")
 NUMERIC_KINDS = "biufc"
 Truth = tuple[tuple[int | None, ...] | None, tuple[str, ...], Targets | None]  # classes, or else targets
@@ -111,7 +112,8 @@ def arrange(arrays: Mapping[str, Stored], kind: str) -> ArrayDataset:
         kind: the format that they come from.
 
     Raises:
-        Refused: `empty_dataset`, `unequal_lengths`, `unsupported_array` or `labels_not_finite`.
+        Refused: `empty_dataset`, `too_many_samples`, `unequal_lengths`, `broken_array`, `unsupported_array`
+            or `labels_not_finite`.
     """
     ragged = _ragged(arrays)
     whole = {name: array for name, array in arrays.items() if not RAGGED.fullmatch(name)}
@@ -142,7 +144,11 @@ def _count(lengths: dict[str, int]) -> int:
         found = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         errors = tuple(FieldError(f"/arrays/{name}", f"{length} samples") for name, length in lengths.items())
         raise Refused("unequal_lengths", f"Arrays differ in samples along axis 0: {found}.", errors=errors)
-    return next(iter(lengths.values()))
+    samples = next(iter(lengths.values()))
+    if samples > MAX_SAMPLES:
+        detail = f"The arrays hold {samples} samples; the limit is {MAX_SAMPLES}. Send fewer."
+        raise Refused("too_many_samples", detail)
+    return samples
 
 
 def _streams(streams: Array, samples: int) -> tuple[int, ...]:
@@ -183,8 +189,15 @@ def _are_classes(flat: Array) -> bool:
 
 def _classes(flat: Array) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
     if flat.dtype.kind in "US":
-        return number_labels([str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in flat])
+        return number_labels(_texts(flat))
     return number_labels([str(int(value)) for value in flat.real])
+
+
+def _texts(flat: Array) -> list[str | None]:
+    try:
+        return [str(v, "utf-8", "replace") if isinstance(v, bytes) else str(v) for v in flat]
+    except SystemError as error:  # numpy's way to say that a code point lies beyond Unicode
+        raise Refused("broken_array", "labels holds characters that there are not; save it again.") from error
 
 
 def _finite(targets: Targets, samples: int) -> Targets:

@@ -7,8 +7,9 @@ from PIL import Image
 
 from app.domain.errors import Refused
 from worker.engine.data.archive import BROKEN, Entry
+from worker.engine.data.preprocess import MAX_PIXELS
 
-Image.MAX_IMAGE_PIXELS = 100_000_000
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 WIDE_MODES = ("I", "F")
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError)

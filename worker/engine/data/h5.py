@@ -83,10 +83,12 @@ def open_h5(path: Path) -> ArrayDataset:
 
 def _arrays(root: "h5py.File") -> Iterator[tuple[str, Batch]]:
     """Each array as `input/000000`."""
+    names: set[str] = set()
     for where, group in _members(root, ROOT).items():
         name = group.attrs.get(NAME) if hasattr(group, "keys") else None
-        if not isinstance(name, str):
-            raise _other_layout(f"{ROOT}/{where} is no group with the attribute {NAME!r}")
+        if not (isinstance(name, str) and name) or name in names:
+            raise _other_layout(f"{ROOT}/{where} is no group with the attribute {NAME!r} and its own name")
+        names.add(name)
         for n in range(len(group)):
             yield f"{name}/{n:06d}", _array(group, n)
 
@@ -106,7 +108,7 @@ def _array(group: "h5py.Group", n: int) -> Batch:
         raise _other_layout(f"{group.name} holds {len(group)} arrays, but no {name}")
     found = _own(group, name)
     where = f"{group.name}/{name}"
-    if hasattr(found, "keys") or found.dtype.kind not in NUMERIC_KINDS:
+    if hasattr(found, "keys") or found.dtype.kind not in NUMERIC_KINDS or found.shape is None:
         raise Refused("unsupported_array", f"{where} is no array of numbers (bool, integer or float).")
     if found.is_virtual or found.external:
         raise Refused(

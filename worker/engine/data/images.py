@@ -18,7 +18,7 @@ from worker.engine.data.coco import annotations, boxes_of
 from worker.engine.data.dataset import Array, Targets, common_shape, number_labels
 from worker.engine.data.decode import broken, content, decoded
 from worker.engine.data.masks import is_mask, masks_of
-from worker.engine.data.preprocess import pixels
+from worker.engine.data.preprocess import check_resized, pixels
 from worker.engine.data.preprocessor_config import NAME, read_config
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF8", b"P5", b"P6", b"P2", b"P3")
@@ -56,7 +56,9 @@ class ImageDataset:
     def sample(self, index: int) -> dict[str, Array]:
         """The pixels in the preprocessing's geometry, colour and layout, uint8."""
         entry = self.entries[index]
-        return {self.name: pixels(decoded(entry), self.preprocess)}
+        image = decoded(entry)
+        check_resized(entry.name, image.size, self.preprocess)
+        return {self.name: pixels(image, self.preprocess)}
 
     def content_hash(self, index: int) -> bytes:
         """16 bytes over the file's bytes; its name does not count."""

@@ -9,7 +9,7 @@ from app.domain.errors import Refused
 from worker.engine.data.archive import Entry
 from worker.engine.data.dataset import Array
 from worker.engine.data.decode import decoded, size_of
-from worker.engine.data.preprocess import positions
+from worker.engine.data.preprocess import check_resized, positions
 
 IMAGES, MASKS = "images", "masks"
 MODES = ("1", "L", "P")
@@ -33,6 +33,7 @@ class Masks:
         if mask.size != size_of(image):
             detail = f"The mask {entry.name!r} has {mask.size} pixels, its image {size_of(image)}."
             raise Refused("labels_mismatch", detail)
+        check_resized(entry.name, mask.size, self.preprocess)
         return positions(mask, self.preprocess)
 
 

@@ -9,6 +9,7 @@ import io
 import mmap
 import shutil
 import tempfile
+import tokenize
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import BROKEN, ENCRYPTED, MAX_RATIO, broken
+from worker.engine.data.archive import BROKEN, ENCRYPTED, MAX_RATIO, broken, zip_members
 from worker.engine.data.arrays import LABELS, NUMERIC_KINDS, ArrayDataset, arrange
 from worker.engine.data.dataset import Array
 
@@ -27,8 +28,14 @@ MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 32 * 2**30
 RATIO_MATTERS_ABOVE = 256 * 2**20  # masks and zeros shrink a thousand times, and smaller ones do no harm
 CHUNK = 2**20
+SHOWN = 200  # characters of what a parser says
 PLAIN_NAME = "array"
 FORMAT = "npz"
+# What Python's own parser makes of a few bytes that are no literal; its stack is all that can run out.
+NO_HEADER = (
+    *(ValueError, EOFError, SyntaxError, TypeError, KeyError),
+    *(tokenize.TokenError, RecursionError, MemoryError),
+)
 READ_HEADER = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
 
 
@@ -44,13 +51,13 @@ def open_npz(path: Path) -> ArrayDataset:
             path.open("rb") as raw,
             tempfile.TemporaryFile() as spill,
         ):
-            members = [m for m in archive.infolist() if not m.is_dir()]
+            members = zip_members(archive)
             _check_sizes(members, path.stat().st_size)
             places = [_place(archive, m, raw, spill) for m in members]
             spill.flush()
             maps: dict[IO[bytes], mmap.mmap | bytes] = {file: _mapped(file) for file in (raw, spill)}
             arrays = {
-                m.filename.removesuffix(".npy"): _array(maps[file], start, m.file_size, m.filename)
+                _name(m): _array(maps[file], start, m.file_size, m.filename)
                 for m, (file, start) in zip(members, places, strict=True)
             }
     except BROKEN as error:
@@ -77,7 +84,7 @@ def _check_sizes(members: list[zipfile.ZipInfo], file_size: int) -> None:
         )
         raise Refused("archive_too_large", detail)
     _check_ratio([m for m in members if m.compress_type != zipfile.ZIP_STORED], file_size)
-    names = [m.filename for m in members]
+    names = [_name(m) for m in members]
     if len(set(names)) < len(names):
         raise Refused(
             "unsafe_archive", "The npz holds two arrays of one name; write it again with numpy.savez."
@@ -94,6 +101,10 @@ def _check_ratio(members: list[zipfile.ZipInfo], file_size: int) -> None:
             "Save it with numpy.savez, uncompressed."
         )
         raise Refused("archive_too_large", detail)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap | bytes:
@@ -156,9 +167,10 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
         major, _ = np.lib.format.read_magic(file)
         shape, fortran, dtype = READ_HEADER[min(major, 2)](file, max_header_size=MAX_HEADER_BYTES)
         if any(axis < 0 for axis in shape):
-            raise ValueError(f"the shape {shape} has a negative axis")  # noqa: TRY301 - one way out for all
-    except (ValueError, EOFError, SyntaxError, TypeError, KeyError) as error:
-        raise Refused("broken_array", f"The array {name!r} has no readable npy header: {error}.") from error
+            raise ValueError(f"the shape {shape} has a negative axis")
+    except NO_HEADER as error:
+        why = str(error)[:SHOWN] or type(error).__name__
+        raise Refused("broken_array", f"The array {name!r} has no readable npy header: {why}.") from error
     return shape, fortran, dtype
 
 

@@ -7,6 +7,7 @@ become JSON lines, which are read like any other table.
 import json
 import mmap
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,6 +42,7 @@ IMAGE, MASK, LABEL, OBJECTS = ("image", "img"), ("mask", "annotation"), "label",
 BYTES, PATH, BOX, CATEGORY = "bytes", "path", "bbox", "category"
 TEXTS = ("text", "text_a", "text_b", "score", "label")
 BOX_NUMBERS = 4
+LONGEST_LABEL = 1000  # characters: a name in a dictionary costs no bytes where it is used again
 Row = Mapping[str, Any]
 
 
@@ -104,7 +106,7 @@ def open_parquet(path: Path, preprocess: Preprocess) -> ImageDataset:
             images.add(*_file(columns.image, number, row))
             if columns.mask:
                 masks.add(*_file(columns.mask, number, row))
-            truths.append(row.get(columns.objects or columns.label or ""))
+            truths.append(_truth(number, row.get(columns.objects or columns.label or "")))
         if not truths:
             raise Refused("empty_dataset", "The parquet file has columns but no rows; send at least one.")
         entries = images.entries()
@@ -185,11 +187,10 @@ def _rows(rows: "RecordBatchReader", names: Sequence[str]) -> Iterator[Row]:
 
 
 def _types(rows: "RecordBatchReader") -> dict[str, "DataType"]:
-    names = rows.schema.names
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(rows.schema.names).items() if count > 1), None)
     if twice is not None:
         raise Refused("unsupported_column", f"There are two columns {twice!r}; rename one of them.")
-    return dict(zip(names, rows.schema.types, strict=True))
+    return dict(zip(rows.schema.names, rows.schema.types, strict=True))
 
 
 def _values(batch: "RecordBatch", name: str) -> list[Any]:
@@ -259,6 +260,13 @@ def _file(column: str, number: int, row: Row) -> tuple[str, bytes]:
         detail = f"Row {number} has no bytes in {column!r}; images must be in the file and not beside it."
         raise Refused("broken_image", detail)
     return str(path or f"{number:06d}"), content
+
+
+def _truth(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
+    if isinstance(value, str) and len(value) > LONGEST_LABEL:
+        detail = f"The label of row {number} has {len(value)} characters; the limit is {LONGEST_LABEL}."
+        raise Refused("broken_labels", f"{detail} Give classes shorter names.")
+    return value
 
 
 def _boxes(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds

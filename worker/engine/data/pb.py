@@ -141,6 +141,8 @@ def _tensor(entry: Entry) -> onnx.TensorProto:
         kind = next((name for name, number in kinds.items() if number == tensor.data_type), tensor.data_type)
         detail = f"{entry.name!r} holds {kind}; only numbers can be read, and no external data or sequences."
         raise Refused("unsupported_array", detail)
+    if not isinstance(tensor.name, str):
+        raise _broken(entry, f"its name {tensor.name!r} is no UTF-8")
     try:
         numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:

@@ -22,6 +22,22 @@ LETTERBOX_GREY = 114  # what YOLO-style letterboxing pads with
 RGB_CHANNELS = 3
 FILLS: dict[str, int] = {"L": LETTERBOX_GREY, "I": 0}  # by mode: grey pictures, and masks
 VOID = 255
+MAX_PIXELS = 100_000_000
+
+
+def check_resized(name: str, size: tuple[int, int], spec: Preprocess) -> None:
+    """Refuse a picture of this width and height that resizing would make too large.
+
+    Raises:
+        Refused: `image_too_large`.
+    """
+    width, height = _resized_size(size, spec)
+    if width * height > MAX_PIXELS:
+        detail = (
+            f"{name!r} of {size[0]} x {size[1]} pixels becomes {width} x {height} at resize {spec.resize}; "
+            f"the limit is {MAX_PIXELS} pixels. Crop it, or set preprocess.fit to stretch."
+        )
+        raise Refused("image_too_large", detail)
 
 
 def pixels(image: Image.Image, spec: Preprocess) -> Array:

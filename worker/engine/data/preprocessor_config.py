@@ -29,7 +29,7 @@ def read_config(content: bytes) -> Preprocess:
         config = json.loads(content)
         fields = _resizing(config) | _cropping(config) | _values(config)
         return TypeAdapter(Preprocess).validate_python(fields)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ArithmeticError) as error:
         why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{error}"
         detail = f"{NAME} cannot be followed: {why[:200]}. Leave it out, and give the preprocessing itself."
         raise Refused("unsupported_preprocessor", detail) from error

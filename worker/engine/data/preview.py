@@ -37,10 +37,11 @@ def _sample(dataset: Dataset, index: int, preprocess: Preprocess) -> SamplePrevi
     label = dataset.labels[index] if dataset.labels else None
     is_bgr = dataset.format == "images" and preprocess.color == "BGR"
     arrays = [_array(name, array, is_bgr=is_bgr) for name, array in dataset.sample(index).items()]
-    name = None if label is None else class_name(dataset.classes, label)
+    names = (dataset.file_name(index), None if label is None else class_name(dataset.classes, label))
+    file, label_name = (name and name[:MOST_CHARACTERS] for name in names)
     text_of: Callable[[int], str] | None = getattr(dataset, "text_of", None)  # only texts have one
     text = text_of(index)[:MOST_CHARACTERS] if text_of else None
-    return SamplePreview(index, dataset.file_name(index), label, name, tuple(arrays), text)
+    return SamplePreview(index, file, label, label_name, tuple(arrays), text)
 
 
 def _array(name: str, array: Array, *, is_bgr: bool) -> ArrayPreview:

@@ -25,6 +25,7 @@ from worker.engine.data.text import (
     read_rows,
     read_tokenizer,
     tables,
+    tokenized,
     tokenizer_of,
 )
 
@@ -222,7 +223,7 @@ def open_running_text(entries: Sequence[Entry], text: Text, *, stateful: bool) -
     tokenizer = read_tokenizer(content)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    tokens = [np.asarray(tokenizer.encode(document).ids, np.int64) for _, document in found]
+    tokens = [np.asarray(tokenized(tokenizer, document).ids, np.int64) for _, document in found]
     long = [place for place, ids in enumerate(tokens) if len(ids) >= FEWEST]
     if not long:
         raise Refused("empty_dataset", f"No document has {FEWEST} tokens, so there is nothing to predict.")

@@ -19,7 +19,7 @@ from worker.engine.data.archive import BROKEN, Entry
 from worker.engine.data.dataset import Array, is_integer, number_labels
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TOKENIZER = "tokenizer.json"
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
@@ -27,6 +27,7 @@ SINGLE, PAIR = ("text",), ("text_a", "text_b", "score")
 TRUTHS = ("label", "score")
 SEPARATORS = ",\t;"
 DEFAULT_LENGTH = 512
+SHORTEST, LONGEST = 2, 32_768  # as of `Text.max_length`
 MAX_CHARACTERS = 100_000
 MAX_ROWS = 1_000_000
 MAX_COUNTED = 2000
@@ -55,7 +56,7 @@ class TextDataset:
 
     def sample(self, index: int) -> dict[str, Array]:
         """`input_ids`, `attention_mask` and `token_type_ids`, each [tokens] int64."""
-        found = self._tokenizer.encode(self.texts[index])
+        found = tokenized(self._tokenizer, self.texts[index])
         columns = {IDS: found.ids, MASK: found.attention_mask, TYPES: found.type_ids}
         return {name: self._padded(name, values) for name, values in columns.items()}
 
@@ -116,7 +117,7 @@ class TextDataset:
         whole.no_padding()
         whole.no_truncation()
         step = -(-len(self) // MAX_COUNTED)
-        return [len(whole.encode(text).ids) for text in self.texts[::step]]
+        return [len(tokenized(whole, text).ids) for text in self.texts[::step]]
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer":
@@ -172,7 +173,10 @@ def _keys(line: str) -> tuple[str, ...]:
 
 
 def _header(line: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in next(csv.reader([line], delimiter=_separator(line)), []))
+    try:
+        return tuple(name.strip() for name in next(csv.reader([line], delimiter=_separator(line)), []))
+    except csv.Error:
+        return ()
 
 
 def _separator(header: str) -> str:
@@ -207,9 +211,16 @@ def only_table(found: Sequence[Table]) -> Table:
 
 
 def most_tokens(content: str, text: Text) -> int:
-    """The most tokens that a sample gets: as asked for, else as the tokenizer says, else 512."""
+    """The most tokens that a sample gets: as asked for, else as the tokenizer says up to 32,768, else 512.
+
+    Raises:
+        Refused: `broken_tokenizer`.
+    """
     own = read_tokenizer(content).truncation
-    return text.max_length or (own["max_length"] if own else DEFAULT_LENGTH)
+    length: int = text.max_length or (own["max_length"] if own else DEFAULT_LENGTH)
+    if length < SHORTEST:
+        raise _no_tokenizer(f"it cuts texts down to {length} tokens, and the least is {SHORTEST}")
+    return min(length, LONGEST)
 
 
 def pad_id(content: str) -> int:
@@ -348,13 +359,32 @@ def read_tokenizer(content: str) -> "Tokenizer":
 
     try:
         return Tokenizer.from_str(content)
-    except BaseException as error:  # a panic of its Rust code is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        reason = " ".join(str(error).split())[:200]
-        raise Refused(
-            "broken_tokenizer", f"{TOKENIZER} is no tokenizer of Hugging Face: {reason}."
-        ) from error
+    except BaseException as error:
+        raise _said(error) from error
+
+
+def tokenized(tokenizer: "Tokenizer", text: str) -> "Encoding":
+    """A text's tokens.
+
+    Raises:
+        Refused: `broken_tokenizer`, it has no token for a word, or cannot do what it says.
+    """
+    try:
+        return tokenizer.encode(text)
+    except BaseException as error:
+        raise _said(error) from error
+
+
+def _said(error: BaseException) -> Refused:
+    """A panic of the tokenizer's Rust code is no Exception; what is not the file's fault goes on."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
+        raise error
+    return _no_tokenizer(" ".join(str(error).split())[:200])
+
+
+def _no_tokenizer(why: str) -> Refused:
+    detail = f"{TOKENIZER} cannot be used: {why}. Export it again with Hugging Face's tokenizers."
+    return Refused("broken_tokenizer", detail)
 
 
 def _broken(what: str) -> Refused:
