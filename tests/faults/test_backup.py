@@ -1,5 +1,6 @@
 """Backup and restore by the page's own commands, and migrations, while jobs are submitted and run."""
 
+import hashlib
 import itertools
 import os
 import re
@@ -23,9 +24,10 @@ from app.db.session import Database
 from app.storage import LocalStorage
 from tests.faults import parts
 from tests.faults.conftest import Report
-from tests.faults.promises import Log, ended, submitting, verify
+from tests.faults.promises import Client, Log, ended, submitting, verify
 
 JOBS = 40
+NEW_JOBS = 3  # after a restore
 SUBMIT_EVERY_S = 0.3
 ROUNDS = 3
 PAGE = parts.ROOT / "docs" / "operations.md"
@@ -104,16 +106,29 @@ def test_a_backup_made_under_load_has_all_that_was_acknowledged_before(
 
 
 def verify_restored(home: Path, postgres: parts.Postgres) -> tuple[object, set[str]]:
-    """Let what was not done go on; the rows are what was promised."""
+    """Let what was not done go on; the rows are what was promised, and old and new clients are served."""
     with parts.cluster(home, postgres, parts.Shape(restored=True)) as cluster:
         assert cluster.until(lambda: ended(cluster))
         database = Database(cluster.database_url)
         with database.reading() as db:
             rows = set(db.scalars(select(Job.id)))
         database.dispose()
-        return verify(
-            Log({job: job for job in rows}), cluster.database_url, LocalStorage(home / "blobs")
-        ), rows
+        log = Log({job: job for job in rows})
+        with Client(cluster, log) as client:
+            assert sum(files_served(client, job) for job in rows)
+        with submitting(cluster, log, range(JOBS, JOBS + NEW_JOBS)) as settled:
+            assert cluster.until(settled)
+        assert len(log.jobs) == len(rows) + NEW_JOBS
+        return verify(log, cluster.database_url, LocalStorage(home / "blobs")), rows
+
+
+def files_served(client: Client, job: str) -> int:
+    """How many files a job made; each of them is sent as its digest says."""
+    made = client.send("GET", f"/v1/jobs/{job}/artifacts").json()["items"]
+    for artifact in made:
+        sent = client.send("GET", artifact["links"]["content"]).content
+        assert hashlib.sha256(sent).hexdigest() == artifact["sha256"]
+    return len(made)
 
 
 def test_a_backup_of_an_embedded_service_is_whole(home: Path, postgres: parts.Postgres) -> None:
