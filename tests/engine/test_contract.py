@@ -19,7 +19,11 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import add_infer_metadata, model_has_infer_metadata
 from onnxruntime.quantization.registry import IntegerOpsRegistry, QDQRegistry
 from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.float16 import (
+    ALWAYS_FLOAT_INPUTS,
+    DEFAULT_OP_BLOCK_LIST,
+    convert_float_to_float16,
+)
 
 from tests.engine.graphs import convolution
 from worker.engine.float_nodes import name_of
@@ -211,6 +215,7 @@ def test_the_float16_converter_takes_what_it_is_given() -> None:
         inspect.signature(convert_float_to_float16).parameters
     )
     assert "TopK" in DEFAULT_OP_BLOCK_LIST
+    assert ALWAYS_FLOAT_INPUTS["Resize"] == [2]
 
     half = convert_float_to_float16(
         convolution(), keep_io_types=True, disable_shape_infer=True, node_block_list=["second"]

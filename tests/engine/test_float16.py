@@ -203,3 +203,22 @@ def test_full_leaves_bits_that_are_read_as_another_type_alone(case: Start) -> No
 
     before, after = (open_session(path).run(None, ROWS[0])[0] for path in (started.source, started.out))
     assert likeness_db([[before.view(np.float32)]], [[after.view(np.float32)]]) > 50
+
+
+def test_full_keeps_scales_that_are_empty_as_a_roi_is(case: Start) -> None:
+    """One empty constant serves for both, as some converters write it; a Cast would hide that it is empty."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Resize", ["a", "none", "none", "sizes"], ["y"], "larger", mode="linear"),
+    ]
+    constants = {
+        "w": weights(4, 3, 3, 3),
+        "none": np.zeros(0, np.float32),
+        "sizes": np.array([1, 4, 32, 32], np.int64),
+    }
+    model = build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 4, 32, 32]}, constants, opset=11)
+    started = case(model, feeds())
+
+    started.quantize(Float16(compute="full"))
+
+    assert started.likeness() > 50

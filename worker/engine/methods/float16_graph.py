@@ -5,7 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from onnxruntime.quantization.onnx_model import ONNXModel
-from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.float16 import (
+    ALWAYS_FLOAT_INPUTS,
+    DEFAULT_OP_BLOCK_LIST,
+    convert_float_to_float16,
+)
 
 from app.domain.errors import Refused
 from app.domain.recipe import Float16
@@ -18,6 +22,8 @@ from worker.engine.passes.scopes import (
     opset,
     replace_nodes,
     subgraphs,
+    tensor_names,
+    unused_name,
 )
 
 _SIZED = frozenset({"BitCast"})  # its result has the bits of its input, so that must not be narrowed
@@ -49,6 +55,7 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     version = opset(model)
     if any(_passes_sequences(node, version) for node in model.graph.node):
         raise Refused("unsupported_option", "compute full does not reach through sequences; ask for storage.")
+    _keep_apart(model.graph)
     try:
         converted = convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(left)
@@ -60,6 +67,18 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     sortable = ONNXModel(converted)
     sortable.topological_sort()
     return sortable.model, [_NOTE, *stays_float(left)]
+
+
+def _keep_apart(graph: onnx.GraphProto) -> None:
+    """A copy of their own for operands that stay float32: a Cast would hide what a shared constant holds."""
+    constants, names = initializers(graph), tensor_names(graph)
+    for node in graph.node:
+        for index in ALWAYS_FLOAT_INPUTS.get(node.op_type, ()):
+            if len(node.input) > index and node.input[index] in constants:
+                shared = constants[node.input[index]]
+                node.input[index] = unused_name(shared.name, names)
+                graph.initializer.add().CopyFrom(shared)
+                graph.initializer[-1].name = node.input[index]
 
 
 def _drop_repeated(graph: onnx.GraphProto) -> None:
