@@ -36,8 +36,8 @@ ID_FIELDS = {
     "/v1/datasets/{dataset_id}/check": ("/version", "/gate/against"),
 }
 PLAIN_FIELDS = {
-    "description", "input", "labels", "name", "onnxruntime", "output", "preprocess", "recipes", "state",
-    "url",
+    "description", "input", "labels", "name", "onnxruntime", "output", "preprocess", "recipes", "scores",
+    "state", "url",
 }  # fmt: skip
 HEADERS = {
     ("patch", "/v1/uploads/{upload_id}"): {
