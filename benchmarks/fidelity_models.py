@@ -169,14 +169,8 @@ def minilm(sources: Sources) -> Case:
     """Sentence pairs; the score is Spearman's correlation of cosines, in points."""
     if sources.minilm is None or sources.tokenizer is None:
         raise FileNotFoundError("give --minilm and --tokenizer")
-    tokenizer = unpadded(sources.tokenizer)
-    lines = (sources.data / "text" / "stsb-dev.csv").read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines]
-    rest = [row for i, row in enumerate(rows) if i % 10]
-    calibration, evaluation = (
-        [sentence(tokenizer, text) for row in part for text in row[5:7]] for part in (rows[::10], rest)
-    )
-    scores = [float(row[COLUMN_OF_SCORE]) for row in rest]
+    path = sources.data / "text" / "stsb-dev.csv"
+    calibration, evaluation, scores = sentence_pairs(unpadded(sources.tokenizer), path)
     return Case(
         model=sources.minilm,
         calibration=calibration[:CALIBRATION],
@@ -324,6 +318,19 @@ def unpadded(path: Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
     return tokenizer
+
+
+def sentence_pairs(
+    tokenizer: Tokenizer, path: Path, limit: int | None = None
+) -> tuple[list[Feed], list[Feed], list[float]]:
+    """Sentences of each tenth pair that calibrate, of at most `limit` other pairs, and the others' scores."""
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    rest = [row for i, row in enumerate(rows) if i % 10][:limit]
+    calibration, evaluation = (
+        [sentence(tokenizer, text) for row in part for text in row[COLUMN_OF_FIRST : COLUMN_OF_FIRST + 2]]
+        for part in (rows[::10], rest)
+    )
+    return calibration, evaluation, [float(row[COLUMN_OF_SCORE]) for row in rest]
 
 
 def sentence(tokenizer: Tokenizer, text: str) -> Feed:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from benchmarks.fidelity_models import sentence, spearman
+from benchmarks.fidelity_models import sentence_pairs, spearman
 
 Feed = dict[str, npt.NDArray[np.int64]]
 Rows = npt.NDArray[np.float32]
@@ -28,12 +28,7 @@ class Task:
 
 def sentences(tokenizer: Tokenizer, path: Path, limit: int | None) -> Task:
     """Tab-separated pairs with a score in the fifth column; sentences are the mean of their rows."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
-    rest = [row for i, row in enumerate(rows) if i % EVERY][:limit]
-    calibration, evaluation = (
-        [sentence(tokenizer, text) for row in part for text in row[5:7]] for part in (rows[::EVERY], rest)
-    )
-    scores = [float(row[4]) for row in rest]
+    calibration, evaluation, scores = sentence_pairs(tokenizer, path, limit)
 
     def lost(reference: Sequence[Rows], found: Sequence[Rows]) -> float:
         return spearman(reference, scores) - spearman(found, scores)

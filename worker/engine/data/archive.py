@@ -37,7 +37,7 @@ BROKEN = (
 )
 # What tarfile makes of sizes beyond what the file has, or any can have, and of headers without end.
 LYING = (ValueError, OverflowError, MemoryError, RecursionError)
-SHOWN = 200  # characters of what it says
+SHOWN = 200  # characters of what an error says
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -97,8 +97,7 @@ def open_tar(path: Path, entry_bytes: int = MAX_ENTRY_BYTES) -> list[Entry]:
                 read = partial(read_at, content, member.offset_data, member.size)
                 entries.append(Entry(_safe(member.name), member.size, read, partial(open_at, read)))
     except (*BROKEN, *LYING) as error:
-        why = str(error)[:SHOWN] or type(error).__name__
-        raise broken(error, f"The tar cannot be read: {why}. Upload it again.") from error
+        raise broken(error, f"The tar cannot be read: {said(error)}. Upload it again.") from error
     return _within_limits(entries, path.stat().st_size, entry_bytes)
 
 
@@ -111,6 +110,11 @@ def is_tar(path: Path) -> bool:
         return False
     except LYING:
         return True
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line that is not too long; its kind where it says nothing."""
+    return " ".join(str(error).split())[:SHOWN] or type(error).__name__
 
 
 def broken(error: Exception, detail: str) -> Refused:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 
 from app.domain.errors import Refused
-from worker.engine.data.archive import BROKEN, ENCRYPTED, MAX_RATIO, broken, zip_members
+from worker.engine.data.archive import BROKEN, ENCRYPTED, MAX_RATIO, broken, said, zip_members
 from worker.engine.data.arrays import LABELS, NUMERIC_KINDS, ArrayDataset, arrange
 from worker.engine.data.dataset import Array
 
@@ -28,7 +28,6 @@ MAX_MEMBERS = 1_000_000
 MAX_UNPACKED_BYTES = 32 * 2**30
 RATIO_MATTERS_ABOVE = 256 * 2**20  # masks and zeros shrink a thousand times, and smaller ones do no harm
 CHUNK = 2**20
-SHOWN = 200  # characters of what a parser says
 PLAIN_NAME = "array"
 FORMAT = "npz"
 # What Python's own parser makes of a few bytes that are no literal; its stack is all that can run out.
@@ -169,8 +168,8 @@ def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype
         if any(axis < 0 for axis in shape):
             raise ValueError(f"the shape {shape} has a negative axis")
     except NO_HEADER as error:
-        why = str(error)[:SHOWN] or type(error).__name__
-        raise Refused("broken_array", f"The array {name!r} has no readable npy header: {why}.") from error
+        detail = f"The array {name!r} has no readable npy header: {said(error)}."
+        raise Refused("broken_array", detail) from error
     return shape, fortran, dtype
 
 

@@ -27,6 +27,7 @@ from worker.engine.data.archive import (
     check_unpacked,
     open_at,
     read_at,
+    said,
 )
 from worker.engine.data.coco import Boxes
 from worker.engine.data.dataset import Targets, number_labels
@@ -106,7 +107,7 @@ def open_parquet(path: Path, preprocess: Preprocess) -> ImageDataset:
             images.add(*_file(columns.image, number, row))
             if columns.mask:
                 masks.add(*_file(columns.mask, number, row))
-            truths.append(_truth(number, row.get(columns.objects or columns.label or "")))
+            truths.append(_within_length(number, row.get(columns.objects or columns.label or "")))
         if not truths:
             raise Refused("empty_dataset", "The parquet file has columns but no rows; send at least one.")
         entries = images.entries()
@@ -202,8 +203,7 @@ def _broken(error: BaseException) -> Refused:
     """A panic of the reader's Rust code is no Exception; what is not the file's fault goes on."""
     if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
         raise error
-    reason = " ".join(str(error).split())[:200]
-    return Refused("broken_parquet", f"The parquet file cannot be read: {reason}. Write it again.")
+    return Refused("broken_parquet", f"The parquet file cannot be read: {said(error)}. Write it again.")
 
 
 def _columns(types: Mapping[str, "DataType"]) -> Columns:
@@ -262,7 +262,7 @@ def _file(column: str, number: int, row: Row) -> tuple[str, bytes]:
     return str(path or f"{number:06d}"), content
 
 
-def _truth(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
+def _within_length(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row holds
     if isinstance(value, str) and len(value) > LONGEST_LABEL:
         detail = f"The label of row {number} has {len(value)} characters; the limit is {LONGEST_LABEL}."
         raise Refused("broken_labels", f"{detail} Give classes shorter names.")

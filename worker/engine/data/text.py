@@ -15,7 +15,7 @@ import numpy as np
 from app.domain.dataset import Text
 from app.domain.errors import FieldError, Refused
 from app.domain.report import ArrayInfo
-from worker.engine.data.archive import BROKEN, Entry
+from worker.engine.data.archive import BROKEN, Entry, said
 from worker.engine.data.dataset import Array, is_integer, number_labels
 
 if TYPE_CHECKING:
@@ -360,7 +360,7 @@ def read_tokenizer(content: str) -> "Tokenizer":
     try:
         return Tokenizer.from_str(content)
     except BaseException as error:
-        raise _said(error) from error
+        raise _unusable(error) from error
 
 
 def tokenized(tokenizer: "Tokenizer", text: str) -> "Encoding":
@@ -372,14 +372,14 @@ def tokenized(tokenizer: "Tokenizer", text: str) -> "Encoding":
     try:
         return tokenizer.encode(text)
     except BaseException as error:
-        raise _said(error) from error
+        raise _unusable(error) from error
 
 
-def _said(error: BaseException) -> Refused:
+def _unusable(error: BaseException) -> Refused:
     """A panic of the tokenizer's Rust code is no Exception; what is not the file's fault goes on."""
     if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
         raise error
-    return _no_tokenizer(" ".join(str(error).split())[:200])
+    return _no_tokenizer(said(error))
 
 
 def _no_tokenizer(why: str) -> Refused:

@@ -45,15 +45,15 @@ class Built:
 
 
 Make = Callable[[onnx.ModelProto, Calibrated, Setting], Built]
-Float = Callable[[onnx.ModelProto, Calibrated, Setting], onnx.ModelProto]
+MakeFloat = Callable[[onnx.ModelProto, Calibrated, Setting], onnx.ModelProto]
 
 
 @dataclass(frozen=True)
 class Making:
-    """How a recipe's result is made, and the float model it rounds; `further` corrections may be added."""
+    """How a recipe's result is made, and the float model it rounds; `further` corrections may be tried."""
 
     make: Make
-    rounded: Float
+    make_float: MakeFloat
     further: tuple[Correction, ...] = ()
 
 
@@ -97,10 +97,10 @@ def settle(
     needed = (least_db(recipe) or 0.0) + _MORE_DB
     why = list[str]()
     if best.db < needed and making.further:
-        best, figures, why = _further(best, figures, making.further, attempt)
+        best, figures, why = _with_further(best, figures, making.further, attempt)
     by_hand = isinstance(recipe, Mixed) or recipe.include.nodes or recipe.include.op_types
     if best.db < needed and not by_hand:
-        own = _own_db(making.rounded(copy_of(model), best.recipe, few), best.quantized, feeds)
+        own = _own_db(making.make_float(copy_of(model), best.recipe, few), best.quantized, feeds)
         spared, left = _spare(best, attempt, sorted(own, key=lambda name: own[name]), needed)
         best, figures = _closest(spared, attempt)
         why += [f"left float, for these lose most by themselves: {listed(left)}"] if left else []
@@ -118,7 +118,7 @@ def _closest(recipe: Calibrated, attempt: Attempt) -> tuple[_Trial, str]:
     return found[ranked[0]], f"ranges {', '.join(f'{kind} {found[kind].db:.1f}' for kind in ranked)}"
 
 
-def _further(
+def _with_further(
     start: _Trial, figures: str, further: tuple[Correction, ...], attempt: Attempt
 ) -> tuple[_Trial, str, list[str]]:
     """The best with more corrections, where they win enough; else what there was."""
