@@ -15,8 +15,10 @@ from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.inputs import separate_constants_from_inputs
 from worker.engine.passes.legacy import rewrite_legacy
 from worker.engine.passes.masks import soften_masks
+from worker.engine.passes.matrices import multiply_matrices
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
+from worker.engine.passes.shapes import share_shapes
 from worker.engine.passes.sharing import separate_shared_weights
 
 Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[str]]]
@@ -38,4 +40,7 @@ PASSES: tuple[Pass, ...] = (
     name_nodes,  # conversion adds nodes
     drop_unused_domains,
     infer_shapes,
+    share_shapes,
+    multiply_matrices,
+    infer_shapes,  # for what became matrices
 )

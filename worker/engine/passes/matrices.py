@@ -1,0 +1,196 @@
+"""Rows of three axes become those of one matrix: only products of matrices have a kernel that adds a bias."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from worker.engine.passes.rows import LAST, Graph, Region, regions
+from worker.engine.passes.scopes import (
+    array,
+    as_initializer,
+    key,
+    replace_nodes,
+    tensor_names,
+    unused_name,
+)
+from worker.engine.passes.shapes import Size
+
+Shape = tuple[int, ...]
+_OWN: Shape = ()  # the shape that a Reshape has already
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How a region becomes one of matrices.
+
+    Attributes:
+        region: what changes.
+        flattened: what it reads, and others too: it gets a matrix of its own.
+        joined: what it alone reads from a Reshape, which can write a matrix.
+        restored: what others read, too: the shape that they expect, or the tensor that has it.
+        split: what a Reshape makes of the region's results: the shape, where its own copies sizes.
+    """
+
+    region: Region
+    flattened: Sequence[str]
+    joined: Sequence[str]
+    restored: Mapping[str, Shape | str]
+    split: Mapping[str, Shape]
+
+
+def multiply_matrices(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """Multiply the rows of three axes as those of one matrix, where that adds biases for free.
+
+    1. A region is made of products with constant weights and of what treats each row by itself: sums,
+       activations, normalizations. The first two sizes of its tensors are the same.
+    2. It is entered and left by Reshape; those that split heads and join them serve for that, too.
+    3. It changes when it has more products with a bias than it needs further Reshape nodes.
+    """
+    graph = Graph.of(model.graph)
+    changes = [change for region in regions(graph) if (change := _planned(graph, region))]
+    if changes:
+        _write(graph, changes)
+    return model, [node.name for change in changes for node in change.region.nodes if _has_bias(graph, node)]
+
+
+def _planned(graph: Graph, region: Region) -> _Change | None:
+    """How a region changes, or None where that costs more than it wins."""
+    entries = sorted(region.tensors - region.inside, key=lambda name: graph.places.get(name, -1))
+    joined = [name for name in entries[1:] if _joins(graph, region, name)]
+    flattened = [name for name in entries if name not in joined]
+    restored, split = dict[str, Shape | str](), dict[str, Shape]()
+    for name in sorted(region.inside):
+        shapes = _shapes_behind(graph, region, name)
+        if shapes is not None:
+            split |= shapes
+            continue
+        back = _way_back(graph, name, entries[0])
+        if back is None:
+            return None
+        restored[name] = back
+    won = sum(_has_bias(graph, node) for node in region.nodes)
+    enough = won > len(flattened) + len(restored)
+    return _Change(region, flattened, joined, restored, split) if enough else None
+
+
+def _has_bias(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a constant row is added to a product, and nothing else reads it."""
+    readers = graph.readers.get(node.output[0], []) if node.op_type == "MatMul" else []
+    if [reader.op_type for reader in readers] != ["Add"]:
+        return False
+    rows = (graph.constants[name] for name in readers[0].input if name in graph.constants)
+    return any(list(row.dims) == [graph.width(node.output[0])] for row in rows)
+
+
+def _joins(graph: Graph, region: Region, name: str) -> bool:
+    writer = graph.writers.get(name)
+    own = name not in graph.outputs and all(key(reader) in region.keys for reader in graph.readers[name])
+    return writer is not None and writer.op_type == "Reshape" and own
+
+
+def _shapes_behind(graph: Graph, region: Region, name: str) -> dict[str, Shape] | None:
+    """What readers outside of the region make of its tensor, if all of them are Reshape; else None."""
+    outside = [node for node in graph.readers.get(name, []) if key(node) not in region.keys]
+    shapes = {node.output[0]: _shape_behind(graph, node, name) for node in outside}
+    found = {output: shape for output, shape in shapes.items() if shape is not None}
+    return found if name not in graph.outputs and len(found) == len(shapes) else None
+
+
+def _shape_behind(graph: Graph, node: onnx.NodeProto, name: str) -> Shape | None:
+    """The shape that a Reshape must have to make the same of a matrix."""
+    if node.op_type != "Reshape" or node.input[1] == name:
+        return None
+    constant = graph.constants.get(node.input[1])
+    if constant is not None:
+        return _OWN if 0 not in array(constant) else _numbers(graph.sizes.get(node.output[0], ()))
+    writer = graph.writers.get(node.input[1])
+    if writer is None or writer.op_type != "Concat":
+        return None
+    parts = (array(graph.constants[part]) for part in writer.input if part in graph.constants)
+    return None if any(0 in part for part in parts) else _OWN
+
+
+def _way_back(graph: Graph, name: str, first: str) -> Shape | str | None:
+    """The shape of a tensor of the region, as numbers or as the region's first tensor of the same shape."""
+    sizes = graph.sizes[name]
+    return _numbers(sizes) or (first if graph.sizes[first] == sizes else None)
+
+
+def _numbers(sizes: Sequence[Size]) -> Shape | None:
+    """A shape of which one size at most follows from the others."""
+    found = tuple(-1 if isinstance(size, str) else size for size in sizes)
+    return found if found and found.count(-1) <= 1 else None
+
+
+def _write(graph: Graph, changes: Sequence[_Change]) -> None:
+    proto, constants = graph.proto, _Constants(graph.proto)
+    shapes = {name: shape for change in changes for name, shape in change.split.items() if shape != _OWN}
+    shapes |= {name: (-1, graph.width(name)) for change in changes for name in change.joined}
+    for name, shape in shapes.items():
+        graph.writers[name].input[1] = constants.add(name, shape)
+    replace_nodes(proto, list(_nodes(graph, changes, constants)))
+    changed = {name for change in changes for name in change.region.inside.union(change.joined)}
+    kept = [value for value in proto.value_info if value.name not in changed]
+    del proto.value_info[:]
+    proto.value_info.extend(kept)
+
+
+class _Constants:
+    """Adds shapes to a graph, and knows which names are taken."""
+
+    def __init__(self, proto: onnx.GraphProto) -> None:
+        self._proto = proto
+        self.names = tensor_names(proto)
+
+    def add(self, name: str, shape: Shape) -> str:
+        """A new constant for the shape of a tensor."""
+        made = unused_name(f"{name}_shape", self.names)
+        self._proto.initializer.append(as_initializer(np.array(shape, np.int64), made))
+        return made
+
+
+def _nodes(graph: Graph, changes: Sequence[_Change], constants: _Constants) -> Iterator[onnx.NodeProto]:
+    """The nodes of the graph, those of regions between Reshape nodes."""
+    owners = {own: change for change in changes for own in change.region.keys}
+    outer = {name for change in changes for name in (*change.flattened, *change.restored)}
+    inner = {name: unused_name(f"{name}_rows", constants.names) for name in sorted(outer)}
+    entered = set[str]()
+    for node in graph.proto.node:
+        change, output = owners.get(key(node)), node.output[0]
+        if change is None:
+            yield node
+            continue
+        for name in dict.fromkeys(node.input):
+            if name in change.flattened and name not in entered:
+                entered.add(name)
+                yield _reshape(name, constants.add(inner[name], (-1, graph.width(name))), inner[name])
+        yield _renamed(node, inner)
+        if output in change.restored:
+            yield from _back(output, inner[output], change.restored[output], constants)
+
+
+def _renamed(node: onnx.NodeProto, inner: Mapping[str, str]) -> onnx.NodeProto:
+    node.input[:] = [inner.get(name, name) for name in node.input]
+    node.output[0] = inner.get(node.output[0], node.output[0])
+    for entry in node.attribute:
+        if entry.name == "axis" and entry.i in LAST:
+            entry.i = -1
+        elif entry.name == "axes":
+            entry.ints[:] = [-1]
+    return node
+
+
+def _back(name: str, rows: str, shape: Shape | str, constants: _Constants) -> Iterator[onnx.NodeProto]:
+    if not isinstance(shape, str):
+        yield _reshape(rows, constants.add(name, shape), name)
+        return
+    target = unused_name(f"{name}_shape", constants.names)
+    yield helper.make_node("Shape", [shape], [target], target)
+    yield _reshape(rows, target, name)
+
+
+def _reshape(source: str, shape: str, target: str) -> onnx.NodeProto:
+    return helper.make_node("Reshape", [source, shape], [target], f"{target}_reshape")

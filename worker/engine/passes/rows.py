@@ -1,0 +1,140 @@
+"""Regions of a graph whose nodes treat each row by itself: samples, tokens, and a row of channels."""
+
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import onnx
+
+from worker.engine.passes.scopes import (
+    FLOATS,
+    attribute,
+    consumers,
+    initializers,
+    key,
+    producers,
+    tensor_types,
+)
+from worker.engine.passes.shapes import Size, Sizes, known_sizes
+
+AXES = 3
+LAST = frozenset({-1, AXES - 1})
+_UNARY = frozenset(
+    {"Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Reciprocal"}
+    | {"Relu", "Sigmoid", "Softplus", "Sqrt", "Tanh"}
+)
+_BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is asked about a graph over and over, looked up once; `places` are those of the writing nodes."""
+
+    proto: onnx.GraphProto
+    sizes: Sizes
+    types: Mapping[str, int]
+    constants: Mapping[str, onnx.TensorProto]
+    writers: Mapping[str, onnx.NodeProto]
+    readers: Mapping[str, list[onnx.NodeProto]]
+    outputs: AbstractSet[str]
+    places: Mapping[str, int]
+
+    @classmethod
+    def of(cls, proto: onnx.GraphProto) -> "Graph":
+        """Look all up."""
+        return cls(
+            proto=proto,
+            sizes=known_sizes(proto),
+            types=tensor_types(proto),
+            constants=initializers(proto),
+            writers=producers(proto),
+            readers=consumers(proto),
+            outputs={value.name for value in proto.output},
+            places={name: place for place, node in enumerate(proto.node) for name in node.output},
+        )
+
+    def rows(self, name: str) -> tuple[Size, ...] | None:
+        """The first two sizes of a computed float tensor of three axes whose rows have a known width."""
+        sizes = self.sizes.get(name, ())
+        if len(sizes) != AXES or not isinstance(sizes[-1], int) or name in self.constants:
+            return None
+        return sizes[:-1] if self.types.get(name) in FLOATS else None
+
+    def width(self, name: str) -> int:
+        """The number of values in each row of a tensor that has rows."""
+        return int(self.sizes[name][-1])
+
+
+@dataclass(frozen=True)
+class Region:
+    """Connected nodes that treat each row by itself, and the tensors with rows that they read and write."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    tensors: frozenset[str]
+
+    @property
+    def inside(self) -> frozenset[str]:
+        """What it writes."""
+        return frozenset(node.output[0] for node in self.nodes)
+
+    @property
+    def keys(self) -> frozenset[tuple[str, ...]]:
+        """Its nodes."""
+        return frozenset(key(node) for node in self.nodes)
+
+
+def regions(graph: Graph) -> list[Region]:
+    """All regions of the main graph."""
+    found: list[Region] = []
+    for node in graph.proto.node:
+        if _by_rows(graph, node):
+            tensors = frozenset(name for name in (*node.input, node.output[0]) if graph.rows(name))
+            near = [region for region in found if region.tensors & tensors]
+            found = [region for region in found if region not in near]
+            found.append(_merged([*near, Region((node,), tensors)]))
+    return found
+
+
+def _merged(parts: list[Region]) -> Region:
+    nodes = tuple(node for part in parts for node in part.nodes)
+    return Region(nodes, frozenset[str]().union(*(part.tensors for part in parts)))
+
+
+def _by_rows(graph: Graph, node: onnx.NodeProto) -> bool:
+    rule = None if node.domain else _RULES.get(node.op_type)
+    rows = graph.rows(node.output[0]) if rule else None
+    if rule is None or rows is None or any(node.output[1:]):
+        return False
+    computed = list(_computed(graph, node))
+    return bool(computed) and all(graph.rows(name) == rows for name in computed) and rule(graph, node)
+
+
+def _computed(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
+    return (name for name in node.input if name and name not in graph.constants)
+
+
+def _product(graph: Graph, node: onnx.NodeProto) -> bool:
+    weight = graph.constants.get(node.input[1])
+    return weight is not None and len(weight.dims) == AXES - 1
+
+
+def _with_rows(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether its constants are single values or rows, which mean the same beside a matrix."""
+    return all(len(graph.constants[name].dims) <= 1 for name in node.input if name in graph.constants)
+
+
+def _normalization(graph: Graph, node: onnx.NodeProto) -> bool:
+    return attribute(node, "axis", -1) in LAST and _with_rows(graph, node)
+
+
+def _mean(_: Graph, node: onnx.NodeProto) -> bool:
+    axes = attribute(node, "axes", [])
+    return len(axes) == 1 and axes[0] in LAST and attribute(node, "keepdims", 1) == 1
+
+
+_RULES: Mapping[str, Callable[[Graph, onnx.NodeProto], bool]] = {
+    "MatMul": _product,
+    "LayerNormalization": _normalization,
+    "ReduceMean": _mean,
+    **dict.fromkeys(_UNARY | _BINARY, _with_rows),
+}
