@@ -1,5 +1,6 @@
 """Fifty clients at once: no request fails, and the API's memory does not grow."""
 
+import random
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,8 @@ from tests.faults.promises import job as job_request
 
 CLIENTS = 50
 LOAD_S = 600 if FULL else 60
-PAUSE_S = 1.0
+PAUSE_S = (1.0, 5.0)  # as the clients of benchmarks/api.py
+SEED = 15
 GET_MS, POST_MS, GROWTH = 250, 500, 1.05
 GETS = ("/v1/jobs/{job}", "/v1/jobs?limit=20", "/v1/jobs/{job}/steps", "/v1/me", "/v1/models", "/v1/usage")
 
@@ -46,7 +48,7 @@ class Visit:
 
 def visit(cluster: parts.Cluster, version: str, end: float, number: int) -> Visit:
     """Submit a job, look around, cancel it, and again."""
-    here = Visit()
+    here, chance = Visit(), random.Random(SEED + number)  # noqa: S311 - to be repeated
     with Client(cluster, here.log) as client:
         while time.monotonic() < end:
             key = f"job-{number}-{len(here.log.jobs)}"
@@ -54,7 +56,7 @@ def visit(cluster: parts.Cluster, version: str, end: float, number: int) -> Visi
             here.log.acknowledge(key, job)
             for path in GETS:
                 here.ask(client, "GET", path.format(job=job))
-                time.sleep(PAUSE_S)
+                time.sleep(chance.uniform(*PAUSE_S))
             here.ask(client, "POST", f"/v1/jobs/{job}/cancel")
     return here
 

@@ -49,7 +49,7 @@ def multiply_matrices(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
     2. It is entered and left by Reshape; those that split heads and join them serve for that, too.
     3. It changes when it has more products with a bias than it needs further Reshape nodes.
     """
-    graph = Graph.of(model.graph)
+    graph = Graph.of(model)
     changes = [change for region in regions(graph) if (change := _planned(graph, region))]
     if changes:
         _write(graph, changes)

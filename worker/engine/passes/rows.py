@@ -40,13 +40,14 @@ class Graph:
     places: Mapping[str, int]
 
     @classmethod
-    def of(cls, proto: onnx.GraphProto) -> "Graph":
+    def of(cls, model: onnx.ModelProto) -> "Graph":
         """Look all up."""
+        proto, constants = model.graph, initializers(model.graph)
         return cls(
             proto=proto,
-            sizes=known_sizes(proto),
+            sizes=_with_widths(proto, constants, known_sizes(model)),
             types=tensor_types(proto),
-            constants=initializers(proto),
+            constants=constants,
             writers=producers(proto),
             readers=consumers(proto),
             outputs={value.name for value in proto.output},
@@ -63,6 +64,16 @@ class Graph:
     def width(self, name: str) -> int:
         """The number of values in each row of a tensor that has rows."""
         return int(self.sizes[name][-1])
+
+
+def _with_widths(proto: onnx.GraphProto, constants: Mapping[str, onnx.TensorProto], sizes: Sizes) -> Sizes:
+    """What a constant matrix multiplies is as wide as the matrix is high."""
+    found = dict(sizes)
+    for node in proto.node:
+        weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is not None and len(weight.dims) == AXES - 1 and len(found.get(node.input[0], ())) == AXES:
+            found[node.input[0]] = (*found[node.input[0]][:-1], weight.dims[0])
+    return found
 
 
 @dataclass(frozen=True)
