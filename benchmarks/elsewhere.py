@@ -77,7 +77,8 @@ def _table(case: Case, folder: Path, max_seconds: float) -> None:
     prepared, feeds = folder / "prepared.onnx", folder / "feeds.npz"
     prepare_model(case.model, prepared, case.calibration[:2], {})
     write_feeds(feeds, case.evaluation[:FEEDS])
-    setting = Setting(isa=isa(), statistics=collect(prepared, case.calibration))
+    statistics = collect(prepared, case.calibration)
+    setting = Setting(isa=isa(), statistics=statistics, samples=lambda: case.calibration)
     shared = Beside(ask, case.model, feeds, Benchmark(max_seconds=max_seconds), 1)
     for name, recipe in RECIPES.items():
         out = folder / "candidate.onnx"

@@ -5,6 +5,7 @@ there, as if the host had lost its power between two lines. The next one is fork
 loaded everything and opened nothing, so that hundreds of deaths take minutes.
 """
 
+import gc
 import inspect
 import os
 import signal
@@ -15,7 +16,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
 from sqlalchemy.orm import Session
 
 from app import listen
@@ -115,15 +115,12 @@ def live_again(home: Path) -> int:
 
 
 def load() -> None:
-    """What every API needs a second of CPU time for, once."""
-    create_app, schema = web.create_app, web.create_app().openapi()
-
-    def create_with_schema() -> FastAPI:
-        app = create_app()
-        app.openapi_schema = schema
-        return app
-
-    web.create_app = create_with_schema  # type: ignore[assignment]  # nobody gives it settings here
+    """What every API needs a second of CPU time for, once: it opens nothing before it is asked something."""
+    app = web.create_app()
+    app.openapi()
+    gc.collect()
+    gc.freeze()  # else every process looks through all of it once more
+    web.create_app = lambda: app  # type: ignore[assignment,misc]  # nobody gives it settings here
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.faults.test_cut_uploads import resume
 from tests.waiting import in_time
 
 SEED = 7
-ROUNDS = 20 if FULL else 4
+ROUNDS = 20 if FULL else 9
 # The first commit takes the Idempotency-Key, the second makes what was asked for, the third keeps the answer.
 JOB = [("commit", when, n) for n in (1, 2, 3) for when in ("before", "after")]
 JOB += [("ring", "before", 1), ("answer", "before", 1), ("answer", "after", 1)]
