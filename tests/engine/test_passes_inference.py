@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,25 @@ def test_symbolic_inference_records_every_tensor() -> None:
     assert modified
     assert untyped(model.graph) == []
     scores = next(value for value in model.graph.value_info if value.name == "scores")
-    assert [dim.dim_param or dim.dim_value for dim in scores.type.tensor_type.shape.dim] == ["batch", 8, 8]
+    assert [dim.WhichOneof("value") for dim in scores.type.tensor_type.shape.dim] == [None, None, None]
+
+
+def test_what_is_recorded_holds_for_operands_that_are_broadcast() -> None:
+    """Symbolic inference takes both for equal, and the runtime would plan its memory by that."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"], "product"),
+        helper.make_node("Relu", ["z"], ["r"], "relu"),
+        helper.make_node("Add", ["a", "r"], ["s"], "sum"),
+        helper.make_node("MatMul", ["s", "w"], ["t"], "next"),
+        helper.make_node("Transpose", ["t"], ["y"], "turn", perm=[1, 0]),
+    ]
+    inputs: dict[str, list[int | str]] = {"x": ["batch", 8], "z": ["rows", 8]}
+    model, _ = infer_shapes(build(nodes, inputs, {"y": [8, "n"]}, {"w": weights(8, 8)}))
+    feed = {"x": weights(3, 8), "z": weights(1, 8)}
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+    assert session.run(None, feed)[0].shape == (8, 3)
 
 
 def test_where_symbolic_inference_gives_up_the_plain_one_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,15 @@ from onnx import helper, numpy_helper
 
 from app.domain.recipe import StaticInt8
 from tests.engine.encoders import CHANNELS, DYNAMIC, HEADS, encoder
-from tests.engine.graphs import build, feeds, weights
+from tests.engine.graphs import branches, build, feeds, weights
 from tests.engine.quantizing import Start
 from tests.engine.test_passes_rewrites import applied, op_types, run
+from worker.engine.load import save_model
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.matrices import multiply_matrices
 from worker.engine.passes.scopes import initializers, producers, tensor_ranks
-from worker.engine.passes.shapes import share_shapes
+from worker.engine.passes.shapes import known_sizes, share_shapes
+from worker.engine.prepare import prepare_model
 
 FEED = feeds(1, shape=(2, 5, CHANNELS))[0]
 BLOCKS = 2
@@ -149,6 +151,92 @@ def test_what_may_be_broadcast_has_no_known_rows(tmp_path: Path) -> None:
     flat = applied(multiply_matrices, model, tmp_path, feed)
 
     assert producers(flat.graph)["t"].op_type == "Add"
+
+
+@pytest.mark.parametrize("part", ["constant node", "input"])
+def test_where_a_computed_shape_may_copy_sizes_three_axes_come_back(tmp_path: Path, part: str) -> None:
+    """The sample has one token, so that a copied size and the right one look alike."""
+    model = shared()
+    split = producers(model.graph)["b0_heads"]
+    if part == "input":
+        model.graph.input.append(helper.make_tensor_value_info("part", onnx.TensorProto.INT64, [1]))
+    else:
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["part"], "part", value_ints=[0]))
+    producers(model.graph)["b0_heads"].input[:] = ["part", *split.input[1:]]
+    more = {"part": np.array([0])} if part == "input" else {}
+
+    flat = applied(multiply_matrices, model, tmp_path, {"x": weights(1, 1, CHANNELS), **more})
+
+    longer = {"x": weights(1, 5, CHANNELS), **more}
+    np.testing.assert_allclose(
+        run(flat, longer, tmp_path)[0], run(encoder(BLOCKS), {"x": longer["x"]}, tmp_path)[0], atol=1e-5
+    )
+
+
+def test_no_tokens_give_no_tokens(tmp_path: Path) -> None:
+    flat = applied(multiply_matrices, shared(), tmp_path, FEED)
+
+    assert run(flat, {"x": np.zeros((2, 0, CHANNELS), np.float32)}, tmp_path)[0].shape == (2, CHANNELS, 0)
+
+
+def test_names_that_are_taken_are_left_alone(tmp_path: Path) -> None:
+    model = shared()
+    model.graph.node[0].name = "x_rows_reshape"
+
+    flat = applied(multiply_matrices, model, tmp_path, FEED)
+
+    names = [node.name for node in flat.graph.node]
+    assert len(set(names)) == len(names)
+
+
+def test_a_prepared_encoder_is_prepared(tmp_path: Path) -> None:
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    save_model(encoder(BLOCKS), tmp_path / "source.onnx")
+    prepare_model(tmp_path / "source.onnx", once, [FEED], {})
+
+    assert prepare_model(once, twice, [FEED], {}) == ()
+
+
+def test_sizes_of_two_inputs_differ_whatever_they_are_called() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["y"], "one"),
+        helper.make_node("Shape", ["z"], ["w"], "other"),
+    ]
+    outputs: dict[str, Sequence[int | str]] = {"y": [3], "w": [3]}
+
+    assert not share_shapes(build(nodes, {"x": DYNAMIC, "z": DYNAMIC}, outputs, {}))[1]
+
+
+def test_a_function_of_the_same_name_is_another_operator() -> None:
+    model = encoder(BLOCKS)
+    for node in model.graph.node:
+        node.domain = "ours" if node.op_type == "Shape" else ""
+
+    assert not share_shapes(model)[1]
+
+
+def test_what_branches_say_of_their_sizes_is_not_believed() -> None:
+    model = branches()
+    then = next(entry.g for entry in model.graph.node[0].attribute if entry.name == "then_branch")
+    size = then.output[0].type.tensor_type.shape.dim[0]
+    size.dim_param = "wrong"
+
+    assert "wrong" not in known_sizes(model).get(model.graph.node[0].output[0], ())
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("Einsum", ["x", "x"], ["a"], "einsum", equation="bsc,bsc->bsc"),
+        helper.make_node("MaxPool", ["x"], ["a"], "pool", kernel_shape=[2], ceil_mode=1),
+        helper.make_node("Cast", ["x"], ["a"], "cast", to=onnx.TensorProto.UINT8),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_where_inference_is_wrong_no_size_is_known(node: onnx.NodeProto) -> None:
+    model = build([node], {"x": DYNAMIC}, {"a": DYNAMIC}, {})
+
+    assert "a" not in known_sizes(model)
 
 
 def test_the_integer_kernels_of_an_encoder_add_their_biases(case: Start) -> None:

@@ -1,4 +1,4 @@
-"""Types and shapes of all tensors: inferred symbolically, else plainly, else recorded from a run."""
+"""Types and axes of all tensors: inferred symbolically, else plainly, else recorded from a run."""
 
 import contextlib
 import logging
@@ -20,11 +20,12 @@ _INT_MAX = 2**31 - 1
 
 
 def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Record the type and shape of every tensor that can be inferred.
+    """Record the type of every tensor that can be inferred, and the number of its axes.
 
     1. ONNX Runtime's symbolic inference, which knows its own operators too.
     2. Where that gives up, ONNX's inference.
     3. Above 2 GB neither is asked: both serialize the model.
+    4. Sizes are not recorded: some are guessed, and the runtime plans its memory by them.
     """
     if tensor_bytes(model) > _PROTOBUF_LIMIT:
         return model, []
@@ -34,6 +35,9 @@ def infer_shapes(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         return model, []
     del model.graph.value_info[:]
     model.graph.value_info.extend(inferred.graph.value_info)
+    for value in model.graph.value_info:
+        for size in value.type.tensor_type.shape.dim:
+            size.Clear()
     return model, [value.name for value in model.graph.value_info if value.name not in known]
 
 

@@ -7,11 +7,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from worker.engine.passes.rows import LAST, Graph, Region, regions
+from worker.engine.passes.rows import LAST, Graph, Region, by_rows, regions
 from worker.engine.passes.scopes import (
+    all_nodes,
     array,
     as_initializer,
+    attribute,
+    is_standard,
     key,
+    opset,
     replace_nodes,
     tensor_names,
     unused_name,
@@ -20,6 +24,8 @@ from worker.engine.passes.shapes import Size
 
 Shape = tuple[int, ...]
 _OWN: Shape = ()  # the shape that a Reshape has already
+_LITERAL_ZEROS = 14  # the first opset where Reshape can be told that a 0 is no copy
+_MOVERS = ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze")  # of sizes
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ def multiply_matrices(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
     2. It is entered and left by Reshape; those that split heads and join them serve for that, too.
     3. It changes when it has more products with a bias than it needs further Reshape nodes.
     """
+    if opset(model) < _LITERAL_ZEROS:
+        return model, []
     graph = Graph.of(model)
     changes = [change for region in regions(graph) if (change := _planned(graph, region))]
     if changes:
@@ -58,7 +66,7 @@ def multiply_matrices(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
 
 def _planned(graph: Graph, region: Region) -> _Change | None:
     """How a region changes, or None where that costs more than it wins."""
-    entries = sorted(region.tensors - region.inside, key=lambda name: graph.places.get(name, -1))
+    entries = sorted(region.tensors - region.inside, key=lambda name: (graph.places.get(name, -1), name))
     joined = [name for name in entries[1:] if _joins(graph, region, name)]
     flattened = [name for name in entries if name not in joined]
     restored, split = dict[str, Shape | str](), dict[str, Shape]()
@@ -67,7 +75,7 @@ def _planned(graph: Graph, region: Region) -> _Change | None:
         if shapes is not None:
             split |= shapes
             continue
-        back = _way_back(graph, name, entries[0])
+        back = _way_back(graph, name)
         if back is None:
             return None
         restored[name] = back
@@ -78,8 +86,8 @@ def _planned(graph: Graph, region: Region) -> _Change | None:
 
 def _has_bias(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether a constant row is added to a product, and nothing else reads it."""
-    readers = graph.readers.get(node.output[0], []) if node.op_type == "MatMul" else []
-    if [reader.op_type for reader in readers] != ["Add"]:
+    readers = graph.readers.get(node.output[0], []) if is_standard(node, "MatMul") else []
+    if len(readers) != 1 or not is_standard(readers[0], "Add"):
         return False
     rows = (graph.constants[name] for name in readers[0].input if name in graph.constants)
     return any(list(row.dims) == [graph.width(node.output[0])] for row in rows)
@@ -88,7 +96,7 @@ def _has_bias(graph: Graph, node: onnx.NodeProto) -> bool:
 def _joins(graph: Graph, region: Region, name: str) -> bool:
     writer = graph.writers.get(name)
     own = name not in graph.outputs and all(key(reader) in region.keys for reader in graph.readers[name])
-    return writer is not None and writer.op_type == "Reshape" and own
+    return writer is not None and is_standard(writer, "Reshape") and own
 
 
 def _shapes_behind(graph: Graph, region: Region, name: str) -> dict[str, Shape] | None:
@@ -101,28 +109,42 @@ def _shapes_behind(graph: Graph, region: Region, name: str) -> dict[str, Shape] 
 
 def _shape_behind(graph: Graph, node: onnx.NodeProto, name: str) -> Shape | None:
     """The shape that a Reshape must have to make the same of a matrix."""
-    if node.op_type != "Reshape" or node.input[1] == name:
+    if not is_standard(node, "Reshape") or node.input[1] == name or attribute(node, "allowzero", 0):
         return None
     constant = graph.constants.get(node.input[1])
     if constant is not None:
         return _OWN if 0 not in array(constant) else _numbers(graph.sizes.get(node.output[0], ()))
     writer = graph.writers.get(node.input[1])
-    if writer is None or writer.op_type != "Concat":
+    if writer is None or not is_standard(writer, "Concat"):
         return None
-    parts = (array(graph.constants[part]) for part in writer.input if part in graph.constants)
-    return None if any(0 in part for part in parts) else _OWN
+    return _OWN if all(_never_copies(graph, part) for part in writer.input) else None
 
 
-def _way_back(graph: Graph, name: str, first: str) -> Shape | str | None:
-    """The shape of a tensor of the region, as numbers or as the region's first tensor of the same shape."""
-    sizes = graph.sizes[name]
-    return _numbers(sizes) or (first if graph.sizes[first] == sizes else None)
+def _never_copies(graph: Graph, part: str) -> bool:
+    """Whether a part of a shape is a constant without zeros, or comes from Shape: a 0 there is a size."""
+    while part not in graph.constants:
+        writer = graph.writers.get(part)
+        if writer is None or not any(is_standard(writer, op_type) for op_type in (*_MOVERS, "Shape")):
+            return False
+        if writer.op_type == "Shape":
+            return True
+        part = writer.input[0]
+    return 0 not in array(graph.constants[part])
+
+
+def _way_back(graph: Graph, name: str) -> Shape | str | None:
+    """The shape of a tensor of the region: the first tensor that has it and keeps its axes, else numbers."""
+    first = graph.first[graph.sizes[name]]
+    writer = graph.writers.get(first)
+    keeps = writer is None or not (by_rows(graph, writer) or is_standard(writer, "Reshape"))
+    fixed = all(isinstance(size, int) for size in graph.sizes[name])
+    return first if keeps and not fixed else _numbers(graph.sizes[name])
 
 
 def _numbers(sizes: Sequence[Size]) -> Shape | None:
     """A shape of which one size at most follows from the others."""
     found = tuple(-1 if isinstance(size, str) else size for size in sizes)
-    return found if found and found.count(-1) <= 1 else None
+    return found if found and found.count(-1) <= 1 and 0 not in found else None
 
 
 def _write(graph: Graph, changes: Sequence[_Change]) -> None:
@@ -131,6 +153,9 @@ def _write(graph: Graph, changes: Sequence[_Change]) -> None:
     shapes |= {name: (-1, graph.width(name)) for change in changes for name in change.joined}
     for name, shape in shapes.items():
         graph.writers[name].input[1] = constants.add(name, shape)
+    for name in (name for change in changes for name, shape in change.split.items() if shape == _OWN):
+        if graph.writers[name].input[1] not in graph.constants:
+            graph.writers[name].attribute.append(helper.make_attribute("allowzero", 1))
     replace_nodes(proto, list(_nodes(graph, changes, constants)))
     changed = {name for change in changes for name in change.region.inside.union(change.joined)}
     kept = [value for value in proto.value_info if value.name not in changed]
@@ -139,11 +164,11 @@ def _write(graph: Graph, changes: Sequence[_Change]) -> None:
 
 
 class _Constants:
-    """Adds shapes to a graph, and knows which names are taken."""
+    """Adds shapes to a graph, and knows which names are taken, by tensors and by nodes."""
 
     def __init__(self, proto: onnx.GraphProto) -> None:
         self._proto = proto
-        self.names = tensor_names(proto)
+        self.names = tensor_names(proto) | {node.name for node in all_nodes(proto)}
 
     def add(self, name: str, shape: Shape) -> str:
         """A new constant for the shape of a tensor."""
@@ -166,7 +191,8 @@ def _nodes(graph: Graph, changes: Sequence[_Change], constants: _Constants) -> I
         for name in dict.fromkeys(node.input):
             if name in change.flattened and name not in entered:
                 entered.add(name)
-                yield _reshape(name, constants.add(inner[name], (-1, graph.width(name))), inner[name])
+                target = constants.add(inner[name], (-1, graph.width(name)))
+                yield _reshape(name, target, inner[name], constants)
         yield _renamed(node, inner)
         if output in change.restored:
             yield from _back(output, inner[output], change.restored[output], constants)
@@ -185,12 +211,18 @@ def _renamed(node: onnx.NodeProto, inner: Mapping[str, str]) -> onnx.NodeProto:
 
 def _back(name: str, rows: str, shape: Shape | str, constants: _Constants) -> Iterator[onnx.NodeProto]:
     if not isinstance(shape, str):
-        yield _reshape(rows, constants.add(name, shape), name)
+        yield _reshape(rows, constants.add(name, shape), name, constants)
         return
     target = unused_name(f"{name}_shape", constants.names)
     yield helper.make_node("Shape", [shape], [target], target)
-    yield _reshape(rows, target, name)
+    yield _reshape(rows, target, name, constants, literal=True)
 
 
-def _reshape(source: str, shape: str, target: str) -> onnx.NodeProto:
-    return helper.make_node("Reshape", [source, shape], [target], f"{target}_reshape")
+def _reshape(
+    source: str, shape: str, target: str, constants: _Constants, *, literal: bool = False
+) -> onnx.NodeProto:
+    """With `literal` a 0 in the shape is one, and no copy of a size."""
+    name = unused_name(f"{target}_reshape", constants.names)
+    node = helper.make_node("Reshape", [source, shape], [target], name)
+    node.attribute.extend([helper.make_attribute("allowzero", 1)] if literal else [])
+    return node

@@ -3,19 +3,22 @@
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx
 
 from worker.engine.passes.scopes import (
     FLOATS,
+    STANDARD,
     attribute,
     consumers,
     initializers,
+    is_standard,
     key,
     producers,
     tensor_types,
 )
-from worker.engine.passes.shapes import Size, Sizes, known_sizes
+from worker.engine.passes.shapes import Size, Sizes, first_of_each, known_sizes
 
 AXES = 3
 LAST = frozenset({-1, AXES - 1})
@@ -28,10 +31,23 @@ _BINARY = frozenset({"Add", "Div", "Mul", "Pow", "Sub"})
 
 @dataclass(frozen=True)
 class Graph:
-    """What is asked about a graph over and over, looked up once; `places` are those of the writing nodes."""
+    """What is asked about a graph over and over, looked up once.
+
+    Attributes:
+        proto: the graph itself.
+        sizes: shapes of tensors, as far as they are known.
+        first: the first tensor of each shape.
+        types: element types of tensors.
+        constants: by name.
+        writers: the node that writes a tensor.
+        readers: the nodes that read a tensor, a node once per time.
+        outputs: of the graph.
+        places: of the nodes that write tensors.
+    """
 
     proto: onnx.GraphProto
     sizes: Sizes
+    first: Mapping[tuple[Size, ...], str]
     types: Mapping[str, int]
     constants: Mapping[str, onnx.TensorProto]
     writers: Mapping[str, onnx.NodeProto]
@@ -43,9 +59,11 @@ class Graph:
     def of(cls, model: onnx.ModelProto) -> "Graph":
         """Look all up."""
         proto, constants = model.graph, initializers(model.graph)
+        sizes = _with_widths(proto, constants, known_sizes(model))
         return cls(
             proto=proto,
-            sizes=_with_widths(proto, constants, known_sizes(model)),
+            sizes=sizes,
+            first=first_of_each(proto, sizes),
             types=tensor_types(proto),
             constants=constants,
             writers=producers(proto),
@@ -70,7 +88,7 @@ def _with_widths(proto: onnx.GraphProto, constants: Mapping[str, onnx.TensorProt
     """What a constant matrix multiplies is as wide as the matrix is high."""
     found = dict(sizes)
     for node in proto.node:
-        weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
+        weight = constants.get(node.input[1]) if is_standard(node, "MatMul") else None
         if weight is not None and len(weight.dims) == AXES - 1 and len(found.get(node.input[0], ())) == AXES:
             found[node.input[0]] = (*found[node.input[0]][:-1], weight.dims[0])
     return found
@@ -83,12 +101,12 @@ class Region:
     nodes: tuple[onnx.NodeProto, ...]
     tensors: frozenset[str]
 
-    @property
+    @cached_property
     def inside(self) -> frozenset[str]:
         """What it writes."""
         return frozenset(node.output[0] for node in self.nodes)
 
-    @property
+    @cached_property
     def keys(self) -> frozenset[tuple[str, ...]]:
         """Its nodes."""
         return frozenset(key(node) for node in self.nodes)
@@ -96,23 +114,34 @@ class Region:
 
 def regions(graph: Graph) -> list[Region]:
     """All regions of the main graph."""
-    found: list[Region] = []
-    for node in graph.proto.node:
-        if _by_rows(graph, node):
-            tensors = frozenset(name for name in (*node.input, node.output[0]) if graph.rows(name))
-            near = [region for region in found if region.tensors & tensors]
-            found = [region for region in found if region not in near]
-            found.append(_merged([*near, Region((node,), tensors)]))
+    nodes = {node.output[0]: node for node in graph.proto.node if by_rows(graph, node)}
+    near: dict[str, list[str]] = {}
+    for output, node in nodes.items():
+        for name in filter(graph.rows, node.input):
+            near.setdefault(output, []).append(name)
+            near.setdefault(name, []).append(output)
+    found, seen = list[Region](), set[str]()
+    for output in nodes:
+        if output not in seen:
+            tensors = frozenset(_reached(near, output))
+            seen |= tensors
+            found.append(Region(tuple(node for name, node in nodes.items() if name in tensors), tensors))
     return found
 
 
-def _merged(parts: list[Region]) -> Region:
-    nodes = tuple(node for part in parts for node in part.nodes)
-    return Region(nodes, frozenset[str]().union(*(part.tensors for part in parts)))
+def _reached(near: Mapping[str, list[str]], start: str) -> set[str]:
+    """All that is connected to a tensor, and itself."""
+    reached, waiting = {start}, [start]
+    while waiting:
+        fresh = set(near[waiting.pop()]) - reached
+        reached |= fresh
+        waiting.extend(fresh)
+    return reached
 
 
-def _by_rows(graph: Graph, node: onnx.NodeProto) -> bool:
-    rule = None if node.domain else _RULES.get(node.op_type)
+def by_rows(graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether a node treats each row of three axes by itself."""
+    rule = _RULES.get(node.op_type) if node.domain in STANDARD else None
     rows = graph.rows(node.output[0]) if rule else None
     if rule is None or rows is None or any(node.output[1:]):
         return False

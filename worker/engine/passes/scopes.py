@@ -12,6 +12,11 @@ FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16})
 STANDARD = frozenset({"", "ai.onnx"})
 
 
+def is_standard(node: onnx.NodeProto, op_type: str) -> bool:
+    """Whether a node is this standard operator; a model may define a function of the same name."""
+    return node.op_type == op_type and node.domain in STANDARD
+
+
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The graphs that a node carries in its attributes (If, Loop, Scan)."""
     for attribute in node.attribute:
