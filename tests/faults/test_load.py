@@ -34,11 +34,13 @@ pytestmark = pytest.mark.long
 class Visit:
     """What one client was told, and how many milliseconds each answer took."""
 
+    chance: random.Random
     log: Log = field(default_factory=Log)
     took: dict[str, list[float]] = field(default_factory=lambda: {"GET": [], "POST": []})
 
     def ask(self, client: Client, method: str, path: str, **request: Any) -> Any:
-        """The answer's content."""
+        """The answer's content, some seconds after the one before."""
+        time.sleep(self.chance.uniform(*PAUSE_S))
         begun = time.monotonic()
         answer = client.once(method, path, **request)
         self.took[method].append((time.monotonic() - begun) * 1000)
@@ -48,7 +50,7 @@ class Visit:
 
 def visit(cluster: parts.Cluster, version: str, end: float, number: int) -> Visit:
     """Submit a job, look around, cancel it, and again."""
-    here, chance = Visit(), random.Random(SEED + number)  # noqa: S311 - to be repeated
+    here = Visit(random.Random(SEED + number))  # noqa: S311 - to be repeated
     with Client(cluster, here.log) as client:
         while time.monotonic() < end:
             key = f"job-{number}-{len(here.log.jobs)}"
@@ -56,7 +58,6 @@ def visit(cluster: parts.Cluster, version: str, end: float, number: int) -> Visi
             here.log.acknowledge(key, job)
             for path in GETS:
                 here.ask(client, "GET", path.format(job=job))
-                time.sleep(chance.uniform(*PAUSE_S))
             here.ask(client, "POST", f"/v1/jobs/{job}/cancel")
     return here
 

@@ -59,9 +59,10 @@ def multiply_matrices(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str
         return model, []
     graph = Graph.of(model)
     changes = [change for region in regions(graph) if (change := _planned(graph, region))]
+    products = [node.name for change in changes for node in change.region.nodes if _has_bias(graph, node)]
     if changes:
         _write(graph, changes)
-    return model, [node.name for change in changes for node in change.region.nodes if _has_bias(graph, node)]
+    return model, products
 
 
 def _planned(graph: Graph, region: Region) -> _Change | None:
