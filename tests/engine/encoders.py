@@ -45,7 +45,7 @@ class Builder:
 
     def heads(self, source: str, shape: str, output: str) -> str:
         """Heads of attention, apart."""
-        split = self.node("Reshape", [source, shape], f"{output}_split")
+        split = self.node("Reshape", [source, shape], f"{output}_split", allowzero=0)
         return self.node("Transpose", [split], output, perm=[0, 2, 1, 3])
 
     def normalized(self, a: str, b: str, output: str) -> str:

@@ -156,7 +156,7 @@ def _write(graph: Graph, changes: Sequence[_Change]) -> None:
         graph.writers[name].input[1] = constants.add(name, shape)
     for name in (name for change in changes for name, shape in change.split.items() if shape == _OWN):
         if graph.writers[name].input[1] not in graph.constants:
-            graph.writers[name].attribute.append(helper.make_attribute("allowzero", 1))
+            _take_zeros_literally(graph.writers[name])
     replace_nodes(proto, list(_nodes(graph, changes, constants)))
     changed = {name for change in changes for name in change.region.inside.union(change.joined)}
     kept = [value for value in proto.value_info if value.name not in changed]
@@ -222,8 +222,14 @@ def _back(name: str, rows: str, shape: Shape | str, constants: _Constants) -> It
 def _reshape(
     source: str, shape: str, target: str, constants: _Constants, *, literal: bool = False
 ) -> onnx.NodeProto:
-    """With `literal` a 0 in the shape is one, and no copy of a size."""
+    """With `literal` a 0 in the shape is no copy of a size."""
     name = unused_name(f"{target}_reshape", constants.names)
     node = helper.make_node("Reshape", [source, shape], [target], name)
-    node.attribute.extend([helper.make_attribute("allowzero", 1)] if literal else [])
+    if literal:
+        _take_zeros_literally(node)
     return node
+
+
+def _take_zeros_literally(node: onnx.NodeProto) -> None:
+    del node.attribute[:]  # a Reshape has no other
+    node.attribute.append(helper.make_attribute("allowzero", 1))
