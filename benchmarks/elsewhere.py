@@ -1,6 +1,7 @@
 """What our recipes' results do in OpenVINO and under TensorRT's rules, on real models.
 
-    python -m venv elsewhere && elsewhere/bin/pip install -r requirements.lock openvino==2026.4.1
+    python -m venv elsewhere && elsewhere/bin/pip install --no-deps -r requirements.lock
+    elsewhere/bin/pip install openvino==2026.4.1
     elsewhere/bin/python benchmarks/elsewhere.py --data ../shared/data --minilm minilm.onnx \
         --tokenizer tokenizer.json
 
