@@ -68,13 +68,24 @@ def test_who_asks_again_after_a_crash_gets_what_was_promised(
             log.blobs.add(hashlib.sha256(body).hexdigest())
         for path, body in pieces.items():
             resume(client, path, body)
-        models = client.send("GET", "/v1/models", params={"limit": 100}).json()["items"]
+        models = names_of_models(client)
         assert cluster.until(lambda: ended(cluster))
         found = verify(log, cluster.database_url, LocalStorage(home / "blobs"))
-    assert sorted(model["name"] for model in models) == sorted(["model", *forms])
+    assert sorted(models) == sorted(["model", *forms])
     places = len(JOB) + len(FORM) + len(PIECE)
     assert crasher.crashes == ROUNDS * places
     figure(f"{crasher.crashes} crashes at {places} places (seed {SEED}): {found}")
+
+
+def names_of_models(client: Client) -> list[str]:
+    """Of all models, page by page."""
+    names, cursor = list[str](), dict[str, str]()
+    while True:
+        page = client.send("GET", "/v1/models", params={"limit": 100, **cursor}).json()
+        names += [model["name"] for model in page["items"]]
+        if not page["next_cursor"]:
+            return names
+        cursor = {"cursor": page["next_cursor"]}
 
 
 def crash_jobs(client: Client, crasher: Crasher, version: str) -> list[str]:

@@ -45,6 +45,7 @@ class Visit:
         answer = client.once(method, path, **request)
         self.took[method].append((time.monotonic() - begun) * 1000)
         assert answer is not None
+        assert answer.is_success, answer.text
         return answer.json()
 
 
