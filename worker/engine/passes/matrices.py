@@ -9,6 +9,7 @@ from onnx import helper
 
 from worker.engine.passes.rows import LAST, Graph, Region, by_rows, regions
 from worker.engine.passes.scopes import (
+    STANDARD,
     all_nodes,
     array,
     as_initializer,
@@ -25,7 +26,7 @@ from worker.engine.passes.shapes import Size
 Shape = tuple[int, ...]
 _OWN: Shape = ()  # the shape that a Reshape has already
 _LITERAL_ZEROS = 14  # the first opset where Reshape can be told that a 0 is no copy
-_MOVERS = ("Cast", "Gather", "Slice", "Squeeze", "Unsqueeze")  # of sizes
+_PASS_SIZES_ON = frozenset({"Cast", "Gather", "Slice", "Squeeze", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
@@ -125,10 +126,10 @@ def _never_copies(graph: Graph, part: str) -> bool:
     """Whether a part of a shape is a constant without zeros, or comes from Shape: a 0 there is a size."""
     while part not in graph.constants:
         writer = graph.writers.get(part)
-        if writer is None or not any(is_standard(writer, op_type) for op_type in (*_MOVERS, "Shape")):
+        if writer is None or writer.domain not in STANDARD:
             return False
-        if writer.op_type == "Shape":
-            return True
+        if writer.op_type not in _PASS_SIZES_ON:
+            return writer.op_type == "Shape"
         part = writer.input[0]
     return 0 not in array(graph.constants[part])
 
@@ -149,22 +150,22 @@ def _numbers(sizes: Sequence[Size]) -> Shape | None:
 
 
 def _write(graph: Graph, changes: Sequence[_Change]) -> None:
-    proto, constants = graph.proto, _Constants(graph.proto)
+    proto, added = graph.proto, _Additions(graph.proto)
     shapes = {name: shape for change in changes for name, shape in change.split.items() if shape != _OWN}
     shapes |= {name: (-1, graph.width(name)) for change in changes for name in change.joined}
     for name, shape in shapes.items():
-        graph.writers[name].input[1] = constants.add(name, shape)
+        graph.writers[name].input[1] = added.add(name, shape)
     for name in (name for change in changes for name, shape in change.split.items() if shape == _OWN):
         if graph.writers[name].input[1] not in graph.constants:
             _take_zeros_literally(graph.writers[name])
-    replace_nodes(proto, list(_nodes(graph, changes, constants)))
+    replace_nodes(proto, list(_nodes(graph, changes, added)))
     changed = {name for change in changes for name in change.region.inside.union(change.joined)}
     kept = [value for value in proto.value_info if value.name not in changed]
     del proto.value_info[:]
     proto.value_info.extend(kept)
 
 
-class _Constants:
+class _Additions:
     """Adds shapes to a graph, and knows which names are taken, by tensors and by nodes."""
 
     def __init__(self, proto: onnx.GraphProto) -> None:
@@ -178,11 +179,11 @@ class _Constants:
         return made
 
 
-def _nodes(graph: Graph, changes: Sequence[_Change], constants: _Constants) -> Iterator[onnx.NodeProto]:
+def _nodes(graph: Graph, changes: Sequence[_Change], added: _Additions) -> Iterator[onnx.NodeProto]:
     """The nodes of the graph, those of regions between Reshape nodes."""
     owners = {own: change for change in changes for own in change.region.keys}
     outer = {name for change in changes for name in (*change.flattened, *change.restored)}
-    inner = {name: unused_name(f"{name}_rows", constants.names) for name in sorted(outer)}
+    inner = {name: unused_name(f"{name}_rows", added.names) for name in sorted(outer)}
     entered = set[str]()
     for node in graph.proto.node:
         change, output = owners.get(key(node)), node.output[0]
@@ -192,11 +193,11 @@ def _nodes(graph: Graph, changes: Sequence[_Change], constants: _Constants) -> I
         for name in dict.fromkeys(node.input):
             if name in change.flattened and name not in entered:
                 entered.add(name)
-                target = constants.add(inner[name], (-1, graph.width(name)))
-                yield _reshape(name, target, inner[name], constants)
+                target = added.add(inner[name], (-1, graph.width(name)))
+                yield _reshape(name, target, inner[name], added)
         yield _renamed(node, inner)
         if output in change.restored:
-            yield from _back(output, inner[output], change.restored[output], constants)
+            yield from _back(output, inner[output], change.restored[output], added)
 
 
 def _renamed(node: onnx.NodeProto, inner: Mapping[str, str]) -> onnx.NodeProto:
@@ -210,20 +211,20 @@ def _renamed(node: onnx.NodeProto, inner: Mapping[str, str]) -> onnx.NodeProto:
     return node
 
 
-def _back(name: str, rows: str, shape: Shape | str, constants: _Constants) -> Iterator[onnx.NodeProto]:
+def _back(name: str, rows: str, shape: Shape | str, added: _Additions) -> Iterator[onnx.NodeProto]:
     if not isinstance(shape, str):
-        yield _reshape(rows, constants.add(name, shape), name, constants)
+        yield _reshape(rows, added.add(name, shape), name, added)
         return
-    target = unused_name(f"{name}_shape", constants.names)
+    target = unused_name(f"{name}_shape", added.names)
     yield helper.make_node("Shape", [shape], [target], target)
-    yield _reshape(rows, target, name, constants, literal=True)
+    yield _reshape(rows, target, name, added, literal=True)
 
 
 def _reshape(
-    source: str, shape: str, target: str, constants: _Constants, *, literal: bool = False
+    source: str, shape: str, target: str, added: _Additions, *, literal: bool = False
 ) -> onnx.NodeProto:
     """With `literal` a 0 in the shape is no copy of a size."""
-    name = unused_name(f"{target}_reshape", constants.names)
+    name = unused_name(f"{target}_reshape", added.names)
     node = helper.make_node("Reshape", [source, shape], [target], name)
     if literal:
         _take_zeros_literally(node)

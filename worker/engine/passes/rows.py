@@ -21,6 +21,7 @@ from worker.engine.passes.scopes import (
 from worker.engine.passes.shapes import Size, Sizes, first_of_each, known_sizes
 
 AXES = 3
+_MATRIX = 2
 LAST = frozenset({-1, AXES - 1})
 _UNARY = frozenset(
     {"Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg", "Reciprocal"}
@@ -88,9 +89,9 @@ def _with_widths(proto: onnx.GraphProto, constants: Mapping[str, onnx.TensorProt
     """What a constant matrix multiplies is as wide as the matrix is high."""
     found = dict(sizes)
     for node in proto.node:
-        weight = constants.get(node.input[1]) if is_standard(node, "MatMul") else None
-        if weight is not None and len(weight.dims) == AXES - 1 and len(found.get(node.input[0], ())) == AXES:
-            found[node.input[0]] = (*found[node.input[0]][:-1], weight.dims[0])
+        matrix = _matrix(constants, node) if is_standard(node, "MatMul") else None
+        if matrix is not None and len(found.get(node.input[0], ())) == AXES:
+            found[node.input[0]] = (*found[node.input[0]][:-1], matrix.dims[0])
     return found
 
 
@@ -153,9 +154,14 @@ def _computed(graph: Graph, node: onnx.NodeProto) -> Iterator[str]:
     return (name for name in node.input if name and name not in graph.constants)
 
 
+def _matrix(constants: Mapping[str, onnx.TensorProto], product: onnx.NodeProto) -> onnx.TensorProto | None:
+    """The constant matrix that a product multiplies by."""
+    weight = constants.get(product.input[1])
+    return weight if weight is not None and len(weight.dims) == _MATRIX else None
+
+
 def _product(graph: Graph, node: onnx.NodeProto) -> bool:
-    weight = graph.constants.get(node.input[1])
-    return weight is not None and len(weight.dims) == AXES - 1
+    return _matrix(graph.constants, node) is not None
 
 
 def _with_rows(graph: Graph, node: onnx.NodeProto) -> bool:
