@@ -129,9 +129,12 @@ def environment(folder: Path) -> dict[str, str]:
 def _send(child: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
     """One line; the pipe stays open, so that its end tells the child that we are gone."""
     assert child.stdin is not None  # noqa: S101 - a pipe was asked for
-    with contextlib.suppress(BrokenPipeError):
+    try:
         child.stdin.write(json.dumps(request).encode() + b"\n")
         child.stdin.flush()
+    except BrokenPipeError:  # it is dead already; unless closed here, Popen would try to write once more
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
 
 
 def _watch(

@@ -207,6 +207,22 @@ def test_a_kill_that_nobody_here_ordered_is_a_loss(tmp_path: Path, name: str) ->
         misbehave("die", tmp_path, mark=name)
 
 
+def test_a_kill_before_the_child_has_read_its_request_is_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawn = sandbox._spawn
+
+    def spawn_and_kill(folder: Path, progress_to: int) -> subprocess.Popen[bytes]:
+        child = spawn(folder, progress_to)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return child
+
+    monkeypatch.setattr(sandbox, "_spawn", spawn_and_kill)
+    with pytest.raises(ChildLost, match="SIGKILL"):
+        misbehave("sleep", tmp_path)
+
+
 def test_a_kill_from_outside_is_a_loss(tmp_path: Path) -> None:
     mark = tmp_path / "pid"
     killer = threading.Thread(target=lambda: os.kill(written_pid(mark), signal.SIGKILL))
