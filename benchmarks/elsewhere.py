@@ -29,10 +29,10 @@ from worker.engine.calibrate import collect  # noqa: E402
 from worker.engine.compare import ask  # noqa: E402
 from worker.engine.elsewhere.beside import Beside, openvino_beside  # noqa: E402
 from worker.engine.elsewhere.tensorrt import tensorrt  # noqa: E402
-from worker.engine.evaluate.ready import write_feeds  # noqa: E402
 from worker.engine.load import load_model  # noqa: E402
 from worker.engine.methods import Setting, quantize  # noqa: E402
 from worker.engine.prepare import prepare_model  # noqa: E402
+from worker.engine.ready import write_feeds  # noqa: E402
 
 RECIPES: Mapping[str, Recipe] = {
     "static int8": StaticInt8(),

@@ -51,11 +51,11 @@ from worker.engine.calibrate import collect  # noqa: E402
 from worker.engine.compare import call  # noqa: E402
 from worker.engine.evaluate.faithful import refuse_unfaithful  # noqa: E402
 from worker.engine.evaluate.fidelity import Closeness, headline  # noqa: E402
-from worker.engine.evaluate.ready import write_feeds  # noqa: E402
 from worker.engine.methods import Setting, quantize  # noqa: E402
 from worker.engine.passes.opset import PER_CHANNEL, CannotConvert, raise_opset  # noqa: E402
 from worker.engine.passes.scopes import opset  # noqa: E402
 from worker.engine.prepare import prepare_model  # noqa: E402
+from worker.engine.ready import write_feeds  # noqa: E402
 from worker.engine.requests import Round  # noqa: E402
 from worker.engine.session import open_session  # noqa: E402
 

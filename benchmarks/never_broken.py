@@ -38,8 +38,7 @@ from worker.engine.calibrate import collect
 from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Array
 from worker.engine.data.feeds import synthetic_feeds
-from worker.engine.evaluate.faithful import fidelity_on, least_db, refuse_unfaithful
-from worker.engine.evaluate.ready import Feed
+from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
 from worker.engine.evaluate.run import run
 from worker.engine.examine import examine
 from worker.engine.kernels import kernels
@@ -47,8 +46,10 @@ from worker.engine.load import parse
 from worker.engine.methods import Setting, quantize
 from worker.engine.passes.scopes import all_graphs
 from worker.engine.prepare import prepare_model
+from worker.engine.ready import Feed
 from worker.engine.requirements import requires
 from worker.engine.session import open_session
+from worker.engine.sqnr import least_db
 
 LEAST_SHARE = 0.6
 MADE_UP = 4  # inputs

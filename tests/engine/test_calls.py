@@ -15,7 +15,7 @@ from app.domain.errors import Refused
 from tests.engine.digits import classifier, digits, save_digits
 from tests.engine.graphs import build, weights
 from worker.engine.calls import CALLS, run_call
-from worker.engine.evaluate.ready import read_feeds
+from worker.engine.ready import read_feeds
 
 Answer = dict[str, Any]
 Images = NDArray[np.float32]

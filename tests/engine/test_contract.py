@@ -26,8 +26,8 @@ from onnxruntime.transformers.float16 import (
 )
 
 from tests.engine.graphs import convolution
+from worker.engine.choices.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.float_nodes import name_of
-from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.requirements import RELEASES
 from worker.engine.session import open_session

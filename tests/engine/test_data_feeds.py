@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from app.domain.errors import Refused
 from tests.engine.graphs import build
 from worker.engine.data.feeds import synthetic_feeds
-from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.run import run
+from worker.engine.ready import Feed, read_feeds, write_feeds
 from worker.engine.session import open_session
 
 ROWS = 11

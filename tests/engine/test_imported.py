@@ -8,12 +8,12 @@ from app.domain.errors import Refused
 from app.domain.recipe import DynamicInt8, Imported, StaticInt8, WeightOnly
 from tests.engine.graphs import attention, build, dense, feeds, half
 from worker.engine.calibrate import collect
-from worker.engine.evaluate.stages import build as build_candidate
 from worker.engine.load import save_model
 from worker.engine.methods import Setting, quantize
 from worker.engine.methods.imported import bring_in
 from worker.engine.prepare import prepare_model
 from worker.engine.requests import Build
+from worker.engine.stages import build as build_candidate
 
 ROWS = feeds(shape=(2, 32))
 

@@ -19,8 +19,8 @@ from app.domain import processor
 from app.domain.note import Note
 from app.domain.report import Latency
 from tests.engine.graphs import build, weights
-from worker.engine.evaluate.ready import write_feeds
 from worker.engine.latency import measure_round
+from worker.engine.ready import write_feeds
 from worker.engine.requests import Contestant, MeasureRound, Round
 from worker.engine.rounds import LEAST_ROUNDS, MOST_ROUNDS, measure, summarize
 from worker.engine.session import open_session

@@ -17,8 +17,8 @@ from app.domain.report import LayerError
 from tests.engine.graphs import attention, convolution, dense, feeds, residual, silu
 from tests.engine.quantizing import Case
 from worker.engine.calibrate import save_statistics
-from worker.engine.evaluate.layer_graphs import alone, find_layers
 from worker.engine.evaluate.layers import layers, layers_of
+from worker.engine.layer_graphs import alone, find_layers
 from worker.engine.methods import Setting
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.session import open_bytes, open_session

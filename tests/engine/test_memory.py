@@ -9,7 +9,7 @@ from onnx import helper
 
 from tests.engine.graphs import build, weights
 from worker.engine.compare import call
-from worker.engine.evaluate.ready import write_feeds
+from worker.engine.ready import write_feeds
 
 MIB = 2**20
 

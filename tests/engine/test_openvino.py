@@ -20,7 +20,7 @@ from worker.confine import MIB, Limits
 from worker.engine.calls import run_call
 from worker.engine.elsewhere.beside import NOT_INSTALLED, Beside, of_refusal, openvino_beside
 from worker.engine.elsewhere.openvino import compiled, release
-from worker.engine.evaluate.ready import write_feeds
+from worker.engine.ready import write_feeds
 from worker.engine.requests import MeasureRound, Round, RunOpenVINO
 from worker.engine.session import open_session
 

@@ -14,8 +14,8 @@ from examples.language import decoder
 from tests.engine.language import WORDS, archive, bigrams, chances, said, written
 from worker.engine.__main__ import main
 from worker.engine.calls import run_call
-from worker.engine.evaluate.ready import read_feeds
 from worker.engine.evaluate.tokens import log_likelihoods
+from worker.engine.ready import read_feeds
 
 TOKENS = 2000
 WINDOWS = {"text": {"max_length": 32, "stride": 16}}

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from app.domain.errors import Refused
 from worker.engine.calls import run_call
-from worker.engine.evaluate.ready import read_feeds
+from worker.engine.ready import read_feeds
 
 STATE = {"next": "state"}
 
@@ -54,8 +54,8 @@ def ignore(_share: float, _what: str) -> None:
 def build(folder: Path, prepared: dict[str, Any], data: Path, drift: float) -> dict[str, Any]:
     """Measure a candidate whose state drifts."""
     from app.domain.recipe import DynamicInt8  # noqa: PLC0415
-    from worker.engine.evaluate.stages import evaluate  # noqa: PLC0415
     from worker.engine.requests import Build, Data  # noqa: PLC0415
+    from worker.engine.stages import evaluate  # noqa: PLC0415
 
     request = Build(
         original=folder / "m.onnx",

@@ -14,8 +14,8 @@ from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
 from app.domain.target import RULES, release_number
 from tests.engine.graphs import build, convolution, dense, feeds, weights
 from tests.engine.quantizing import Case
+from worker.engine.choices.saturation import can_saturate, full_range
 from worker.engine.methods import Setting, quantize
-from worker.engine.methods.saturation import can_saturate, full_range
 from worker.engine.passes.scopes import initializers
 from worker.engine.requirements import requires
 

@@ -13,11 +13,11 @@ from app.domain.recipe import DynamicInt8, Float16, Recipe, Selection, StaticInt
 from app.domain.report import TensorRT
 from tests.engine.graphs import attention, branches, build, convolution, feeds, residual, weights
 from tests.engine.quantizing import Case
+from worker.engine.choices.setting import Setting
 from worker.engine.elsewhere.tensorrt import tensorrt
 from worker.engine.kernels import kernels
 from worker.engine.load import load_model
 from worker.engine.methods import quantize
-from worker.engine.methods.setting import Setting
 
 IMAGES = feeds()
 FOR_TENSORRT = StaticInt8(

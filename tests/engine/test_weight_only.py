@@ -14,11 +14,11 @@ from app.domain.errors import Refused
 from app.domain.recipe import Selection, WeightOnly
 from tests.engine.few_bits import IDS, Case, Feeds, lookup, product, rows
 from tests.engine.graphs import attention, branch_feeds, branches, build, dense, weights
+from worker.engine.corrections.columns import Columns, descended
 from worker.engine.kernels import kernels
 from worker.engine.load import save_model
 from worker.engine.methods.weight_only.adaround import adaround
 from worker.engine.methods.weight_only.blocks import Grid, round_to_nearest
-from worker.engine.methods.weight_only.columns import Columns, descended
 from worker.engine.methods.weight_only.gptq import Sums, gptq
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.session import open_session

@@ -73,11 +73,11 @@ def calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
 def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the model quantized by one recipe."""
     from worker.engine.calibrate import load_statistics
-    from worker.engine.evaluate.stages import calibration_samples
     from worker.engine.kernels import kernels
     from worker.engine.load import model_bytes
     from worker.engine.methods import Setting
     from worker.engine.methods import quantize as apply
+    from worker.engine.stages import calibration_samples
 
     recipe = read_recipe(arguments.recipe)
     target = _target(arguments)
@@ -298,7 +298,7 @@ def _prepare(arguments: argparse.Namespace, out: Path, *, ranges: bool = True) -
 def _refuse_unfaithful(arguments: argparse.Namespace, recipe: Recipe, feeds: Path) -> None:
     """What is refused is not left behind."""
     from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
-    from worker.engine.evaluate.ready import read_feeds
+    from worker.engine.ready import read_feeds
 
     try:
         refuse_unfaithful(recipe, fidelity_on(arguments.model, arguments.out, read_feeds(feeds)))
@@ -313,7 +313,7 @@ def _write_layers(
 ) -> tuple[Note, ...]:
     """What each quantized node costs, as JSON in a file, if one was asked for."""
     from worker.engine.evaluate.layers import layers_of
-    from worker.engine.evaluate.ready import read_feeds
+    from worker.engine.ready import read_feeds
 
     if arguments.layers is None:
         return ()
@@ -327,8 +327,8 @@ def _how_to_run(model: Path, feeds: Path) -> dict[str, Any]:
     """What a runtime must know, which others take the model, and Python that loads and runs it."""
     from worker.engine.elsewhere.example import example
     from worker.engine.elsewhere.tensorrt import tensorrt
-    from worker.engine.evaluate.ready import read_feeds
     from worker.engine.load import load_model
+    from worker.engine.ready import read_feeds
     from worker.engine.requirements import requires
     from worker.engine.session import open_session
 

@@ -56,14 +56,14 @@ def examine_dataset(request: ExamineDataset, _progress: Progress) -> ExaminedDat
 
 def prepare(request: Prepare, progress: Progress) -> Prepared:
     """What all candidates of a job share."""
-    from worker.engine.evaluate.stages import prepare
+    from worker.engine.stages import prepare
 
     return prepare(request, progress)
 
 
 def build(request: Build, progress: Progress) -> Built:
     """One candidate, and what it loses."""
-    from worker.engine.evaluate.stages import build
+    from worker.engine.stages import build
 
     return build(request, progress)
 

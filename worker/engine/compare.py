@@ -17,9 +17,9 @@ from app.domain.note import Note
 from app.domain.report import Figures, Latency, Memory, RunsElsewhere, causes_of_slowness
 from worker.engine.elsewhere.beside import Beside, openvino_beside
 from worker.engine.evaluate.progress import Progress, within
-from worker.engine.evaluate.stages import evaluate, prepare
 from worker.engine.requests import Data, MemoryUse, Prepare, Round
 from worker.engine.rounds import measure, summarize
+from worker.engine.stages import evaluate, prepare
 
 REFUSED = 2
 SHOWN_OF_CRASH = 500

@@ -16,8 +16,8 @@ import numpy as np
 from app.domain.processor import throttled_periods
 from worker.engine.elsewhere import openvino
 from worker.engine.evaluate.cores import pinned
-from worker.engine.evaluate.ready import Feed, read_feeds
 from worker.engine.interface import as_fed
+from worker.engine.ready import Feed, read_feeds
 from worker.engine.requests import Contestant, MeasureRound, Round
 from worker.engine.session import open_session
 

@@ -15,6 +15,7 @@ from onnx.external_data_helper import (
 from app.domain.errors import Refused
 from worker.engine.session import reason
 
+_WHAT_TO_SEND = "Upload the file that your exporter wrote, whole."
 SHOWN = 200  # characters of a location
 LONGEST_NAME = 255  # bytes, on common file systems
 INLINE_LIMIT = 1_500_000_000  # bytes of tensors; protobuf ends at 2 GiB, and the graph needs room too
@@ -45,11 +46,10 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise Refused("not_onnx", f"{path.name} is not an ONNX model: {error}.") from error
+        detail = f"{path.name} is not an ONNX model ({error}). {_WHAT_TO_SEND}"
+        raise Refused("not_onnx", detail) from error
     if not model.HasField("graph") or not model.ir_version:
-        raise Refused(
-            "not_onnx", f"{path.name} holds no ONNX graph. Upload the file that your exporter wrote."
-        )
+        raise Refused("not_onnx", f"{path.name} holds no ONNX graph. {_WHAT_TO_SEND}")
     return model
 
 
@@ -156,3 +156,10 @@ def model_bytes(path: Path) -> int:
     locations = {e.value for t in tensors for e in t.external_data if e.key == "location"}
     files = [path, *(path.parent / location for location in locations)]
     return sum(file.stat().st_size for file in files)
+
+
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that may be changed in the place of this one."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    return copied

@@ -4,8 +4,8 @@ import resource
 import sys
 from pathlib import Path
 
-from worker.engine.evaluate.ready import read_feeds
 from worker.engine.interface import as_fed
+from worker.engine.ready import read_feeds
 from worker.engine.requests import MeasureMemory, MemoryUse
 from worker.engine.session import open_session
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from app.domain.errors import Refused
+from worker.engine.choices.selection import by_reason, listed
 from worker.engine.load import external_tensors, load_model, parse, save_model
-from worker.engine.methods.selection import by_reason, listed
 from worker.engine.passes import PASSES, Pass
 from worker.engine.passes.batchnorm import batchnorms_left
 from worker.engine.passes.inference import record_types, untyped

@@ -13,8 +13,8 @@ import onnx
 from onnx import helper
 
 from worker.engine.calibrate import Statistics, collect
+from worker.engine.choices.setting import Samples
 from worker.engine.load import write_model
-from worker.engine.methods.setting import Samples
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import tensor_types
 from worker.engine.session import open_session

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from worker.engine.choices.selection import listed
 from worker.engine.corrections.activations import activations
 from worker.engine.corrections.held_out import HELD_OUT, is_held_out
 from worker.engine.corrections.reconstruction import BATCH, Evidence, Layer, collect, errors, slope
@@ -14,9 +15,7 @@ from worker.engine.corrections.relaxation import Between, Floats, settle_shares
 from worker.engine.corrections.rounding import grid_of, rounding
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import put_rows, rows_of, weights
-from worker.engine.methods.quantizer import copy_of
-from worker.engine.methods.selection import listed
-from worker.engine.methods.setting import Feed
+from worker.engine.load import copy_of
 from worker.engine.passes.likeness import Outputs, likeness_db
 from worker.engine.passes.scopes import (
     FLOATS,
@@ -27,6 +26,7 @@ from worker.engine.passes.scopes import (
     initializers,
     producers,
 )
+from worker.engine.ready import Feed
 
 Quantize = Callable[[Subject], onnx.ModelProto]
 _BIAS = 2

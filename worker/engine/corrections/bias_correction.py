@@ -7,10 +7,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from worker.engine.choices.islands import has_weights
+from worker.engine.choices.selection import listed
+from worker.engine.choices.setting import Samples
 from worker.engine.corrections.activations import Array, activations
-from worker.engine.methods.islands import has_weights
-from worker.engine.methods.selection import listed
-from worker.engine.methods.setting import Samples
 from worker.engine.passes.scopes import (
     array,
     as_initializer,

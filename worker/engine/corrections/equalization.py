@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from worker.engine.choices.selection import listed
 from worker.engine.corrections.activations import recollect, same_outputs
 from worker.engine.corrections.balance import best_scales, by_group
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
-from worker.engine.methods.selection import listed
 from worker.engine.passes.scopes import array, as_initializer, consumers, initializers
 
 # f(s·x) = s·f(x) for s > 0, channel by channel: a scale passes through

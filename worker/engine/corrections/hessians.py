@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from worker.engine.choices.setting import Samples
 from worker.engine.corrections.activations import activations
 from worker.engine.corrections.weights import Doubles, Weight
-from worker.engine.methods.setting import Samples
 from worker.engine.passes.scopes import array, attribute, initializers
 
 Floats = npt.NDArray[np.float32]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from worker.engine.choices.setting import Samples
 from worker.engine.corrections.activations import activations
 from worker.engine.corrections.held_out import is_held_out
 from worker.engine.corrections.hessians import rows_read
 from worker.engine.corrections.relaxation import Floats, Slope
 from worker.engine.corrections.weights import Grid, Weight
-from worker.engine.methods.setting import Samples
 
 BATCH = 256  # rows that one step of descent looks at
 _ROWS = 12_288  # over all samples: with a third of them, wide layers learn the samples by heart

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.choices.islands import has_weights
+from worker.engine.choices.selection import listed
+from worker.engine.corrections.columns import Columns, round_columns
 from worker.engine.corrections.hessians import hessians
+from worker.engine.corrections.roots import damped, inverse_root
 from worker.engine.corrections.subject import Corrected, Overrides, Subject
 from worker.engine.corrections.weights import (
     Doubles,
@@ -18,10 +22,6 @@ from worker.engine.corrections.weights import (
     weights,
     whole_range,
 )
-from worker.engine.methods.islands import has_weights
-from worker.engine.methods.selection import listed
-from worker.engine.methods.weight_only.columns import Columns, round_columns
-from worker.engine.methods.weight_only.gptq import damped, inverse_root
 from worker.engine.passes.scopes import initializers
 
 Indices = npt.NDArray[np.intp]

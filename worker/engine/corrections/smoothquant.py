@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from worker.engine.choices.selection import listed
 from worker.engine.corrections.activations import recollect, same_outputs
 from worker.engine.corrections.balance import even_scales, outlier_scales
+from worker.engine.corrections.smoothing import NORMS, divide, fold, gain_and_bias, parts
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Weight, put_rows, rows_of, weights
-from worker.engine.methods.selection import listed
-from worker.engine.methods.smoothing import NORMS, divide, fold, gain_and_bias, parts
 from worker.engine.passes.scopes import attribute, initializers, producers
 
 _FOLDED, _ADDED = "scaled the LayerNormalization before", "added a Mul behind"

@@ -9,8 +9,8 @@ import onnx
 from app.domain.errors import Refused
 from app.domain.recipe import Calibrated
 from worker.engine.calibrate import Statistics
-from worker.engine.methods.overrides import Exceptions
-from worker.engine.methods.setting import Samples, Setting
+from worker.engine.choices.overrides import Exceptions
+from worker.engine.choices.setting import Samples, Setting
 
 Overrides = Mapping[str, Sequence[Mapping[str, Any]]]  # ONNX Runtime's TensorQuantOverrides
 

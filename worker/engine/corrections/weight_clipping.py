@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from worker.engine.choices.selection import listed
 from worker.engine.corrections.subject import Corrected, Subject
 from worker.engine.corrections.weights import Doubles, Grid, Weight, overrides, rows_of, weights, whole_range
-from worker.engine.methods.selection import listed
 
 _SHARES = np.linspace(1.0, 0.4, 61)[1:]  # of the whole range, which wins a tie
 

@@ -10,9 +10,9 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from app.domain.recipe import Calibrated
+from worker.engine.choices.islands import has_weights
+from worker.engine.choices.overrides import TYPES, channel_axis, entries
 from worker.engine.corrections.subject import Subject
-from worker.engine.methods.islands import has_weights
-from worker.engine.methods.overrides import TYPES, channel_axis, entries
 from worker.engine.passes.scopes import array, as_initializer, attribute, consumers, initializers
 
 Doubles = npt.NDArray[np.float64]

@@ -7,7 +7,7 @@ from app.domain.errors import FieldError, Refused
 from worker.engine.data.bind import Input, Session, feed, inputs_of
 from worker.engine.data.made_up import made_up
 from worker.engine.data.source import Source
-from worker.engine.evaluate.ready import Feed
+from worker.engine.ready import Feed
 
 COUNT = 8
 FREE_SIZES = (1, 64, 224)  # tried in turn for a free dimension that `shapes` does not name

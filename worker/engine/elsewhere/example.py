@@ -8,9 +8,9 @@ import numpy as np
 from app.domain.report import Example, ExampleInput
 from worker.engine.data.bind import DTYPES, Argument, Session
 from worker.engine.data.dataset import Array
-from worker.engine.evaluate.ready import Feed
 from worker.engine.interface import Affine, affine_of
 from worker.engine.load import external_tensors, parse
+from worker.engine.ready import Feed
 
 FILLS = (0, 1)  # 0 indexes every table; where it means a size, 1 is one
 

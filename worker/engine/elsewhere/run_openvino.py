@@ -4,8 +4,8 @@ from app.domain.errors import Refused
 from app.domain.report import OpenVINO
 from worker.engine.elsewhere.openvino import compiled, release
 from worker.engine.evaluate.faithful import fidelity_between
-from worker.engine.evaluate.ready import read_feeds
 from worker.engine.interface import float_view
+from worker.engine.ready import read_feeds
 from worker.engine.requests import RunOpenVINO
 from worker.engine.session import open_session
 

@@ -11,30 +11,11 @@ from app.domain.report import Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
 from worker.engine.evaluate.fidelity import Closeness, headline
-from worker.engine.evaluate.ready import Feed
 from worker.engine.evaluate.run import run
 from worker.engine.interface import float_view
+from worker.engine.ready import Feed
 from worker.engine.session import open_session
-
-FLOAT16_DB = 40.0
-BFLOAT16_DB = 30.0
-LEAST_DB = {8: 20.0, 4: 8.0, 2: 0.0}  # by bits; at 0 dB the error is as strong as the signal
-
-
-def least_db(recipe: Recipe) -> float | None:
-    """The lowest `sqnr_db` that a result of this recipe may have; None for models quantized elsewhere."""
-    match recipe:
-        case Float16():
-            return FLOAT16_DB
-        case BFloat16():
-            return BFLOAT16_DB
-        case WeightOnly():
-            few = 2 if recipe.number_format == "ternary" else 4
-            return LEAST_DB[few if recipe.bits == "auto" else recipe.bits]
-        case StaticInt8() | Mixed():
-            return LEAST_DB[4 if recipe.weight == "int4" else 8]
-        case _:
-            return LEAST_DB[8] if recipe.method == "dynamic_int8" else None
+from worker.engine.sqnr import least_db
 
 
 def refuse_unfaithful(recipe: Recipe, fidelity: Fidelity | None) -> None:

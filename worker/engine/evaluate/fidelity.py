@@ -11,8 +11,8 @@ from app.domain.note import Note
 from app.domain.report import Fidelity
 from worker.engine.data.dataset import Array
 from worker.engine.evaluate.accuracy import top1
+from worker.engine.sqnr import EXACT_DB, sqnr
 
-EXACT_DB = 200.0
 UNKNOWN_SE_DB = 100.0  # one sample tells nothing about its spread
 DB = 10 / math.log(10)
 FIFTH_PERCENTILE = 5
@@ -69,15 +69,6 @@ class Closeness:
     def _by_group(self, sums: Array) -> Array:
         """Sums over streams or pairs, which are drawn independently where their samples are not."""
         return np.bincount(np.unique(self.groups, return_inverse=True)[1], sums)
-
-
-def sqnr(signal: float, noise: float) -> float:
-    """10·log10(signal / noise) in dB, within ±200; an exact match is 200."""
-    if not noise:
-        return EXACT_DB
-    if not signal or math.isinf(noise):
-        return -EXACT_DB
-    return max(-EXACT_DB, min(EXACT_DB, 10 * math.log10(signal / noise)))
 
 
 def standard_error(signal: Array, noise: Array) -> float:

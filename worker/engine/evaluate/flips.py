@@ -13,7 +13,7 @@ from app.domain.against import Outcomes, bitmap
 from app.domain.flips import MOST_FLIPS, PREDICTIONS, Answer, Compared, Flips
 from worker.engine.data.dataset import Array, Dataset, class_name
 from worker.engine.evaluate.accuracy import TOP, in_top, scores, top1
-from worker.engine.evaluate.fidelity import sqnr
+from worker.engine.sqnr import sqnr
 
 CHANGES = ("lost", "gained", "changed")
 

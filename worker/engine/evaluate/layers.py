@@ -13,16 +13,17 @@ from app.domain.note import Note
 from app.domain.recipe import Calibrated, Imported, Recipe
 from app.domain.report import LayerError, Layers
 from worker.engine.data.dataset import Array
-from worker.engine.evaluate.fidelity import Closeness, headline, sqnr
-from worker.engine.evaluate.layer_graphs import Layer, alone, comparable, find_layers, sums
-from worker.engine.evaluate.ready import Feed
+from worker.engine.evaluate.fidelity import Closeness, headline
 from worker.engine.evaluate.stored_weights import stored_weights
+from worker.engine.layer_graphs import Layer, alone, comparable, find_layers, sums
 from worker.engine.load import load_model, save_model, tensor_bytes
 from worker.engine.methods import Setting, quantize
 from worker.engine.methods.static_int8 import corrected_float, is_rescaled
 from worker.engine.passes.opset import CannotConvert, raise_opset
 from worker.engine.passes.scopes import array, initializers, opset, tensor_types
+from worker.engine.ready import Feed
 from worker.engine.session import open_bytes, reason
+from worker.engine.sqnr import sqnr
 
 MOST_BYTES = 500_000_000  # of float weights: both models are held side by side, in one protobuf
 WORST_SHARE = 0.1  # of the nodes, by local error: these are tried alone

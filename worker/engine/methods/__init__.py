@@ -9,11 +9,11 @@ import onnx
 
 from app.domain.errors import Refused
 from app.domain.recipe import BFloat16, DynamicInt8, Float16, Imported, Mixed, Recipe, StaticInt8, WeightOnly
+from worker.engine.choices.setting import Setting
 from worker.engine.load import load_model, save_model
 from worker.engine.methods.dynamic_int8 import dynamic_int8
 from worker.engine.methods.half import bfloat16, float16
 from worker.engine.methods.mixed import mixed
-from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_int8 import static_int8
 from worker.engine.methods.tidy import tidy
 from worker.engine.methods.weight_only import weight_only

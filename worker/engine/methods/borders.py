@@ -12,8 +12,8 @@ from onnx import helper
 
 from app.domain.recipe import Calibrated
 from worker.engine.calibrate import Statistics
-from worker.engine.methods.islands import ARITHMETIC, has_weights
-from worker.engine.methods.overrides import Exceptions
+from worker.engine.choices.islands import ARITHMETIC, has_weights
+from worker.engine.choices.overrides import Exceptions
 from worker.engine.passes.scopes import (
     consumers,
     initializers,

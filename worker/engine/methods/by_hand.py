@@ -7,11 +7,11 @@ from glob import escape
 import onnx
 
 from app.domain.recipe import Calibrated, Mixed, Override
+from worker.engine.choices.islands import ABSORBED, MOVERS, WEIGHTED, Islands, has_weights
+from worker.engine.choices.overrides import Exceptions
+from worker.engine.choices.resolve import unsupported
+from worker.engine.choices.selection import by_reason, listed, matching
 from worker.engine.examine import family
-from worker.engine.methods.islands import ABSORBED, MOVERS, WEIGHTED, Islands, has_weights
-from worker.engine.methods.overrides import Exceptions
-from worker.engine.methods.resolve import unsupported
-from worker.engine.methods.selection import by_reason, listed, matching
 from worker.engine.methods.static_choices import without_kernel
 from worker.engine.passes.scopes import initializers, producers
 

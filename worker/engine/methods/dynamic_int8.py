@@ -11,12 +11,12 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
 from app.domain.target import RULES
+from worker.engine.choices.resolve import resolve, types_for, unsupported
+from worker.engine.choices.selection import matching, refuse_nothing, stays_float
+from worker.engine.choices.setting import Setting
 from worker.engine.methods.conv_scales import float_weights, scale_channels
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
 from worker.engine.methods.own_weights import give_own_weights
-from worker.engine.methods.resolve import resolve, types_for, unsupported
-from worker.engine.methods.selection import matching, refuse_nothing, stays_float
-from worker.engine.methods.setting import Setting
 from worker.engine.passes.scopes import (
     all_nodes,
     attribute,

@@ -13,7 +13,7 @@ from onnxruntime.transformers.float16 import (
 
 from app.domain.errors import Refused
 from app.domain.recipe import Float16
-from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.choices.selection import matching, refuse_nothing, stays_float
 from worker.engine.passes.scopes import (
     STANDARD,
     array,

@@ -10,7 +10,7 @@ from onnx import helper
 
 from app.domain.errors import Refused
 from app.domain.recipe import Chosen
-from worker.engine.methods.selection import matching, refuse_nothing, stays_float
+from worker.engine.choices.selection import matching, refuse_nothing, stays_float
 from worker.engine.passes.scopes import (
     all_graphs,
     all_nodes,

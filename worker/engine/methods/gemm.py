@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx
 from onnx import helper
 
+from worker.engine.passes.biases import added_row
 from worker.engine.passes.scopes import (
     all_graphs,
     array,
@@ -108,10 +109,7 @@ def _row(
     weight = constants.get(node.input[1]) if node.op_type == "MatMul" else None
     if weight is None or len(weight.dims) != _MATRIX or ranks.get(node.input[0]) != _MATRIX:
         return None
-    if len(readers) != 1 or readers[0].op_type != "Add":
-        return None
-    rows = (name for name in readers[0].input if name in constants)
-    return next((name for name in rows if list(constants[name].dims) == [weight.dims[1]]), None)
+    return added_row(readers, constants, weight.dims[1])
 
 
 def _placed(graph: onnx.GraphProto, joined: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -6,10 +6,10 @@ import onnx
 
 from app.domain.errors import Refused
 from app.domain.recipe import BFloat16, Float16
+from worker.engine.choices.resolve import resolve
+from worker.engine.choices.setting import Setting
 from worker.engine.methods.float16_graph import compute_in_half
 from worker.engine.methods.float_storage import store_in_half
-from worker.engine.methods.resolve import resolve
-from worker.engine.methods.setting import Setting
 
 _STORAGE = ("storage", "a CPU computes in float32 either way, so this keeps every kernel of the float model")
 

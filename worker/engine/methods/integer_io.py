@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from worker.engine.choices.resolve import unsupported
 from worker.engine.interface import KEY
 from worker.engine.methods.qoperator import drop_idle
-from worker.engine.methods.resolve import unsupported
 from worker.engine.passes.scopes import consumers, initializers, producers, real_inputs, replace_nodes
 
 

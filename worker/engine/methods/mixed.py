@@ -3,9 +3,9 @@
 import onnx
 
 from app.domain.recipe import Calibrated, Mixed
+from worker.engine.choices.selection import stays_float
+from worker.engine.choices.setting import Setting
 from worker.engine.methods.by_hand import spelled_out, told, types_in
-from worker.engine.methods.selection import stays_float
-from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_int8 import finish, make
 
 

@@ -13,12 +13,12 @@ from onnxruntime.quantization.quant_utils import add_infer_metadata
 from app.domain.recipe import Calibrated
 from worker.engine.calibrate import Statistics, ranges
 from worker.engine.calibrate.ranges import LEVELS
+from worker.engine.choices.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
+from worker.engine.choices.overrides import TYPES, Entries, Exceptions, entries
 from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
 from worker.engine.methods.borders import draw_borders
 from worker.engine.methods.concat import share_ranges
-from worker.engine.methods.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
-from worker.engine.methods.overrides import TYPES, Entries, Exceptions, entries
 from worker.engine.methods.stem import pad_stems
 from worker.engine.passes.scopes import initializers, names_used, opset, producers, subgraphs
 from worker.engine.passes.sorting import sort_nodes
@@ -115,13 +115,6 @@ def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
     quantized: onnx.ModelProto = quantizer.model.model
     sort_nodes(quantized.graph)
     return quantized
-
-
-def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that may be changed in the place of this one."""
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def _options(model: onnx.ModelProto, recipe: Calibrated, plan: Plan, overrides: Entries) -> dict[str, Any]:

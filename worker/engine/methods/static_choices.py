@@ -10,8 +10,8 @@ from app.domain.errors import Refused
 from app.domain.recipe import Calibrated, Mixed, Symmetric
 from app.domain.target import RULES
 from worker.engine.calibrate.ranges import CLIPPING
-from worker.engine.methods.overrides import EIGHT_BITS
-from worker.engine.methods.resolve import resolve, unsupported
+from worker.engine.choices.overrides import EIGHT_BITS
+from worker.engine.choices.resolve import resolve, unsupported
 from worker.engine.passes.opset import PER_CHANNEL
 from worker.engine.passes.scopes import opset
 

@@ -10,10 +10,17 @@ from app.domain.recipe import Calibrated, Correction, Mixed, StaticInt8
 from app.domain.target import RULES
 from worker.engine import corrections
 from worker.engine.calibrate import Statistics
+from worker.engine.choices.islands import ABSORBED, Islands, RangedGraph, islands
+from worker.engine.choices.overrides import EIGHT_BITS, Exceptions, find_exceptions, refuse_idle
+from worker.engine.choices.resolve import unsupported
+from worker.engine.choices.saturation import can_saturate
+from worker.engine.choices.selection import listed, matching, refuse_nothing, stays_float
+from worker.engine.choices.setting import Setting
 from worker.engine.corrections.adaround import adaround
 from worker.engine.corrections.bias_correction import Pairs, bias_correction
 from worker.engine.corrections.subject import Subject
 from worker.engine.examine import family
+from worker.engine.load import copy_of
 from worker.engine.methods.borders import close_borders
 from worker.engine.methods.by_hand import (
     kinds_of,
@@ -23,15 +30,9 @@ from worker.engine.methods.by_hand import (
 )
 from worker.engine.methods.gemm import matmul_to_gemm
 from worker.engine.methods.integer_io import integer_interface
-from worker.engine.methods.islands import ABSORBED, Graph, Islands, islands
-from worker.engine.methods.overrides import EIGHT_BITS, Exceptions, find_exceptions, refuse_idle
 from worker.engine.methods.qoperator import to_operators
-from worker.engine.methods.quantizer import arrange, copy_of, run_quantizer
-from worker.engine.methods.resolve import unsupported
+from worker.engine.methods.quantizer import arrange, run_quantizer
 from worker.engine.methods.results import leave_results_float, read_floats
-from worker.engine.methods.saturation import can_saturate
-from worker.engine.methods.selection import listed, matching, refuse_nothing, stays_float
-from worker.engine.methods.setting import Setting
 from worker.engine.methods.static_choices import first_opset, resolve_static
 from worker.engine.methods.trial import Built, Making, settle
 from worker.engine.passes.inference import infer_shapes
@@ -170,7 +171,7 @@ def _choose(graph: onnx.GraphProto, recipe: Calibrated, statistics: Statistics) 
     grow = asked or family(graph) != "transformer"
     unwanted = _wish(included if asked else None, excluded, exceptions.left_float)
     matmul_to_gemm(graph, _wish(None, excluded, exceptions.left_float))
-    return islands(Graph.of(graph, ranged), unwanted, grow=grow), exceptions
+    return islands(RangedGraph.of(graph, ranged), unwanted, grow=grow), exceptions
 
 
 def _choose_by_hand(
@@ -178,7 +179,7 @@ def _choose_by_hand(
 ) -> tuple[Islands, Exceptions]:
     unwanted = wish_by_hand(graph, recipe, exceptions)
     matmul_to_gemm(graph, stays_apart(graph, unwanted, recipe, exceptions))
-    found = islands(Graph.of(graph, ranged), unwanted, grow=True, asked=exceptions.wanted.keys())
+    found = islands(RangedGraph.of(graph, ranged), unwanted, grow=True, asked=exceptions.wanted.keys())
     refuse_unkept(graph, found, exceptions)
     return found, replace(exceptions, kinds=kinds_of(graph, found, recipe, exceptions))
 

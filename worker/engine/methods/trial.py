@@ -12,15 +12,16 @@ import onnx
 
 from app.domain.recipe import Calibrated, Correction, Mixed, Override, Ranges
 from worker.engine.calibrate.ranges import CLIPPING
+from worker.engine.choices.selection import listed
+from worker.engine.choices.setting import Setting
 from worker.engine.corrections.activations import Array, activations
-from worker.engine.evaluate.faithful import least_db
-from worker.engine.evaluate.fidelity import sqnr
-from worker.engine.evaluate.layer_graphs import find_layers, sums
-from worker.engine.methods.quantizer import Plan, copy_of
-from worker.engine.methods.selection import listed
-from worker.engine.methods.setting import Feed, Setting
+from worker.engine.layer_graphs import find_layers, sums
+from worker.engine.load import copy_of
+from worker.engine.methods.quantizer import Plan
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import FLOATS, tensor_types
+from worker.engine.ready import Feed
+from worker.engine.sqnr import least_db, sqnr
 
 SAMPLES = 32
 _MORE_DB = 2.0  # than a job accepts: other samples may be harder

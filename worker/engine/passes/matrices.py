@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from worker.engine.passes.biases import added_row
 from worker.engine.passes.rows import LAST, Graph, Region, by_rows, regions
 from worker.engine.passes.scopes import (
     STANDARD,
@@ -88,11 +89,10 @@ def _planned(graph: Graph, region: Region) -> _Change | None:
 
 def _has_bias(graph: Graph, node: onnx.NodeProto) -> bool:
     """Whether a constant row is added to a product, and nothing else reads it."""
-    readers = graph.readers.get(node.output[0], []) if is_standard(node, "MatMul") else []
-    if len(readers) != 1 or not is_standard(readers[0], "Add"):
+    if not is_standard(node, "MatMul"):
         return False
-    rows = (graph.constants[name] for name in readers[0].input if name in graph.constants)
-    return any(list(row.dims) == [graph.width(node.output[0])] for row in rows)
+    readers = graph.readers.get(node.output[0], [])
+    return added_row(readers, graph.constants, graph.width(node.output[0])) is not None
 
 
 def _joins(graph: Graph, region: Region, name: str) -> bool:

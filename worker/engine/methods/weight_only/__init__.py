@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 
 from app.domain.recipe import WeightOnly
+from worker.engine.choices.selection import listed, refuse_nothing, stays_float
+from worker.engine.choices.setting import Samples
 from worker.engine.corrections.held_out import is_held_out
-from worker.engine.methods.quantizer import copy_of
-from worker.engine.methods.selection import listed, refuse_nothing, stays_float
-from worker.engine.methods.setting import Feed, Samples, Setting
+from worker.engine.load import copy_of
 from worker.engine.methods.tidy import import_microsoft
 from worker.engine.methods.weight_only.adaround import adaround
 from worker.engine.methods.weight_only.awq import Scaling, scale_inputs
@@ -25,6 +25,7 @@ from worker.engine.methods.weight_only.levels import assign, settle_levels
 from worker.engine.methods.weight_only.resolution import SAMPLED, TABLES, resolve_blocks
 from worker.engine.methods.weight_only.rewrite import matrix, replace_matrix, rewrite, store
 from worker.engine.passes.scopes import tensor_names
+from worker.engine.ready import Feed, Setting
 
 Activations = Mapping[Weight, tuple[str, ...]]
 Pairs = Iterator[tuple[Weight, Quantized]]

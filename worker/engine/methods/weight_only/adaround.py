@@ -3,10 +3,11 @@
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.corrections.columns import Doubles
 from worker.engine.corrections.relaxation import Between, Slope, settle_shares
+from worker.engine.corrections.roots import damped
 from worker.engine.methods.weight_only.blocks import Blocks, Floats, Grid, as_blocks, cut
-from worker.engine.methods.weight_only.columns import Doubles
-from worker.engine.methods.weight_only.gptq import Sums, damped, gptq, refitted
+from worker.engine.methods.weight_only.gptq import Sums, gptq, refitted
 
 _STEPS = 500
 _WORK = 4_000_000_000_000  # multiplications of one descent

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from worker.engine.methods.selection import listed
-from worker.engine.methods.setting import Samples
-from worker.engine.methods.smoothing import divide, fold, gain_and_bias
+from worker.engine.choices.selection import listed
+from worker.engine.choices.setting import Samples
+from worker.engine.corrections.smoothing import divide, fold, gain_and_bias
 from worker.engine.methods.weight_only.blocks import Floats
 from worker.engine.methods.weight_only.choose import Site, Weight
 from worker.engine.methods.weight_only.forms import Form, quantize_alone

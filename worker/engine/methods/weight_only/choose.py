@@ -7,7 +7,7 @@ from itertools import count
 import onnx
 
 from app.domain.recipe import WeightOnly
-from worker.engine.methods.selection import matching
+from worker.engine.choices.selection import matching
 from worker.engine.methods.weight_only.blocks import BYTE, Grid
 from worker.engine.passes.scopes import attribute, initializers, subgraphs
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from worker.engine.corrections.columns import Columns, Doubles, descended, round_columns
+from worker.engine.corrections.roots import damped, inverted, upper_root
 from worker.engine.methods.weight_only.blocks import (
     Blocks,
     Floats,
@@ -15,11 +17,7 @@ from worker.engine.methods.weight_only.blocks import (
     slices,
     usable,
 )
-from worker.engine.methods.weight_only.columns import Columns, Doubles, descended, round_columns
 
-# Of the mean diagonal, added to the diagonal. The paper's hundredth follows the calibration samples so
-# closely that products with others lose up to 0.6 dB.
-_DAMPING = 0.1
 _TURNS = 2
 _TINY = float(np.finfo(np.float32).tiny)
 Order = npt.NDArray[np.intp]
@@ -53,14 +51,14 @@ def gptq(weights: Floats, sums: Sums, grid: Grid) -> Blocks:
         grid: bits, block size, symmetry.
     """
     regular = damped(sums.square)
-    inverse = _inverted(regular)
+    inverse = inverted(regular)
     aim = weights.astype(np.float64) @ (sums.cross + regular - sums.square) @ inverse
     blocks, real = cut(aim.astype(np.float32), grid.block_size)
     importance, _ = cut(np.diag(regular)[None].astype(np.float32), grid.block_size)
     scales, zeros = closest(blocks, grid, importance[0] * real)
     order = np.argsort(-np.diag(regular), kind="stable")
     grids, ordered = _grids(scales, zeros, order, grid), np.ix_(order, order)
-    rounded = round_columns(aim.T[order], grids, _upper_root(inverse[ordered]))
+    rounded = round_columns(aim.T[order], grids, upper_root(inverse[ordered]))
     for _ in range(_TURNS):
         scales = refitted(aim, (_in_blocks(rounded, order, grid) - zeros[..., None]) * real, regular)
         grids = _grids(scales, zeros, order, grid)
@@ -81,11 +79,6 @@ def _in_blocks(rounded: Doubles, order: Order, grid: Grid) -> Floats:
     codes = np.empty(rounded.shape, np.float32)
     codes[order] = rounded
     return cut(np.ascontiguousarray(codes.T), grid.block_size)[0]
-
-
-def damped(hessian: Doubles) -> Doubles:
-    """A matrix that can be inverted: a tenth of the mean diagonal is added to the diagonal."""
-    return hessian + np.eye(len(hessian)) * max(_DAMPING * float(np.diag(hessian).mean()), _TINY)
 
 
 def refitted(weights: Doubles, codes: Floats, hessian: Doubles) -> Floats:
@@ -113,20 +106,3 @@ def refitted(weights: Doubles, codes: Floats, hessian: Doubles) -> Floats:
         found = np.linalg.solve(system + np.eye(blocks) * idle, wanted.sum(-1)[..., None])
         scales[part] = found[..., 0]
     return usable(scales)
-
-
-def inverse_root(hessian: Doubles) -> Doubles:
-    """The upper Cholesky factor of the inverse."""
-    return _upper_root(_inverted(hessian))
-
-
-def _inverted(hessian: Doubles) -> Doubles:
-    """The inverse, [columns, columns]."""
-    inverse: Doubles = np.asarray(np.linalg.inv(hessian), np.float64)
-    return inverse
-
-
-def _upper_root(matrix: Doubles) -> Doubles:
-    """The upper Cholesky factor."""
-    root: Doubles = np.asarray(np.linalg.cholesky(matrix).T, np.float64)
-    return root

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from worker.engine.choices.setting import Samples
 from worker.engine.load import write_model
-from worker.engine.methods.setting import Samples
 from worker.engine.methods.weight_only.blocks import Floats
 from worker.engine.methods.weight_only.gptq import Sums
 from worker.engine.session import open_session

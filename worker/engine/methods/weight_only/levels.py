@@ -11,14 +11,15 @@ import onnx
 
 from app.domain.errors import Refused
 from app.domain.recipe import LevelOverride, WeightOnly
+from worker.engine.choices.selection import listed
+from worker.engine.choices.setting import Samples
 from worker.engine.corrections.activations import Array, activations
-from worker.engine.evaluate.fidelity import sqnr
-from worker.engine.evaluate.layer_graphs import comparable, find_layers, sums
+from worker.engine.layer_graphs import comparable, find_layers, sums
 from worker.engine.load import tensor_bytes
-from worker.engine.methods.selection import listed
-from worker.engine.methods.setting import Feed, Samples
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import FLOATS, all_nodes
+from worker.engine.ready import Feed
+from worker.engine.sqnr import sqnr
 
 SAMPLES = 16
 ENOUGH_DB = 30.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from app.domain.errors import Refused
 from app.domain.recipe import WeightOnly
-from worker.engine.methods.resolve import resolve, unsupported
+from worker.engine.choices.resolve import resolve, unsupported
 
 TABLES = frozenset({"nf4", "fp4"})
 SAMPLED = frozenset({"gptq", "adaround", "awq"})

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
-from worker.engine.evaluate.ready import Feed
 from worker.engine.passes.scopes import (
     initializers,
     names_used,
@@ -17,6 +16,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
     tensor_names,
 )
+from worker.engine.ready import Feed
 from worker.engine.session import open_bytes
 
 OTHER = "candidate/"  # what the candidate's tensors are called beside the float model's

@@ -1,14 +1,11 @@
 """What a method may look at beside the model and the recipe."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from worker.engine.calibrate import Statistics
+from worker.engine.ready import Feed
 
-Feed = Mapping[str, npt.NDArray[Any]]
 Samples = Callable[[], Iterable[Feed]]
 
 

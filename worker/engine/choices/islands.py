@@ -32,7 +32,7 @@ _BIAS = 2
 
 
 @dataclass(frozen=True)
-class Graph:
+class RangedGraph:
     """What is asked about a graph over and over, looked up once."""
 
     proto: onnx.GraphProto
@@ -41,7 +41,7 @@ class Graph:
     types: Mapping[str, int]
 
     @classmethod
-    def of(cls, proto: onnx.GraphProto, ranged: AbstractSet[str]) -> "Graph":
+    def of(cls, proto: onnx.GraphProto, ranged: AbstractSet[str]) -> "RangedGraph":
         """Look all up."""
         return cls(proto, ranged, initializers(proto), tensor_types(proto))
 
@@ -59,7 +59,7 @@ class Islands:
 
 
 def islands(
-    graph: Graph,
+    graph: RangedGraph,
     wanted: Callable[[onnx.NodeProto], str | None],
     *,
     grow: bool,
@@ -111,7 +111,7 @@ def _trim(graph: onnx.GraphProto, found: Islands, asked: AbstractSet[str]) -> No
     found.nodes = [name for name in found.nodes if name in kept]
 
 
-def _computes_floats(graph: Graph, node: onnx.NodeProto) -> bool:
+def _computes_floats(graph: RangedGraph, node: onnx.NodeProto) -> bool:
     """Whether it does itself: a node with subgraphs leaves that to what is in them."""
     itself = node.op_type != "Constant" and not any(subgraphs(node))
     return itself and any(graph.is_float(name) for name in node.output)
@@ -128,7 +128,7 @@ def _below(graph: onnx.GraphProto) -> dict[str, str]:
     }
 
 
-def _hindrance(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _hindrance(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     """Why no integer kernel can run this node."""
     if node.domain or node.op_type not in SUPPORTED:
         return f"{node.op_type} has no integer kernel"
@@ -138,7 +138,7 @@ def _hindrance(graph: Graph, node: onnx.NodeProto) -> str | None:
     return (rule(graph, node) if rule else None) or _without_range(graph, node)
 
 
-def _without_range(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _without_range(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if not graph.is_float(node.output[0]):
         return "not a float tensor"
     for name in (*node.input, *node.output):
@@ -148,19 +148,19 @@ def _without_range(graph: Graph, node: onnx.NodeProto) -> str | None:
     return None
 
 
-def _conv(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _conv(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if not _is_float_constant(graph, node.input[1]):
         return "its weights are computed"
     return _bias(graph, node)
 
 
-def _gemm(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _gemm(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if attribute(node, "alpha", 1.0) != 1.0:
         return "alpha is not 1"
     return _conv(graph, node)
 
 
-def _bias(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _bias(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if len(node.input) <= _BIAS or not node.input[_BIAS]:
         return None
     bias = graph.constants.get(node.input[_BIAS])
@@ -169,7 +169,7 @@ def _bias(graph: Graph, node: onnx.NodeProto) -> str | None:
     return None if len(bias.dims) == 1 and bias.data_type in FLOATS else "its bias is not a row of floats"
 
 
-def _matmul(graph: Graph, node: onnx.NodeProto) -> str | None:
+def _matmul(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if node.input[0] in graph.constants:
         return "its first operand is constant"
     weight = graph.constants.get(node.input[1])
@@ -181,20 +181,20 @@ def has_weights(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
     return node.op_type in WEIGHTED and node.input[1] in constants
 
 
-def _is_float_constant(graph: Graph, name: str) -> bool:
+def _is_float_constant(graph: RangedGraph, name: str) -> bool:
     return name in graph.constants and graph.constants[name].data_type in FLOATS
 
 
-def _maxpool(_: Graph, node: onnx.NodeProto) -> str | None:
+def _maxpool(_: RangedGraph, node: onnx.NodeProto) -> str | None:
     return "MaxPool gives indices too" if len(node.output) > 1 and node.output[1] else None
 
 
-def _resize(_: Graph, node: onnx.NodeProto) -> str | None:
+def _resize(_: RangedGraph, node: onnx.NodeProto) -> str | None:
     mode = attribute(node, "mode", b"nearest")
     return None if mode == b"nearest" else f"Resize by {mode.decode()} has no integer kernel"
 
 
-_RULES: dict[str, Callable[[Graph, onnx.NodeProto], str | None]] = {
+_RULES: dict[str, Callable[[RangedGraph, onnx.NodeProto], str | None]] = {
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
@@ -203,7 +203,7 @@ _RULES: dict[str, Callable[[Graph, onnx.NodeProto], str | None]] = {
 }
 
 
-def _alone(graph: Graph, node: onnx.NodeProto, chosen: AbstractSet[str], *, grow: bool) -> str | None:
+def _alone(graph: RangedGraph, node: onnx.NodeProto, chosen: AbstractSet[str], *, grow: bool) -> str | None:
     if node.op_type in WEIGHTED:
         weighted = node.input[1] in graph.constants
         return None if weighted or (grow and chosen & set(node.input)) else "it multiplies two activations"

@@ -15,6 +15,7 @@ from app.domain.recipe import Imported
 from app.domain.report import Figures, RunsElsewhere, Size
 from worker.engine import kernels, methods
 from worker.engine.calibrate import collect, load_statistics, save_statistics
+from worker.engine.choices.setting import Samples
 from worker.engine.data.bind import Session, inputs_of
 from worker.engine.data.dataset import Sample
 from worker.engine.data.feeds import real_feeds, synthetic_feeds
@@ -28,14 +29,13 @@ from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
 from worker.engine.evaluate.fidelity import exact
 from worker.engine.evaluate.layers import layers_of
 from worker.engine.evaluate.progress import Progress, within
-from worker.engine.evaluate.ready import Feed, read_feeds, write_feeds
 from worker.engine.evaluate.reference import Reference
 from worker.engine.evaluate.run import every_feed, run
 from worker.engine.interface import float_view
 from worker.engine.load import load_model, model_bytes
 from worker.engine.methods.imported import bring_in
-from worker.engine.methods.setting import Samples
 from worker.engine.prepare import prepare_model
+from worker.engine.ready import Feed, read_feeds, write_feeds
 from worker.engine.requests import Build, Built, Data, Prepare, Prepared
 from worker.engine.requirements import requires
 from worker.engine.session import open_session

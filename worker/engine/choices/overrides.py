@@ -10,10 +10,10 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from app.domain.recipe import Calibrated, Mixed, Override
-from worker.engine.methods.islands import WEIGHTED, has_weights
-from worker.engine.methods.resolve import unsupported
-from worker.engine.methods.saturation import can_saturate, full_range
-from worker.engine.methods.selection import listed, matches, named
+from worker.engine.choices.islands import WEIGHTED, has_weights
+from worker.engine.choices.resolve import unsupported
+from worker.engine.choices.saturation import can_saturate, full_range
+from worker.engine.choices.selection import listed, matches, named
 from worker.engine.passes.scopes import array, attribute, initializers
 
 TYPES = {
