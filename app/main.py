@@ -3,6 +3,7 @@
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -60,18 +61,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings()
     held = App(settings, Database(settings.database), open_storage(settings))
     rates, last_used = Rates(settings.redis_url), LastUsed(lambda: held.database)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Watch]]:
-        await run_in_threadpool(app.openapi)  # it takes a second, which whoever asks first would wait
-        gc.collect()
-        gc.freeze()  # what is here stays: looking through it again would hold up every request
-        yield {"watch": held.watch}
-        await rates.close()
-        await run_in_threadpool(last_used.close)
-        held.storage.close()
-        held.database.dispose()
-
     app = FastAPI(
         title="Fewbits",
         summary=SUMMARY,
@@ -80,18 +69,41 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         contact={"name": "Whoever runs this service"},
         license_info={"name": "Apache 2.0", "identifier": "Apache-2.0"},
         servers=[{"url": "/", "description": "This service"}],
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, held, rates, last_used),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         generate_unique_id_function=openapi.name_of,
     )
     app.state.fewbits = held
+    _add_middleware(app, held, rates, last_used)
+    errors.install(app)
+    _add_routes(app)
+    openapi.describe(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(
+    held: App, rates: Rates, last_used: LastUsed, app: FastAPI
+) -> AsyncIterator[dict[str, Watch]]:
+    await run_in_threadpool(app.openapi)  # it takes a second, which whoever asks first would wait
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through it again would hold up every request
+    yield {"watch": held.watch}
+    await rates.close()
+    await run_in_threadpool(last_used.close)
+    held.storage.close()
+    held.database.dispose()
+
+
+def _add_middleware(app: FastAPI, held: App, rates: Rates, last_used: LastUsed) -> None:
+    """The last one sees a request first."""
     app.add_middleware(HeadAsGet)
     app.add_middleware(OwnRows)
     app.add_middleware(
         Gatekeeper,
-        settings=settings,
+        settings=held.settings,
         database=lambda: held.database,
         rates=rates,
         last_used=last_used,
@@ -99,10 +111,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Tus)
     app.add_middleware(Measured, metrics=held.metrics)
     app.add_middleware(RequestLog)
-    errors.install(app)
-    _add_routes(app)
-    openapi.describe(app)
-    return app
 
 
 def _add_routes(app: FastAPI) -> None:
