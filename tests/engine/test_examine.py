@@ -138,7 +138,7 @@ def test_a_lfs_pointer_is_refused_with_the_command_that_helps(tmp_path: Path) ->
         (b"PK\x03\x04rest", "zip"),
         (b"\x1c\0\0\0TFL3rest", "TensorFlow Lite"),
         (b"<html>not found</html>", "HTML"),
-        (b"hello, this is text", "not an ONNX model"),
+        (b"hello, this is text", "Upload the file that your exporter wrote"),
         (bytes(range(256)), "not an ONNX model"),
         (b"\x80" * 4096, "not an ONNX model"),
         (onnx.ModelProto(producer_name="x").SerializeToString(), "no ONNX graph"),
