@@ -9,7 +9,7 @@ import onnx
 
 from app.domain.recipe import WeightOnly
 from worker.engine.choices.selection import listed, refuse_nothing, stays_float
-from worker.engine.choices.setting import Samples
+from worker.engine.choices.setting import Samples, Setting
 from worker.engine.corrections.held_out import is_held_out
 from worker.engine.load import copy_of
 from worker.engine.methods.tidy import import_microsoft
@@ -25,7 +25,7 @@ from worker.engine.methods.weight_only.levels import assign, settle_levels
 from worker.engine.methods.weight_only.resolution import SAMPLED, TABLES, resolve_blocks
 from worker.engine.methods.weight_only.rewrite import matrix, replace_matrix, rewrite, store
 from worker.engine.passes.scopes import tensor_names
-from worker.engine.ready import Feed, Setting
+from worker.engine.ready import Feed
 
 Activations = Mapping[Weight, tuple[str, ...]]
 Pairs = Iterator[tuple[Weight, Quantized]]
