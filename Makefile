@@ -12,6 +12,8 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 # What waits longest begins first, beside what computes.
 LONGEST := tests/faults/test_webhooks.py tests/faults/test_workers.py
 HOSTILE = $(shell grep -o 'tests/[a-z_/]*\.py\(::[a-z_0-9]*\)\?' docs/hostile.md | sort -u)
+# Tests of how quickly a busy service answers have the host for themselves.
+ALONE := no_request_fails_under_load or broker_forgets_everything
 # A command that makes stand-ins for the base images, where none can be pulled.
 BASE_IMAGES ?= $(wildcard ../shared/tools/base-images)
 
@@ -34,7 +36,8 @@ test: .venv/dev ## run the whole suite on servers that it starts itself
 
 test-faults: .venv/dev ## break every part of a service while jobs run, attack it, and print what that came to; takes long
 	@$(BIN)/python -m pytest -m "long or not long" -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder \
-	  $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/faults/test_*.py)) $(HOSTILE)
+	  -k "not ($(ALONE))" $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/faults/test_*.py)) $(HOSTILE)
+	@$(BIN)/python -m pytest -m "long or not long" -p no:randomly -k "$(ALONE)" tests/faults
 
 test-hosts: .venv/dev ## run whole jobs on hosts that share only Postgres and Redis, and an S3 store
 	@$(BIN)/python -m pytest -m long tests/hosts
