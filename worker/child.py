@@ -20,6 +20,8 @@ from worker.confine import MIB, Limits, confine
 
 DONE, CRASHED, REFUSED = 0, 1, 2
 NO_SPACE = Problem("no_space", "The worker's disk is full; free some space and retry.", retryable=True)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+HOST = (errno.EIO, errno.ENFILE, errno.ESTALE)  # no upload does that
 Progress = Callable[[float, str], None]
 OUT_OF_MEMORY = ("bad allocation", "std::bad_alloc", "failed to allocate memory", "bad_alloc")
 
@@ -60,16 +62,22 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
     if isinstance(error, DomainError):
         return Problem.of(error)
     text = str(error).lower()
-    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or any(w in text for w in OUT_OF_MEMORY):
         return no_memory(limits)
     if isinstance(error, UnicodeError):
         return Problem("not_unicode", f"A name or a text in this upload is no Unicode: {error}.")
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+    if number == errno.EFBIG:
         detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."
         return Problem("output_limit", detail)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if number in FULL:
         return NO_SPACE
-    return None
+    return host_trouble(error) if number in HOST else None
+
+
+def host_trouble(error: Exception) -> Problem:
+    """What is said of an error that is this host's, whatever was uploaded."""
+    return Problem("worker_trouble", f"{type(error).__name__}: {error}", retryable=True)
 
 
 def no_memory(limits: Limits) -> Problem:

@@ -1,6 +1,5 @@
 """One doorbell: wait for the host, claim the step, do it, write how it ended."""
 
-import errno
 import fcntl
 import logging
 import os
@@ -19,13 +18,13 @@ from app.db.models import Step, StepLog
 from app.db.queries import drains
 from app.domain.errors import BlobDamaged, DomainError, Problem
 from app.log import about
-from app.services import outcomes, quotas, steps
+from app.services import orphans, outcomes, quotas, steps
 from app.services.events import acting_as
 from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
 from app.tracing import span
 from worker import deliver, footprint, hostlock, probe
-from worker.child import NO_SPACE
+from worker.child import FULL, NO_SPACE, host_trouble
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -36,6 +35,7 @@ log = logging.getLogger(__name__)
 WITHOUT_ENGINE = ("report",)
 RETRY_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 300.0
+DOUBLINGS = 6  # of the wait; more would be longer than the longest
 PATIENCE = 6
 WRITE_SECONDS = 60.0
 WRITE_AGAIN_SECONDS = 0.5
@@ -77,11 +77,31 @@ def _claim_and_work(process: Process, step_id: str) -> None:
     with about(**claim.ids), span(claim.kind, claim.traceparent, SpanKind.CONSUMER, claim.ids):
         log.info("%s %s of %s, attempt %d", claim.kind, step_id, claim.subject_id, claim.attempt)
         try:
-            _work(process, claim)
-        except Stale:
-            log.info("%s was taken away; its result is dropped", step_id)
+            _work_while_ours(process, claim)
         finally:
             _give_way(process, claim)
+
+
+def _work_while_ours(process: Process, claim: Claim) -> None:
+    published: list[str] = []
+    try:
+        _work(process, claim, published)
+    except Stale:
+        log.info("%s was taken away; its result is dropped", claim.step_id)
+    _forget(process, published)
+
+
+def _forget(process: Process, published: list[str]) -> None:
+    """Delete what a step wrote into the store and no row names.
+
+    Not after an end that could not be written, for that may have been: the sweeper looks a week later.
+    """
+    if not published:
+        return
+    try:
+        orphans.delete_unknown(process.database, process.storage, published)
+    except (OSError, SQLAlchemyError):
+        log.warning("could not delete what a step left in the store", exc_info=True)
 
 
 def _give_way(process: Process, claim: Claim) -> None:
@@ -94,20 +114,20 @@ def _give_way(process: Process, claim: Claim) -> None:
         broker.ring(step_id, claim.kind)
 
 
-def _work(process: Process, claim: Claim) -> None:
-    """Do the step and write its end.
+def _work(process: Process, claim: Claim, published: list[str]) -> None:
+    """Do the step and write its end; `published` gets what is in the store until rows name it.
 
     Raises:
         Stale: The step is not ours any more.
     """
     try:
-        record = _do(process, claim)
+        record = _do(process, claim, published)
     except Refusal as refusal:
         _refuse(process, claim, refusal.problem)
     except Interrupted:
         _hand_back(process, claim)
     except ChildLost as loss:
-        _lose(process, claim, loss.detail)
+        _lose(process, claim, loss.detail, RETRY_SECONDS * claim.losses)
     except BlobDamaged as error:  # sent again, the bytes serve: nothing was wrong with the upload
         _wait(process, claim, Problem.of(error))
     except DomainError as error:
@@ -120,11 +140,12 @@ def _work(process: Process, claim: Claim) -> None:
         _lose(process, claim, f"{type(error).__name__}: {error}", RETRY_SECONDS * (claim.losses + 1))
     else:
         _write(process, lambda db: outcomes.complete(db, claim, record))
+        published.clear()
 
 
-def _do(process: Process, claim: Claim) -> Record:
+def _do(process: Process, claim: Claim, published: list[str]) -> Record:
     with _folder(process, claim) as folder, Lease(process.database, claim) as lease:
-        work = Work(process, claim, lease, folder)
+        work = Work(process, claim, lease, folder, published=published)
         try:
             return STEPS[claim.kind](work)
         finally:
@@ -172,9 +193,9 @@ def _locked(folder: Path, how: int = 0) -> Iterator[None]:
 
 
 def _trouble(error: Exception) -> Problem:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in FULL:
         return NO_SPACE
-    return Problem("worker_trouble", f"{type(error).__name__}: {error}", retryable=True)
+    return host_trouble(error)
 
 
 def _refuse(process: Process, claim: Claim, problem: Problem) -> None:
@@ -187,11 +208,12 @@ def _refuse(process: Process, claim: Claim, problem: Problem) -> None:
 
 def _wait(process: Process, claim: Claim, problem: Problem) -> None:
     """Try again, later each time: a job's step six times, an inspection for ever: a rejection deletes."""
-    if not claim.kind.startswith("inspect") and claim.attempt >= PATIENCE:
+    times = claim.troubles + 1
+    if not claim.kind.startswith("inspect") and times >= PATIENCE:
         _fail(process, claim, problem)
         return
-    wait_s = min(RETRY_SECONDS * 2**claim.attempt, LONGEST_WAIT_SECONDS)
-    _write(process, lambda db: steps.hand_back(db, claim, lost=False, wait_s=wait_s))
+    wait_s = min(RETRY_SECONDS * 2 ** min(times, DOUBLINGS), LONGEST_WAIT_SECONDS)
+    _write(process, lambda db: steps.hand_back(db, claim, trouble=True, wait_s=wait_s))
 
 
 def _fail(process: Process, claim: Claim, problem: Problem) -> None:
@@ -203,7 +225,7 @@ def _lose(process: Process, claim: Claim, detail: str, wait_s: float = 0) -> Non
 
 
 def _hand_back(process: Process, claim: Claim) -> None:
-    _write(process, lambda db: steps.hand_back(db, claim, lost=False))
+    _write(process, lambda db: steps.hand_back(db, claim))
 
 
 def _write(process: Process, end: Callable[[Session], None]) -> None:

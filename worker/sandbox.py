@@ -32,7 +32,7 @@ REPORT_BYTES = 64
 DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 # What Rust's libraries print before they abort; C++'s throw, and the child itself tells.
 NO_MEMORY = re.compile(rb"memory allocation of \d+ bytes failed")
-CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
 # Escaped in JSON: backslashes and pairs of surrogates stay. Names in uploads may hold NULs, which no database
 # takes, and halves of pairs, which nothing can encode.
 ESCAPED = re.compile(
@@ -244,7 +244,7 @@ def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: 
         detail = f"The step used more than {limits.cpu_s} s of CPU time, the limit for one engine call."
         raise Refusal(Problem("time_limit", detail))
     if code < 0 and -code not in CRASHES:
-        message = f"the engine's process was ended by {signal.Signals(-code).name}"
+        message = f"the engine's process was ended by {_signal(-code)}"
         raise ChildLost(message)
     if code == -signal.SIGABRT and NO_MEMORY.search(log):
         raise Refusal(no_memory(limits))
@@ -270,6 +270,12 @@ def _shortened(problem: Problem) -> Problem:
 
 
 def _crash(code: int, log: bytes) -> str:
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    how = f"signal {_signal(-code)}" if code < 0 else f"exit code {code}"
     last = log.decode(errors="replace").replace("\0", "\ufffd").strip().rpartition("\n")[2][:500]
     return f"The engine crashed with {how} on this upload. {last}".strip()
+
+
+def _signal(number: int) -> str:
+    """Its name; real-time signals have none."""
+    names = {int(known): known.name for known in signal.Signals}
+    return names.get(number, str(number))

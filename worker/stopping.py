@@ -43,7 +43,7 @@ def _hand_back(process: Process, claim: Claim) -> None:
     """Its receiver may have it and gets it again, with the same id: at least once is what is promised."""
     try:
         with process.database.writing() as db:
-            steps.hand_back(db, claim, lost=False)
+            steps.hand_back(db, claim)
     except Stale:
         log.info("%s ended at the last moment", claim.step_id)
     except SQLAlchemyError as error:

@@ -38,6 +38,7 @@ class Work:
     folder: Path
     printed: Printed = field(default_factory=Printed)
     staged: list[int] = field(default_factory=list)  # bytes of each file; a child could change the files
+    published: list[str] = field(default_factory=list)  # keys of what is in the store before a row names it
 
     def stage(self, sha256: str, path: str) -> Path:
         """Copy a blob into the step's folder and check its digest.
@@ -79,13 +80,17 @@ class Work:
         if path.is_symlink() or not path.is_file() or self.folder not in path.resolve().parents:
             message = f"the engine's result {path.name} is no regular file of its own"
             raise OSError(message)
-        return add_file(self.process.storage, path)
+        return self._noted(add_file(self.process.storage, path))
 
     def keep(self, value: object) -> Received:
         """Write a dataclass into the store as JSON."""
         with self.process.storage.create() as writer:
             writer.write(TypeAdapter(type(value)).dump_json(value))
-            return writer.finish()
+            return self._noted(writer.finish())
+
+    def _noted(self, received: Received) -> Received:
+        self.published.append(received.key)
+        return received
 
     def call(
         self, name: str, request: object, answer: type[Answer], share: tuple[float, float] = (0.0, 1.0)

@@ -315,6 +315,7 @@ class Step(Base):
     state: Mapped[str] = mapped_column(String(20), default="queued")
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     losses: Mapped[int] = mapped_column(Integer, default=0)
+    troubles: Mapped[int] = mapped_column(Integer, default=0)
     not_before: Mapped[int] = mapped_column(BigInteger, default=0)
     rung_at: Mapped[int] = mapped_column(BigInteger, default=now_us())
     lease_until: Mapped[int | None] = mapped_column(BigInteger)

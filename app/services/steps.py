@@ -38,6 +38,7 @@ class Claim:
     job_id: str | None
     project_id: str
     losses: int
+    troubles: int = 0
     traceparent: str | None = None
 
     @property
@@ -76,16 +77,19 @@ def claim(db: Session, step_id: str, worker: str, sandbox: Sequence[str] = ()) -
         return None
     step = db.get_one(Step, step_id, populate_existing=True)
     ids = (step.id, attempt, step.kind, step.subject_id, step.job_id, step.project_id)
-    return Claim(*ids, step.losses, step.traceparent)
+    return Claim(*ids, step.losses, step.troubles, step.traceparent)
 
 
-def hand_back(db: Session, claim: Claim, *, lost: bool, wait_s: float = 0) -> None:
-    """Return a step to the queue; only losses count.
+def hand_back(
+    db: Session, claim: Claim, *, lost: bool = False, trouble: bool = False, wait_s: float = 0
+) -> None:
+    """Return a step to the queue: its worker or child was lost, its host is in trouble, or its worker stops.
 
     Raises:
         Stale: The step is not ours any more.
     """
-    if not queries.requeue_step(db, claim.step_id, claim.attempt, lost=lost, wait_s=wait_s):
+    ids = claim.step_id, claim.attempt
+    if not queries.requeue_step(db, *ids, lost=lost, trouble=trouble, wait_s=wait_s):
         raise Stale
     if wait_s == 0:
         after_commit(db, broker.ring, claim.step_id, claim.kind)

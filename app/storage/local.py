@@ -155,9 +155,10 @@ def _write_all(file: FileIO, chunk: bytes) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """What lies in it is durable only if its own name is."""
+    """What lies in it is durable only if its own name is, and so on up to the first folder that was there."""
     if not folder.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
 
 

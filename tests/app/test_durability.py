@@ -33,3 +33,20 @@ def test_an_object_is_synced_before_it_is_named_and_its_name_before_anybody_is_t
     temporary = f".{key}.part"
     assert done[-3:] == [("sync", temporary), ("rename", temporary), ("sync", key[:2])]
     assert ("sync", "blobs") in done[:-3], "a folder that was made now is there after a power cut too"
+
+
+def test_every_folder_that_was_made_for_a_store_is_synced_into_the_one_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    sync = os.fsync
+
+    def syncing(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+
+    factories.store(LocalStorage(tmp_path / "data" / "blobs"), b"bytes")
+
+    assert {tmp_path, tmp_path / "data", tmp_path / "data" / "blobs"} <= set(synced)

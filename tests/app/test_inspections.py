@@ -1,14 +1,16 @@
 """An upload's inspection over HTTP: waited for, passed, or ended by a rejection."""
 
+import hashlib
 import threading
 import time
 
 import httpx
+import pytest
 from sqlalchemy import select
 
 from app.db.models import Version
 from app.domain.errors import Problem
-from app.services import models
+from app.services import datasets, models
 from tests import factories
 from tests.app.conftest import Service, Tenant
 from tests.app.problems import problem
@@ -55,6 +57,22 @@ def test_a_rejected_version_keeps_its_problem_and_loses_its_bytes(
     assert (shown["state"], shown["error"]["code"], shown["files"]) == ("rejected", "not_onnx", [])
     problem(gone, 404, "not_found")
     assert "This is no model." in problem(refused, 422, "invalid_input")["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/datasets"])
+def test_an_upload_whose_workers_died_is_here_to_be_tried_again(
+    service: Service, http: httpx.Client, path: str
+) -> None:
+    sent = content()
+    stored = http.post(path, files={"file": ("m.onnx", sent)}).json()
+    problem = Problem("worker_lost", "inspect was lost 3 times", retryable=True)
+    rejecting = models.reject if path == "/v1/models" else datasets.reject
+
+    with service.database.writing() as db:
+        rejecting(db, service.storage, stored["id"], problem)
+
+    assert http.head(f"/v1/blobs/{hashlib.sha256(sent).hexdigest()}").status_code == 200
+    assert http.get(stored["links"]["self"]).json()["state"] == "rejected"
 
 
 def test_waiting_for_an_inspection_that_does_not_end_gives_the_version_as_it_is(

@@ -146,6 +146,17 @@ def die(arguments: Arguments) -> dict[str, Any]:
     return {}
 
 
+def fail_with(arguments: Arguments) -> dict[str, Any]:
+    """As the system call that fails with this error."""
+    number = getattr(errno, arguments["mark"])
+    raise OSError(number, os.strerror(number), "model.onnx")
+
+
+def die_by_number(arguments: Arguments) -> dict[str, Any]:
+    os.kill(os.getpid(), int(arguments["mark"]))
+    return {}
+
+
 def leave(arguments: Arguments) -> dict[str, Any]:
     os._exit(int(arguments["mark"]))
 
@@ -287,8 +298,10 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         chatter,
         crowd,
         die,
+        die_by_number,
         environment,
         escape,
+        fail_with,
         hide,
         hoard,
         leave,

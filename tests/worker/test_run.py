@@ -12,63 +12,24 @@ from sqlalchemy import update
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from app.db.models import Step, Version
+from app.db.models import Step
 from app.db.session import Database
 from app.domain.errors import NotFound, Problem
 from app.services import blobs
 from app.services.outcomes import Record
-from app.settings import Settings
-from app.storage import LocalStorage
 from tests import factories
 from tests.waiting import in_time
 from tests.worker import misbehaving
+from tests.worker.endings import Do, one, raising, run_often
 from worker import footprint, hostlock, lease, run, sandbox
 from worker.child import NO_SPACE
 from worker.confine import MIB
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
-from worker.steps import STEPS
 from worker.work import Work
 
 REFUSAL = Refusal(Problem("not_onnx", "This is a cat."))
-
-
-@pytest.fixture
-def process(database: Database, storage: LocalStorage, tmp_path: Path) -> Process:
-    return Process(Settings(home=tmp_path), database, storage, "this worker")
-
-
-@pytest.fixture
-def version(database: Database) -> str:
-    """A version whose inspection is queued."""
-    return factories.make_version(database, factories.make_project(database), ready=False)
-
-
-@pytest.fixture
-def step(database: Database, version: str) -> str:
-    return factories.step_of(database, version, "inspect_version").id
-
-
-@pytest.fixture
-def do(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Work], Record]], None]:
-    """Sets what an inspection does."""
-    return lambda function: monkeypatch.setitem(STEPS, "inspect_version", function)
-
-
-def raising(error: Exception) -> Callable[[Work], Record]:
-    def fail(_work: Work) -> Record:
-        raise error
-
-    return fail
-
-
-def one(database: Database, step_id: str) -> Step:
-    with database.reading() as db:
-        return db.get_one(Step, step_id)
-
-
-Do = Callable[[Callable[[Work], Record]], None]
 
 
 def test_a_step_is_claimed_done_and_written(process: Process, version: str, step: str, do: Do) -> None:
@@ -202,55 +163,6 @@ def test_a_killed_child_costs_a_loss_and_the_step_is_free_at_once(
     factories.take(process.database, step)
 
 
-FULL = OSError(errno.ENOSPC, "No space left on device")
-AWAY = OperationalError("", {}, Exception("gone"))
-TROUBLES = [FULL, OSError("the store is away"), Refusal(NO_SPACE), AWAY]
-
-
-def run_often(process: Process, step: str, times: int) -> None:
-    for _ in range(times):
-        with process.database.writing() as db:
-            db.execute(update(Step).values(not_before=0))
-        run.run(process, step)
-
-
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_a_host_in_trouble_costs_nothing_and_tries_again_later(
-    process: Process, step: str, do: Do, trouble: Exception
-) -> None:
-    do(raising(trouble))
-
-    run.run(process, step)
-
-    found = one(process.database, step)
-    assert (found.state, found.losses) == ("queued", 0)
-    assert found.not_before > found.rung_at
-
-
-def test_no_trouble_of_a_host_deletes_an_upload(process: Process, version: str, step: str, do: Do) -> None:
-    do(raising(FULL))
-
-    run_often(process, step, 10)
-
-    assert one(process.database, step).state == "queued"
-    with process.database.reading() as db:
-        found = db.get_one(Version, version)
-        assert (found.state, len(found.files)) == ("inspecting", 1)
-
-
-def test_trouble_that_stays_fails_a_jobs_step_with_what_it_was(
-    process: Process, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = factories.make_job(process.database, factories.make_project(process.database))
-    (prepare,) = factories.steps_of(process.database, job, "prepare")
-    monkeypatch.setitem(STEPS, "prepare", raising(FULL))
-
-    run_often(process, prepare.id, run.PATIENCE)
-
-    found = one(process.database, prepare.id)
-    assert (found.state, found.losses, found.problem) == ("failed", 0, NO_SPACE)
-
-
 def test_a_bug_costs_losses_and_fails_with_what_it_was(process: Process, step: str, do: Do) -> None:
     do(raising(LookupError("a bug")))
 
@@ -276,6 +188,30 @@ def test_the_result_of_a_step_that_was_taken_away_is_dropped(
 
     assert (one(process.database, step).state, one(process.database, step).worker) == ("running", "another")
     assert factories.row(process.database, version).state == "inspecting"
+
+
+@pytest.mark.parametrize("end", [Refusal(NO_SPACE), Interrupted(), ChildLost("killed"), REFUSAL, None])
+def test_what_a_step_wrote_and_nothing_names_is_gone_from_the_store(
+    process: Process, version: str, step: str, do: Do, end: Exception | None
+) -> None:
+    published: list[str] = []
+
+    def inspect(work: Work) -> Record:
+        (work.folder / "weights").write_bytes(b"secret weights")
+        published.append(work.publish(work.folder / "weights").key)
+        published.append(work.keep(REFUSAL.problem).key)
+        if end:
+            raise end
+        with process.database.writing() as db:  # somebody else has it now
+            db.execute(update(Step).where(Step.id == step).values(attempt=2))
+        return factories.accepted(version)
+
+    do(inspect)
+    run.run(process, step)
+
+    for key in published:
+        with pytest.raises(FileNotFoundError):
+            process.storage.open(key)
 
 
 def test_a_worker_that_stops_leaves_the_step_to_others(process: Process, step: str, do: Do) -> None:

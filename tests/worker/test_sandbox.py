@@ -193,7 +193,7 @@ def test_too_long_an_answer_is_a_refusal(tmp_path: Path) -> None:
     refused("output_limit", lambda: misbehave("chatter", tmp_path))
 
 
-@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE"])
+@pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE", "SIGTRAP"])
 def test_a_crash_is_final_and_names_its_signal(tmp_path: Path, name: str) -> None:
     detail = refused("engine_crashed", lambda: misbehave("die", tmp_path, mark=name))
 
@@ -232,6 +232,29 @@ def test_a_kill_from_outside_is_a_loss(tmp_path: Path) -> None:
         misbehave("sleep", tmp_path, mark=str(mark))
 
     killer.join()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *(("ENOSPC", "no_space"), ("EDQUOT", "no_space")),
+        *(("EIO", "worker_trouble"), ("ENFILE", "worker_trouble"), ("ESTALE", "worker_trouble")),
+    ],
+)
+def test_an_error_that_is_the_hosts_says_to_try_again(tmp_path: Path, number: str, code: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        misbehave("fail_with", tmp_path, mark=number)
+
+    assert (refusal.value.problem.code, refusal.value.problem.retryable) == (code, True)
+
+
+def test_a_call_that_gets_no_memory_from_the_system_exceeds_its_limit(tmp_path: Path) -> None:
+    refused("memory_limit", lambda: misbehave("fail_with", tmp_path, mark="ENOMEM"))
+
+
+def test_a_signal_without_a_name_is_a_loss_with_its_number(tmp_path: Path) -> None:
+    with pytest.raises(ChildLost, match="40"):
+        misbehave("die_by_number", tmp_path, mark="40")
 
 
 @pytest.mark.parametrize("code", ["1", "3"])

@@ -19,7 +19,10 @@ BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "f
 
 @router.head("/{sha256}", response_class=Response, responses=refuses("not_found"))
 def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Response:
-    """Ask whether this project has sent these bytes already; they stay for another day then."""
+    """Ask whether this project has sent these bytes already; they stay for another day then.
+
+    They go before when somebody deletes the last model or dataset of this project that has them.
+    """
     found = blobs.renewed(db, caller.project_id, sha256, service.settings.blob_grace_s)
     if found is None:
         return Response(status_code=404)

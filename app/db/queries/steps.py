@@ -77,11 +77,14 @@ def close_step(db: Session, step_id: str, attempt: int, state: str, problem: Pro
     return changed(db, ended) == 1
 
 
-def requeue_step(db: Session, step_id: str, attempt: int, *, lost: bool, wait_s: float) -> bool:
-    """Hand a step that is still ours back to the queue; only losses are counted."""
+def requeue_step(
+    db: Session, step_id: str, attempt: int, *, lost: bool, trouble: bool, wait_s: float
+) -> bool:
+    """Hand a step that is still ours back to the queue; losses and troubles are counted, stops are not."""
     statement = _mine(step_id, attempt).values(
         state="queued",
         losses=Step.losses + int(lost),
+        troubles=Step.troubles + int(trouble),
         worker=None,
         lease_until=None,
         rung_at=now_us() - RING_AGAIN + SOON,  # should this process end before it has rung, a sweep does
