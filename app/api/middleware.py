@@ -4,7 +4,6 @@ Plain ASGI, because a middleware that touches the body would read it first.
 """
 
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import tus
 from app.api.body import soon
+from app.api.crowd import Crowd
 from app.api.errors import DATABASE_ERRORS, problem_response, status_of, unavailable
 from app.api.last_used import LastUsed
 from app.api.live import SharedLooks, while_live
@@ -35,7 +35,6 @@ UPLOADS = "/v1/uploads"
 FORMS = ("/v1/models", "/v1/datasets", "/v1/quantize")
 SAFE = ("GET", "HEAD", "OPTIONS")
 SCOPES = {"/v1/projects": "operator", "/v1/api-keys": "admin", "/v1/session": "read"}
-AT_ONCE = 768  # requests that one project may have under way here: the others' share is a quarter
 AGAIN_S = 5
 COOKIE = "fewbits_session"
 COOKIE_METHODS = ("GET", "HEAD")
@@ -72,7 +71,7 @@ class Gatekeeper:
         self._reads = Policy("reads", settings.rate_reads)
         self._writes = Policy("writes", settings.rate_writes)
         self._failures = Policy("failed authentications", settings.rate_failures)
-        self._under_way: Counter[str] = Counter()
+        self._crowd = Crowd()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer at once, or hand on."""
@@ -161,9 +160,10 @@ class Gatekeeper:
             raise _too_often(count, "A key")
 
     def _check_crowd(self, caller: Caller, answered: dict[str, str]) -> None:
-        if self._under_way[caller.project_id] >= AT_ONCE:
+        if not self._crowd.may_join(caller.project_id):
             answered["Retry-After"] = str(AGAIN_S)
-            detail = f"A project may have {AT_ONCE} requests under way at once; let some of them end."
+            mine = self._crowd.under_way(caller.project_id)
+            detail = f"{mine} requests of this project are under way, and others need room; let some end."
             raise RateLimited(detail, AGAIN_S)
 
     @contextmanager
@@ -172,11 +172,8 @@ class Gatekeeper:
         if caller is None:
             yield
             return
-        self._under_way[caller.project_id] += 1
-        try:
+        with self._crowd.joined(caller.project_id):
             yield
-        finally:
-            self._under_way[caller.project_id] -= 1
 
     def _bounded(self, scope: Scope, receive: Receive) -> Receive:
         """The body, with an end to its size, and to its time where nobody reads it piece by piece."""
