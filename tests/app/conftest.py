@@ -72,7 +72,7 @@ def _document() -> dict[str, Any]:
 def serving(settings: Settings) -> Iterator[str]:
     """The URL of an API that is served by a thread."""
     app = create_app(settings)
-    app.openapi_schema = _document()
+    app.openapi = _document  # type: ignore[method-assign]
     config = uvicorn.Config(
         app,
         port=0,
