@@ -10,6 +10,7 @@ from alembic import command
 from alembic.config import Config
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import HealthCheck, settings
+from redis import Redis
 from sqlalchemy import make_url
 
 from app import broker
@@ -49,6 +50,14 @@ def postgres_url() -> Iterator[str]:
 def redis_url() -> Iterator[str]:
     with servers.redis() as url:
         yield url
+
+
+@pytest.fixture
+def empty_redis_url(redis_url: str) -> str:
+    """The broker without the rings of other tests, all of which a worker would hear first."""
+    with Redis.from_url(redis_url.replace("redis+socket://", "unix://")) as client:
+        client.flushall()
+    return redis_url
 
 
 @pytest.fixture(scope="session")

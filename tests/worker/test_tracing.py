@@ -86,7 +86,7 @@ def named(spans: list[tuple[str, Span]], name: str) -> tuple[str, Span] | None:
 
 
 def test_a_request_and_its_step_are_one_trace_with_the_clients(
-    sqlite_url: str, redis_url: str, tmp_path: Path
+    sqlite_url: str, empty_redis_url: str, tmp_path: Path
 ) -> None:
     database = Database(sqlite_url)
     project = factories.make_project(database)
@@ -98,7 +98,7 @@ def test_a_request_and_its_step_are_one_trace_with_the_clients(
         environment = {
             "FEWBITS_HOME": str(tmp_path),
             "FEWBITS_DATABASE_URL": sqlite_url,
-            "FEWBITS_REDIS_URL": redis_url,
+            "FEWBITS_REDIS_URL": empty_redis_url,
             "OTEL_EXPORTER_OTLP_ENDPOINT": url,
             **QUICKLY,
         }
