@@ -70,13 +70,13 @@ def _problem(error: Exception, limits: Limits) -> Problem | None:
     if number == errno.EFBIG:
         detail = f"The step wrote a file of more than {limits.file // MIB} MiB, the limit."
         return Problem("output_limit", detail)
-    if number in FULL:
-        return NO_SPACE
-    return host_trouble(error) if number in HOST else None
+    return host_trouble(error) if number in (*FULL, *HOST) else None
 
 
 def host_trouble(error: Exception) -> Problem:
     """What is said of an error that is this host's, whatever was uploaded."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return NO_SPACE
     return Problem("worker_trouble", f"{type(error).__name__}: {error}", retryable=True)
 
 

@@ -24,7 +24,7 @@ from app.services.outcomes import Record
 from app.services.steps import Claim, Stale
 from app.tracing import span
 from worker import deliver, footprint, hostlock, probe
-from worker.child import FULL, NO_SPACE, host_trouble
+from worker.child import host_trouble
 from worker.lease import Lease
 from worker.process import Process
 from worker.sandbox import ChildLost, Interrupted, Refusal
@@ -134,7 +134,7 @@ def _work(process: Process, claim: Claim, published: list[str]) -> None:
         _fail(process, claim, Problem.of(error))
     except (OSError, SQLAlchemyError) as error:
         log.exception("%s of %s: the store, the disk or the database failed", claim.kind, claim.subject_id)
-        _wait(process, claim, _trouble(error))
+        _wait(process, claim, host_trouble(error))
     except Exception as error:
         log.exception("%s of %s failed: this is a bug", claim.kind, claim.subject_id)
         _lose(process, claim, f"{type(error).__name__}: {error}", RETRY_SECONDS * (claim.losses + 1))
@@ -190,12 +190,6 @@ def _locked(folder: Path, how: int = 0) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _trouble(error: Exception) -> Problem:
-    if isinstance(error, OSError) and error.errno in FULL:
-        return NO_SPACE
-    return host_trouble(error)
 
 
 def _refuse(process: Process, claim: Claim, problem: Problem) -> None:

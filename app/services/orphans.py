@@ -1,4 +1,4 @@
-"""Objects that no row knows: whoever wrote them was killed between the last byte and the commit."""
+"""Objects that no row knows: whoever wrote them was killed before the commit, or did not come to it."""
 
 import logging
 import time

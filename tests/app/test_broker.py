@@ -15,13 +15,11 @@ from tests.waiting import SECONDS, in_time
 
 
 @pytest.fixture
-def valkey(redis_url: str) -> Iterator[Redis]:
+def valkey(empty_redis_url: str) -> Iterator[Redis]:
     """The broker, with nothing in its queues."""
     before = celery.conf.broker_url
-    celery.conf.broker_url = redis_url
-    url = redis_url.replace("redis+socket://", "unix://")
-    with Redis.from_url(url) as client:
-        client.flushall()
+    celery.conf.broker_url = empty_redis_url
+    with Redis.from_url(empty_redis_url.replace("redis+socket://", "unix://")) as client:
         yield client
     celery.conf.broker_url = before
 
