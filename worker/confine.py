@@ -20,6 +20,9 @@ PR_SET_NO_NEW_PRIVS = 38
 CAPABILITIES = 1 << 1 | 1 << 2
 # Of 1000: when memory is short, the kernel ends the child, not the worker or the database.
 FIRST_TO_GO = "800"
+# The kernel counts those of all processes of this user, so no child can tie up more than a part of what the
+# user may have. It does not hold root to it.
+THREADS = 16_384
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 SYSTEM = (
@@ -61,6 +64,7 @@ def _limit_resources(limits: Limits, _folder: Path) -> None:
     _limit(resource.RLIMIT_FSIZE, limits.file)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 1024)
+    _limit(resource.RLIMIT_NPROC, THREADS)
 
 
 def _limit(kind: int, value: int, grace: int = 0) -> None:

@@ -46,7 +46,7 @@ class LocalStorage:
         with path.open("r+b" if size else "wb", buffering=0) as file:
             file.truncate(size)
             file.seek(size)
-            _sync_folder(path.parent)
+            _sync_shelf(path.parent)
             yield LocalPart(file)
 
     def open(self, key: str) -> BinaryIO:
@@ -116,7 +116,7 @@ class LocalWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._temporary.rename(self._path)
-        _sync_folder(self._path.parent)
+        _sync_shelf(self._path.parent)
         return Received(self._hash.hexdigest(), self._key, self.size)
 
     def close(self) -> None:
@@ -160,6 +160,12 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
+
+
+def _sync_shelf(shelf: Path) -> None:
+    """Its own name too: whoever else is just making it may not have come so far."""
+    _sync_folder(shelf)
+    _sync_folder(shelf.parent)
 
 
 def _sync_folder(folder: Path) -> None:

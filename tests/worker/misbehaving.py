@@ -39,7 +39,9 @@ def limits(_arguments: Arguments) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     no_new_privs = next(line.split()[1] for line in status.splitlines() if line.startswith("NoNewPrivs"))
     core = resource.getrlimit(resource.RLIMIT_CORE)
-    return {"values": {"no_new_privs": no_new_privs, "core": str(core), "folder": str(Path.cwd())}}
+    threads = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    values = {"no_new_privs": no_new_privs, "core": str(core), "threads": str(threads)}
+    return {"values": {**values, "folder": str(Path.cwd())}}
 
 
 def hoard(_arguments: Arguments) -> dict[str, Any]:

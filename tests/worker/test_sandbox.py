@@ -1,6 +1,7 @@
 """The sandbox: what a child may have, what happens when it takes more, and what its death means."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from tests.hostile.inputs import ENDLESS, GIANT, written
 from tests.waiting import in_time
 from worker import footprint, probe, sandbox
-from worker.confine import MIB, Limits
+from worker.confine import MIB, THREADS, Limits
 from worker.engine.requests import Prepare, Prepared
 from worker.sandbox import ChildLost, Interrupted, Refusal
 
@@ -97,10 +98,15 @@ def test_a_secret_of_the_parent_does_not_reach_the_child(
     assert set(found) <= {*sandbox.environment(tmp_path), "LC_CTYPE"}
 
 
-def test_the_child_works_in_its_folder_without_privileges_and_without_core_dumps(tmp_path: Path) -> None:
+def test_the_child_works_in_its_folder_without_privileges_without_core_dumps_and_with_few_threads(
+    tmp_path: Path,
+) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+
     assert misbehave("limits", tmp_path) == {
         "no_new_privs": "1",
         "core": "(0, 0)",
+        "threads": str(THREADS if hard == resource.RLIM_INFINITY else min(THREADS, hard)),
         "folder": str(tmp_path),
     }
 

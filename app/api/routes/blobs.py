@@ -43,6 +43,9 @@ async def put_blob(
 ) -> BlobRead:
     """Stream the raw bytes in one request; with `Expect: 100-continue` only what is not here yet.
 
+    They stay for a day, or as long as a model or dataset has them. They go before when somebody deletes the
+    last model or dataset of this project that has them.
+
     `curl -H "Authorization: Bearer $KEY" -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`
     """
     grace = service.settings.blob_grace_s
