@@ -89,15 +89,20 @@ def _steps(steps: Sequence[Step], names: dict[str, str]) -> Iterator[Line]:
     for step in steps:
         name = names.get(step.subject_id)
         if step.started_at is not None and step.attempt:
-            lost = f", lost {step.losses} times before" if step.losses else ""
-            text = f"{step.kind} started on {step.worker or 'a worker'}, attempt {step.attempt}{lost}"
-            yield Line(step.started_at, 1, 0, step.id, step.id, name, "info", text)
+            where = f"on {step.worker or 'a worker'}, attempt {step.attempt}{_before(step)}"
+            yield Line(step.started_at, 1, 0, step.id, step.id, name, "info", f"{step.kind} started {where}")
         if step.finished_at is not None:
             why = f": {step.problem.detail} ({step.problem.code})" if step.problem else ""
             level: LogLevel = "error" if step.problem else "info"
             yield Line(
                 step.finished_at, 3, 0, step.id, step.id, name, level, f"{step.kind} {step.state}{why}"
             )
+
+
+def _before(step: Step) -> str:
+    lost = f", lost {step.losses} times before" if step.losses else ""
+    waited = f", put off {step.troubles} times for lack of room or a failing disk" if step.troubles else ""
+    return lost + waited
 
 
 def _notes(candidates: Sequence[Candidate], steps: Sequence[Step]) -> Iterator[Line]:

@@ -5,7 +5,9 @@ import time
 from typing import Any
 
 import httpx
+from sqlalchemy import update
 
+from app.db.models import Step
 from app.domain.gate import Gate
 from tests import factories
 from tests.app.conftest import Service, Tenant, finished
@@ -58,7 +60,22 @@ def test_every_step_of_the_way_is_shown(service: Service, tenant: Tenant) -> Non
     assert {s["kind"]: s["state"] for s in steps} == dict.fromkeys(
         ("prepare", "build", "benchmark", "report"), "done"
     )
-    assert all(s["attempt"] == 1 and s["losses"] == 0 and s["finished_at"] for s in steps)
+    assert all(s["attempt"] == 1 and s["finished_at"] for s in steps)
+    assert all(s["losses"] == s["troubles"] == 0 for s in steps)
+
+
+def test_a_step_that_was_lost_or_put_off_says_how_often(service: Service, tenant: Tenant) -> None:
+    job = factories.make_job(service.database, tenant.project)
+    factories.work_off(service.database, service.storage, job, until="build")
+    with service.database.writing() as db:
+        its_first = (Step.job_id == job, Step.kind == "prepare")
+        db.execute(update(Step).where(*its_first).values(losses=1, troubles=3))
+
+    prepare = tenant.http.get(f"/v1/jobs/{job}/steps").json()["items"][0]
+    told = tenant.http.get(f"/v1/jobs/{job}/logs").text
+
+    assert (prepare["kind"], prepare["losses"], prepare["troubles"]) == ("prepare", 1, 3)
+    assert "lost 1 times before, put off 3 times for lack of room or a failing disk" in told
 
 
 def test_who_waits_gets_the_job_as_soon_as_it_ends(

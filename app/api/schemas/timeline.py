@@ -20,7 +20,8 @@ class StepRead(BaseModel):
     name: str | None
     state: StepState
     attempt: int
-    losses: int
+    losses: Annotated[int, Field(description="how often its worker or engine was killed")]
+    troubles: Annotated[int, Field(description="how often its host had no room, or a disk that failed")]
     worker: str | None
     sandbox: Annotated[list[str] | None, Field(description="the layers that held its engine calls")]
     progress: float
@@ -41,6 +42,7 @@ class StepRead(BaseModel):
             state=row.state,
             attempt=row.attempt,
             losses=row.losses,
+            troubles=row.troubles,
             worker=row.worker,
             sandbox=row.sandbox,
             progress=row.progress,
