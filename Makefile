@@ -32,7 +32,7 @@ serve: .venv/run ## run the service at 127.0.0.1:8000 with its state in var (FEW
 	@$(BIN)/python -m app.serve
 
 test: .venv/dev ## run the whole suite on servers that it starts itself
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder
 
 test-faults: .venv/dev ## break every part of a service while jobs run, attack it, and print what that came to; takes long
 	@$(BIN)/python -m pytest -m "long or not long" -p no:randomly --numprocesses 3 --dist loadfile --no-loadscope-reorder \

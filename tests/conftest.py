@@ -19,9 +19,16 @@ from app.storage import LocalStorage
 from tests import object_stores, servers
 from tests.waiting import SECONDS
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+LONGEST = (TESTS / "e2e", TESTS / "app" / "test_serve.py")
 settings.register_profile("busy host", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy host")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take minutes come first: begun last, they would keep one process busy beside idle ones."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(longest) for longest in LONGEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
