@@ -47,11 +47,11 @@ class Evaluation:
     texts, perplexity for running text, mse for other numbers, none without labels. Perplexity is e to the
     mean -log p of the tokens; its drop is how much it rises. `output` may be left out where the model has one
     float output. `logits`: a binary classifier's only score says class 1 above 0, not above 0.5. `label_map`
-    gives the model's class for each label of the data. Samples and positions labelled `ignore_label` do not
-    count. `average` is how f1 joins classes: all alike (macro), all answers alike (micro), or class 1 alone
-    (binary). `data_range` is psnr's: highest minus lowest possible value, 1 when left out. `pool` makes one
-    vector of an output with a row for each token: their mean by the attention mask, the first (cls), or all
-    of it (none); left out, mean where there are tokens.
+    gives the model's class for each label of the data, by its name or number, and -1 to leave it out. Samples
+    and positions labelled `ignore_label` do not count. `average` is how f1 joins classes: all alike (macro),
+    all answers alike (micro), or class 1 alone (binary). `data_range` is psnr's: highest minus lowest
+    possible value, 1 when left out. `pool` makes one vector of an output with a row for each token: their
+    mean by the attention mask, the first (cls), or all of it (none); left out, mean where there are tokens.
 
     miou is for masks, and automatic for them; positions labelled below 0 do not count. map and map50 are mean
     average precision over intersections of .5 to .95 and at .5, as COCO counts it; `decoding` says how the

@@ -171,14 +171,16 @@ def test_safetensors_calibrate_and_boxes_in_cocos_json_are_gated_on_mean_average
         "annotations": [
             {"id": n, "image_id": n, "category_id": 4, "bbox": [*corner(n), 6, 6]} for n in range(COUNT)
         ],
-        "categories": [{"id": 4, "name": "square"}],
+        "categories": [{"id": 4, "name": "square"}, {"id": 2, "name": "shadow"}],
     }
+    coco["annotations"].append({"id": COUNT, "image_id": 0, "category_id": 2, "bbox": [0, 0, 3, 3]})
     images = {f"{n}.png": png(picture) for n, picture in enumerate(pictures(4))}
     content = zipped(images | {"annotations.json": json.dumps(coco).encode()})
     data = {"dataset": send(http, "datasets", content, preprocess="unit")["id"]}
+    label_map = {"square": 0, "shadow": -1}
     spec = {
         "calibration": {"dataset": calibration["id"]},
-        "evaluation": data | {"metric": "map50", "decoding": {"strides": [8]}},
+        "evaluation": data | {"metric": "map50", "decoding": {"strides": [8]}, "label_map": label_map},
         "gate": {"max_accuracy_drop": 0.5},
     }
 

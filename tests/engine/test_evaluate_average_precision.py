@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from app.domain.errors import Refused
-from worker.engine.evaluate.average_precision import Matches, match, matches, mean_average_precision
+from worker.engine.evaluate.average_precision import Matches, match, mean_average_precision, objects
+from worker.engine.evaluate.average_precision import matches as matches_of
 from worker.engine.evaluate.boxes import Detections
 
 Array = Any
@@ -17,6 +18,10 @@ def found(*rows: tuple[float, float, float, float, int, float]) -> Detections:
     table = np.asarray(rows, np.float64).reshape(-1, 6)
     table = table[np.argsort(-table[:, 5], kind="stable")]
     return Detections(table[:, :4], table[:, 4].astype(int), table[:, 5])
+
+
+def matches(answer: Detections, target: Array, classes: int, index: int) -> Matches:
+    return matches_of(answer, objects(target, index), classes, index)
 
 
 def value(rows: list[Matches], metric: str = "map", weights: Array = None) -> float:
@@ -122,7 +127,7 @@ def test_weights_are_images_drawn_several_times() -> None:
 
 def test_labels_that_are_no_boxes_are_refused() -> None:
     with pytest.raises(Refused, match=r"sample 3 has the shape \[2, 4\]") as refusal:
-        matches(found(), OBJECTS[:, :4], 1, 3)
+        objects(OBJECTS[:, :4], 3)
     assert refusal.value.code == "metric_mismatch"
 
 

@@ -134,6 +134,21 @@ def test_a_map_says_which_class_of_the_model_a_label_is(tmp_path: Path) -> None:
     assert refused.value.errors[0].pointer == "/evaluation/label_map"
 
 
+def test_a_map_gives_the_models_class_at_each_position_of_a_mask(tmp_path: Path) -> None:
+    truth = np.tile([[7, 9], [5, 7]], (12, 1, 1))
+    right = np.tile(np.eye(3)[[[2, 0], [1, 2]]].transpose(2, 0, 1), (12, 1, 1, 1))
+    dataset = samples(tmp_path, truth)
+
+    found = judged(dataset, right, right, metric="miou", label_map={"7": 2, "9": 0, "5": 1})
+    without = judged(dataset, right, -right, metric="miou", label_map={"7": 2, "9": -1, "5": -1})
+
+    assert found.value == 1
+    assert (without.baseline, without.value) == (1, 0)
+    with pytest.raises(Refused, match="'5' is not in evaluation") as refused:
+        judged(dataset, right, right, metric="miou", label_map={"7": 2})
+    assert refused.value.errors[0].pointer == "/evaluation/label_map"
+
+
 @pytest.mark.parametrize(
     ("labels", "output", "asked", "code"),
     [
@@ -273,6 +288,17 @@ def test_boxes_are_judged_by_mean_average_precision(tmp_path: Path, metric: str)
     assert (found.baseline, found.drop) == pytest.approx((2 / 3, 1 / 3))  # 4 of 12 samples hold nothing
     assert found.ci[0] <= found.drop <= found.ci[1]
     assert len(found.quantiles) == 201
+
+
+@pytest.mark.parametrize(("label_map", "value"), [({"0": 1, "1": 0}, 0), ({"0": 0, "1": -1}, 1)])
+def test_a_map_gives_the_models_class_of_each_box(
+    tmp_path: Path, label_map: dict[str, int], value: float
+) -> None:
+    right = [answers(0.8)] * 12
+
+    found = judged(boxed(tmp_path), right, right, metric="map50", decoding=DECODING, label_map=label_map)
+
+    assert found.value == pytest.approx(value * 2 / 3, abs=1e-9)
 
 
 def test_boxes_whose_scores_are_an_output_of_their_own_are_judged_together(tmp_path: Path) -> None:

@@ -44,19 +44,35 @@ class Ranking:
     objects: Array  # [samples] int64
 
 
-def matches(found: Detections, target: Array, classes: int, index: int) -> Matches:
+def objects(target: Array, index: int) -> Array:
+    """What is there in one image, [objects, 6] float64: left, top, right, bottom, class, crowd (1 or 0).
+
+    Raises:
+        Refused: `metric_mismatch`, the label has no such rows.
+    """
+    rows = np.asarray(target, np.float64)
+    if rows.ndim != 2 or rows.shape[1] not in {BOX + 1, WITH_CROWD}:  # noqa: PLR2004 - objects, numbers
+        detail = (
+            f"the label of sample {index} has the shape {list(rows.shape)}; boxes are rows of left, top, "
+            "right, bottom, class, and perhaps crowd"
+        )
+        raise mismatch(detail)
+    return np.pad(rows, ((0, 0), (0, WITH_CROWD - rows.shape[1])))
+
+
+def matches(found: Detections, rows: Array, classes: int, index: int) -> Matches:
     """Hold the boxes of one image against what is there.
 
     Args:
         found: what the model answers.
-        target: [objects, 5]: left, top, right, bottom, class; a sixth column is 1 for a crowd.
+        rows: [objects, 6] float64, as `objects` gives them.
         classes: how many the model tells apart.
         index: the sample's place, for refusals.
 
     Raises:
-        Refused: `metric_mismatch` or `labels_out_of_range`.
+        Refused: `labels_out_of_range`.
     """
-    rows = _objects(target, classes, index)
+    _check_classes(rows[:, BOX], classes, index)
     kind, crowd = rows[:, BOX].astype(np.int64), rows[:, BOX + 1] > 0
     best = [place for one in np.unique(found.classes) for place in _best(found.classes == one)]
     kept = np.sort(np.asarray(best, np.int64))
@@ -107,20 +123,11 @@ def mean_average_precision(rows: Sequence[Matches], metric: str) -> Value:
     return value
 
 
-def _objects(target: Array, classes: int, index: int) -> Array:
-    """[objects, 6] float64."""
-    rows = np.asarray(target, np.float64)
-    if rows.ndim != 2 or rows.shape[1] not in {BOX + 1, WITH_CROWD}:  # noqa: PLR2004 - objects, numbers
-        detail = (
-            f"the label of sample {index} has the shape {list(rows.shape)}; boxes are rows of left, top, "
-            "right, bottom, class, and perhaps crowd"
-        )
-        raise mismatch(detail)
-    if len(rows) and not 0 <= rows[:, BOX].min() <= rows[:, BOX].max() < classes:
-        wrong = next(one for one in rows[:, BOX] if not 0 <= one < classes)
+def _check_classes(given: Array, classes: int, index: int) -> None:
+    if given.size and not 0 <= given.min() <= given.max() < classes:
+        wrong = next(one for one in given if not 0 <= one < classes)
         detail = f"Sample {index} has a box of class {wrong:g}; the model's go from 0 to {classes - 1}."
         raise Refused("labels_out_of_range", detail, errors=(FieldError(f"/labels/{index}", detail),))
-    return np.pad(rows, ((0, 0), (0, WITH_CROWD - rows.shape[1])))
 
 
 def _best(of_class: Array) -> Array:

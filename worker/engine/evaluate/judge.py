@@ -15,7 +15,8 @@ from worker.engine.data.text import MASK
 from worker.engine.evaluate import average_precision, metrics, overlap
 from worker.engine.evaluate.accuracy import TOP, TWO_SIDED_95, class_scores, in_top
 from worker.engine.evaluate.bootstrap import drop_quantiles, widened
-from worker.engine.evaluate.boxes import class_count, detections
+from worker.engine.evaluate.boxes import BOX, class_count, detections
+from worker.engine.evaluate.label_map import LEFT_OUT, classes_in_map
 from worker.engine.evaluate.metrics import LESS_IS_BETTER, Value
 
 Row = Any  # what a metric notes of one sample
@@ -147,8 +148,9 @@ class Judge:
         assert decoding is not None  # noqa: S101 - settled with the question
         assert self.dataset.targets is not None  # noqa: S101 - the same
         found = detections(output, decoding, logits=self.question.logits)
-        target = np.asarray(self.dataset.targets[index])
-        return average_precision.matches(found, target, class_count(output, decoding), index)
+        rows = average_precision.objects(np.asarray(self.dataset.targets[index]), index)
+        rows[:, BOX], counted = self._classes(rows[:, BOX])
+        return average_precision.matches(found, rows[counted], class_count(output, decoding), index)
 
     def _answers(self, index: int, label: int | None, output: Array) -> tuple[Array, Array, int] | None:
         """Labels and predictions of one sample, flat, and how many classes there are.
@@ -163,7 +165,8 @@ class Judge:
         labels = np.squeeze(np.asarray(self.dataset.targets[index]))
         predicted, classes = _classes_at(output, labels, index, logits=self.question.logits)
         counted = (labels != self.question.ignore_label) & ((labels >= 0) | (self.question.metric != "miou"))
-        labels, predicted = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
+        labels, in_map = self._classes(labels[counted].astype(np.int64))
+        labels, predicted = labels[in_map], predicted[counted][in_map].astype(np.int64)
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             detail = (
                 f"Sample {index} has labels from {labels.min()} to {labels.max()}; "
@@ -171,6 +174,13 @@ class Judge:
             )
             raise Refused("labels_out_of_range", detail, errors=(FieldError(f"/labels/{index}", detail),))
         return (labels, predicted, classes) if labels.size else None
+
+    def _classes(self, labels: Array) -> tuple[Array, Array]:
+        """The model's class of each label, and which of them count."""
+        if not self.question.label_map:
+            return labels, np.ones(labels.shape, bool)
+        classes = classes_in_map(self.dataset, labels, self.question.label_map)
+        return classes, classes != LEFT_OUT
 
     def _target(self, index: int) -> Array:
         """The sample's numbers, float64 without unit axes; class numbers count as numbers here."""

@@ -11,13 +11,14 @@ from app.domain.errors import FieldError, Refused
 from app.domain.job import PERPLEXITY, Evaluation, MetricName
 from app.domain.note import Note
 from worker.engine.data.bind import feed
-from worker.engine.data.dataset import Array, Dataset, class_name
+from worker.engine.data.dataset import Array, Dataset
 from worker.engine.data.running_text import PASSAGE, RunningText
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import TOP, check_labels, scores
 from worker.engine.evaluate.average_precision import METRICS as AVERAGE_PRECISIONS
 from worker.engine.evaluate.bootstrap import AT_LEAST
 from worker.engine.evaluate.judge import Judge
+from worker.engine.evaluate.label_map import LEFT_OUT, class_in_map
 from worker.engine.evaluate.reference import Labelled
 from worker.engine.evaluate.run import Outputs
 from worker.engine.evaluate.tokens import scored_rows
@@ -25,7 +26,6 @@ from worker.engine.evaluate.tokens import scored_rows
 AUTO = "auto"
 IMAGE_AXES, MASK_AXES, BOX_AXES = 4, 2, 2
 BOX_NUMBERS = (5, 6)
-LEFT_OUT = -1
 UNLABELLED = (
     "accuracy: the data has no labels; fidelity says how close outputs stay to the float model's, "
     "which is not accuracy"
@@ -162,15 +162,10 @@ def _mapped(dataset: Dataset, indices: Sequence[int], question: Evaluation) -> l
     labels = [None if label == question.ignore_label else label for label in labels]
     if not question.label_map:
         return labels
-    return [None if label is None else _in_map(dataset, label, question.label_map) for label in labels]
-
-
-def _in_map(dataset: Dataset, label: int, label_map: dict[str, int]) -> int | None:
-    name = class_name(dataset.classes, label) or str(label)
-    if name not in label_map:
-        detail = f"The label {name!r} is not in evaluation.label_map; give its class, or -1 to leave it out."
-        raise Refused("label_unmapped", detail, errors=(FieldError("/evaluation/label_map", detail),))
-    return label_map[name] if label_map[name] != LEFT_OUT else None
+    classes = [
+        LEFT_OUT if label is None else class_in_map(dataset, label, question.label_map) for label in labels
+    ]
+    return [None if one == LEFT_OUT else one for one in classes]
 
 
 def _check_labels(
