@@ -209,7 +209,7 @@ def _measure(row: Row, case: Case, model: Path, reference: Sequence[Sequence[Arr
         row.failure = f"does not run: {' '.join(str(error).split())[:150]}"
         return
     names = [value.name for value in open_session(case.model).get_outputs()]
-    closeness = {name: Closeness() for name in case.outputs or names}
+    closeness = {name: Closeness(name) for name in case.outputs or names}
     for wanted, got in zip(reference, found, strict=True):
         for index, name in enumerate(names):
             if name in closeness:

@@ -12,7 +12,7 @@ DRAW = np.random.default_rng(5)
 
 
 def closeness(reference: np.ndarray, output: np.ndarray) -> Closeness:
-    running = Closeness()
+    running = Closeness("y")
     for ref, out in zip(reference, output, strict=True):
         running.add(ref, out)
     return running
@@ -100,7 +100,7 @@ def test_of_several_outputs_the_lowest_is_the_headline_and_all_are_noted() -> No
 
 
 def test_an_output_of_another_shape_is_refused() -> None:
-    with pytest.raises(Refused) as refused:
-        Closeness().add(np.zeros((1, 10)), np.zeros((1, 11)))
+    with pytest.raises(Refused, match=r"output 'boxes' has .* as behind NonMaxSuppression") as refused:
+        Closeness("boxes").add(np.zeros((1, 10)), np.zeros((1, 11)))
 
     assert refused.value.code == "output_changed"

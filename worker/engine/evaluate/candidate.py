@@ -43,7 +43,7 @@ def evaluate_candidate(session: Session, source: Source, reference: Reference, p
     Raises:
         Refused: `nan_output` or `output_changed`.
     """
-    closeness = {name: Closeness() for name in reference.names if name != LIKELIHOODS}
+    closeness = {name: Closeness(name) for name in reference.names if name != LIKELIHOODS}
     labelled = reference.labelled
     judge = Judge(source.dataset, labelled.question) if labelled else None
     shown = labelled.output if labelled else reference.names[0]

@@ -10,7 +10,7 @@ from app.domain.recipe import BFloat16, Float16, Mixed, Recipe, StaticInt8, Weig
 from app.domain.report import Fidelity
 from worker.engine.data.bind import Session
 from worker.engine.data.dataset import Array
-from worker.engine.evaluate.fidelity import Closeness, headline
+from worker.engine.evaluate.fidelity import Closeness, headline, refuse_another_shape
 from worker.engine.evaluate.run import run
 from worker.engine.interface import float_view
 from worker.engine.ready import Feed
@@ -72,7 +72,7 @@ def fidelity_between(float_model: Session, candidate: Session, feeds: Sequence[F
             if reference.dtype.kind == "f":
                 known = ~np.isnan(reference)
                 _refuse_nan(name, known & np.isnan(_same(after, name, reference)))
-                closeness.setdefault(name, Closeness()).add(reference[known], after[name][known])
+                closeness.setdefault(name, Closeness(name)).add(reference[known], after[name][known])
     return headline(closeness)[0] if closeness else None
 
 
@@ -81,10 +81,9 @@ def _run(session: Session, feed: Feed) -> dict[str, Array]:
 
 
 def _same(found: dict[str, Array], name: str, reference: Array) -> Array:
-    if name not in found or found[name].shape != reference.shape:
-        shape = found[name].shape if name in found else "nothing"
-        detail = f"The output {name!r} of the candidate has the shape {shape}, not {reference.shape}."
-        raise Refused("output_changed", detail)
+    if name not in found:
+        raise Refused("output_changed", f"The candidate has no output {name!r}.")
+    refuse_another_shape(name, reference, found[name])
     return found[name]
 
 

@@ -22,6 +22,7 @@ FIFTH_PERCENTILE = 5
 class Closeness:
     """Running sums over the samples of one output, from `add` to `fidelity`."""
 
+    name: str
     groups: list[int] = field(default_factory=list)  # which stream or pair each sample belongs to
     signal: list[float] = field(default_factory=list)  # per sample: sum of ref², float64
     noise: list[float] = field(default_factory=list)  # per sample: sum of (ref - out)²
@@ -36,11 +37,7 @@ class Closeness:
         Raises:
             Refused: `output_changed`, the shapes differ.
         """
-        if reference.shape != output.shape:
-            detail = (
-                f"The candidate's output has the shape {output.shape}, the float model's {reference.shape}."
-            )
-            raise Refused("output_changed", detail)
+        refuse_another_shape(self.name, reference, output)
         ref, out = _finite(reference, output)
         self.groups.append(len(self.groups) if group is None else group)
         self.signal.append(float(ref @ ref))
@@ -69,6 +66,21 @@ class Closeness:
     def _by_group(self, sums: Array) -> Array:
         """Sums over streams or pairs, which are drawn independently where their samples are not."""
         return np.bincount(np.unique(self.groups, return_inverse=True)[1], sums)
+
+
+def refuse_another_shape(name: str, reference: Array, output: Array) -> None:
+    """A candidate's output is compared number by number.
+
+    Raises:
+        Refused: `output_changed`, the shapes differ.
+    """
+    if reference.shape != output.shape:
+        detail = (
+            f"The candidate's output {name!r} has the shape {output.shape}, the float model's "
+            f"{reference.shape}. If its length depends on values, as behind NonMaxSuppression, export the "
+            "model without that."
+        )
+        raise Refused("output_changed", detail)
 
 
 def standard_error(signal: Array, noise: Array) -> float:

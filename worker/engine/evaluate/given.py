@@ -23,7 +23,7 @@ def given_outputs(session: Session, source: Source) -> list[Note]:
                 shape = list(expected.shape)
                 return [Note("given outputs", f"{name} has the shape {shape} in the data, not here")]
             if expected.dtype.kind == "f":
-                closeness.setdefault(name, Closeness()).add(expected, found[name])
+                closeness.setdefault(name, Closeness(name)).add(expected, found[name])
     if not closeness:
         return []
     worst = min(running.fidelity().sqnr_db for running in closeness.values())

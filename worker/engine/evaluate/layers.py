@@ -190,7 +190,7 @@ def _impact(
     for expected, found in zip(reference, _outputs(model, feeds), strict=True):
         for name, values in expected.items():
             if values.dtype.kind == "f" and values.shape == found[name].shape:
-                closeness.setdefault(name, Closeness()).add(values, found[name])
+                closeness.setdefault(name, Closeness(name)).add(values, found[name])
     if not closeness:
         return None
     fidelity = headline(closeness)[0].sqnr_db
