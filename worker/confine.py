@@ -20,8 +20,7 @@ PR_SET_NO_NEW_PRIVS = 38
 CAPABILITIES = 1 << 1 | 1 << 2
 # Of 1000: when memory is short, the kernel ends the child, not the worker or the database.
 FIRST_TO_GO = "800"
-# The kernel counts those of all processes of this user, so no child can tie up more than a part of what the
-# user may have. It does not hold root to it.
+# Of all processes of this user together, so that a child leaves some to API and worker. Not for root.
 THREADS = 16_384
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
@@ -64,13 +63,18 @@ def _limit_resources(limits: Limits, _folder: Path) -> None:
     _limit(resource.RLIMIT_FSIZE, limits.file)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 1024)
-    _limit(resource.RLIMIT_NPROC, THREADS)
+    _limit(resource.RLIMIT_NPROC, _threads())
 
 
 def _limit(kind: int, value: int, grace: int = 0) -> None:
     _, hard = resource.getrlimit(kind)
     ceiling = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
     resource.setrlimit(kind, (min(value, ceiling), ceiling))
+
+
+def _threads() -> int:
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    return THREADS if hard == resource.RLIM_INFINITY else min(THREADS, hard // 2)
 
 
 def _go_first(_limits: Limits, _folder: Path) -> None:

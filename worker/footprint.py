@@ -1,7 +1,8 @@
-"""What a step's folder takes of the disk, and its removal, whatever a child has made of it."""
+"""What a step takes of its host, disk above all, and the removal of its folder, whatever is in it."""
 
 import errno
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 # So many bytes an ext4 sets aside for each inode: who writes none but empty files fills a disk, too.
 LEAST = 16 * 1024
+NAMELESS = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ (\d+) +(.*) \(deleted\)$", re.MULTILINE)
 HIDDEN = (errno.EACCES, errno.ENAMETOOLONG)
 SPARE_BYTES, SPARE_SHARE = 256 * 2**20, 50
 
@@ -37,9 +39,12 @@ def taken(folder: Path, enough: int = sys.maxsize) -> int:
     return found
 
 
-def held(pid: int) -> int:
-    """Bytes of disk of the files without a name that a process holds open; where there is no /proc, 0."""
-    found: dict[int, int] = {}
+def held(pid: int, folder: Path) -> int:
+    """Bytes of the files without a name that a process holds open or has mapped; where there is no /proc, 0.
+
+    Of a file that is mapped and closed only what is mapped is known.
+    """
+    found = _mapped(pid, folder)
     with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
         for descriptor in descriptors:
             with suppress(OSError):  # closed meanwhile
@@ -49,10 +54,21 @@ def held(pid: int) -> int:
     return sum(found.values())
 
 
+def threads(pid: int) -> int:
+    """How many threads a process has; where there is no /proc, 0."""
+    with suppress(OSError):
+        return len(list(Path(f"/proc/{pid}/task").iterdir()))
+    return 0
+
+
+def reserve(folder: Path) -> int:
+    """Bytes of the folder's disk that are left for others: 256 MiB, or 2 % of a small disk."""
+    return min(SPARE_BYTES, shutil.disk_usage(folder).total // SPARE_SHARE)
+
+
 def spare(folder: Path) -> int:
-    """Free bytes of the folder's disk beyond what is left for others: 256 MiB, or 2 % of a small disk."""
-    disk = shutil.disk_usage(folder)
-    return disk.free - min(SPARE_BYTES, disk.total // SPARE_SHARE)
+    """Free bytes of the folder's disk beyond the reserve."""
+    return shutil.disk_usage(folder).free - reserve(folder)
 
 
 def remove(folder: Path) -> None:
@@ -63,6 +79,17 @@ def remove(folder: Path) -> None:
     # Python 3.11 gives up at a thousand folders in each other, and at those that nobody may look into.
     subprocess.run(["chmod", "-R", "u+rwx", folder], check=False, capture_output=True)  # noqa: S603, S607
     subprocess.run(["rm", "-rf", folder], check=False, capture_output=True)  # noqa: S603, S607
+
+
+def _mapped(pid: int, folder: Path) -> dict[int, int]:
+    """The files below `folder` that lost their name and are mapped: how many bytes, by inode."""
+    found: dict[int, int] = {}
+    below = os.fsencode(folder) + b"/"
+    with suppress(OSError):
+        for start, end, inode, path in NAMELESS.findall(Path(f"/proc/{pid}/maps").read_bytes()):
+            if path.startswith(below):
+                found[int(inode)] = found.get(int(inode), 0) + int(end, 16) - int(start, 16)
+    return found
 
 
 def _size(entry: os.DirEntry[str]) -> int:

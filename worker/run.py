@@ -3,6 +3,7 @@
 import fcntl
 import logging
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from worker import deliver, footprint, hostlock, probe
 from worker.child import host_trouble
 from worker.lease import Lease
 from worker.process import Process
-from worker.sandbox import ChildLost, Interrupted, Refusal
+from worker.sandbox import ChildLost, Interrupted, Outgrown, Refusal
 from worker.steps import STEPS
 from worker.work import Work
 
@@ -122,6 +123,8 @@ def _work(process: Process, claim: Claim, published: list[str]) -> None:
     """
     try:
         record = _do(process, claim, published)
+    except Outgrown as error:
+        _wait(process, claim, error.problem, most=PATIENCE)
     except Refusal as refusal:
         _refuse(process, claim, refusal.problem)
     except Interrupted:
@@ -200,10 +203,13 @@ def _refuse(process: Process, claim: Claim, problem: Problem) -> None:
         _fail(process, claim, problem)
 
 
-def _wait(process: Process, claim: Claim, problem: Problem) -> None:
-    """Try again, later each time: a job's step six times, an inspection for ever: a rejection deletes."""
+def _wait(process: Process, claim: Claim, problem: Problem, most: int = sys.maxsize) -> None:
+    """Try again, later each time: a job's step until the deadline, an inspection as long as it takes.
+
+    What has filled the disk itself is tried `most` times: others would suffer from it for ever.
+    """
     times = claim.troubles + 1
-    if not claim.kind.startswith("inspect") and times >= PATIENCE:
+    if times >= most:
         _fail(process, claim, problem)
         return
     wait_s = min(RETRY_SECONDS * 2 ** min(times, DOUBLINGS), LONGEST_WAIT_SECONDS)

@@ -10,26 +10,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 import worker
-from app.domain.errors import DomainError, FieldError, Problem
+from app.domain.errors import DomainError, Problem
 from worker import footprint, probe
-from worker.child import DONE, NO_SPACE, REFUSED, no_memory
+from worker.child import DONE, REFUSED, no_memory, shortened
 from worker.confine import MIB, Limits
 
 ROOT = Path(worker.__file__).parents[1]
 CHILD = "worker.child"
 POLL_SECONDS = 0.2
 LOOKS_TAKE = 20  # between two looks at the disk passes so many times what one takes
-ANSWER_BYTES = 64 * 1024 * 1024
+THREADS = 4096  # of a child: of all cores that a host has, some dozens each
+ANSWER_BYTES = 8 * MIB  # reading one holds up the worker's other calls: a second
+LONG_ANSWERS = {"build": 64 * MIB}  # what became of each sample and each layer
 LOG_BYTES = 64 * 1024
 REPORT_BYTES = 64
-DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 # What Rust's libraries print before they abort; C++'s throw, and the child itself tells.
 NO_MEMORY = re.compile(rb"memory allocation of \d+ bytes failed")
 CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
@@ -41,12 +42,27 @@ ESCAPED = re.compile(
 Answer = TypeVar("Answer")
 
 
+@dataclass
+class Bounds:
+    """What one engine call may take, with the bytes staged before it, and how many it was seen to write."""
+
+    folder: Path
+    limits: Limits
+    staged: int
+    answer: int
+    written: int = 0
+
+
 class Refusal(DomainError):
     """The engine refused, crashed or exceeded a limit: final, trying again changes nothing."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+
+
+class Outgrown(Refusal):
+    """The step wrote more than this worker's disk has left for it."""
 
 
 class ChildLost(DomainError):
@@ -78,6 +94,7 @@ def run(  # noqa: PLR0913 - the request, its limits, and who listens
         Interrupted: `interrupted` became true.
     """
     call = {"call": name, "arguments": TypeAdapter(type(request)).dump_python(request, mode="json")}
+    bounds = Bounds(folder, limits, footprint.taken(folder), LONG_ANSWERS.get(name, ANSWER_BYTES))
     log = bytearray()
     reading, writing = os.pipe()
     with (
@@ -89,13 +106,12 @@ def run(  # noqa: PLR0913 - the request, its limits, and who listens
         try:
             confinement = {"limits": asdict(limits), "layers": probe.layers(), "progress_to": writing}
             _send(child, {**call, **confinement})
-            look = _looking(folder, child.pid, limits, interrupted)
-            output = _watch(child, reports, log, on_progress, look)
-            _check_disk(folder, limits)
+            output = _watch(child, reports, log, on_progress, _looking(bounds, child.pid, interrupted))
+            _check_disk(bounds)
         finally:
             _kill(child)
             on_log(bytes(log))
-    return _answer(child.returncode, output, bytes(log), answer, limits)
+    return _answer(child.returncode, output, bytes(log), answer, bounds)
 
 
 def _spawn(folder: Path, progress_to: int) -> subprocess.Popen[bytes]:
@@ -142,7 +158,7 @@ def _watch(
     reports: IO[bytes],
     log: bytearray,
     on_progress: Callable[[float], None],
-    look: Callable[[], None],
+    look: Callable[[int], None],
 ) -> bytes:
     """Collect all streams until they end: the answer, progress, and in `log` the end of what was printed."""
     output, progress = bytearray(), bytearray()
@@ -158,10 +174,9 @@ def _watch(
                 key.data.extend(chunk)
             del log[:-LOG_BYTES]
             _pass_on(progress, on_progress)
-            _check(output)
-            look()
+            look(len(output))
     while not _has_ended(child):
-        look()
+        look(len(output))
         time.sleep(POLL_SECONDS / 20)
     return bytes(output)
 
@@ -192,40 +207,60 @@ def _share(line: bytes) -> float:
     return share if 0 <= share <= 1 else 0.0
 
 
-def _check(output: bytearray) -> None:
-    if len(output) > ANSWER_BYTES:
-        detail = f"The engine's answer has more than {ANSWER_BYTES // MIB} MiB, the limit."
+def _check_answer(size: int, most: int) -> None:
+    if size > most:
+        detail = f"The engine's answer has more than {most // MIB} MiB, the limit."
         raise Refusal(Problem("output_limit", detail))
 
 
-def _looking(folder: Path, pid: int, limits: Limits, interrupted: Callable[[], bool]) -> Callable[[], None]:
-    """A look at the step, the clock and the disk; at the disk only as often as that costs next to nothing."""
-    deadline = time.monotonic() + limits.wall_s
+def _looking(bounds: Bounds, pid: int, interrupted: Callable[[], bool]) -> Callable[[int], None]:
+    """A look at the step, the clock, the size of the answer so far, and at what is taken of the host.
+
+    At that only as often as it costs next to nothing.
+    """
+    wall_s = bounds.limits.wall_s
+    deadline = time.monotonic() + wall_s
     next_time = 0.0
 
-    def look() -> None:
+    def look(answer: int) -> None:
         nonlocal next_time
         begun = time.monotonic()
+        _check_answer(answer, bounds.answer)
         if interrupted():
             raise Interrupted
         if begun > deadline:
-            detail = f"The step took more than {limits.wall_s:.0f} s, the limit for one engine call."
+            detail = f"The step took more than {wall_s:.0f} s, the limit for one engine call."
             raise Refusal(Problem("time_limit", detail))
         if begun >= next_time:
-            _check_disk(folder, limits, footprint.held(pid))
+            _check_threads(footprint.threads(pid))
+            _check_disk(bounds, footprint.held(pid, bounds.folder))
             now = time.monotonic()
             next_time = now + max(POLL_SECONDS, LOOKS_TAKE * (now - begun))
 
     return look
 
 
-def _check_disk(folder: Path, limits: Limits, more: int = 0) -> None:
-    """What the folder holds, `more` bytes without a name, and what the disk has left for others."""
-    if footprint.taken(folder, limits.folder) + more > limits.folder:
-        detail = f"The step's files take more than {limits.folder // MIB} MiB of disk together, the limit."
+def _check_threads(count: int) -> None:
+    if count > THREADS:
+        raise Refusal(
+            Problem("engine_crashed", f"The engine started {count} threads; the limit is {THREADS}.")
+        )
+
+
+def _check_disk(bounds: Bounds, hidden: int = 0) -> None:
+    """What the folder holds, with `hidden` bytes of files without a name, and what the disk has for others.
+
+    When that is short, who wrote much is ended, and no call beside it.
+    """
+    folder, most = bounds.folder, bounds.limits.folder
+    taken = footprint.taken(folder, most) + hidden
+    if taken > most:
+        detail = f"The step's files take more than {most // MIB} MiB of disk together, the limit."
         raise Refusal(Problem("output_limit", detail))
-    if footprint.spare(folder) < 0:
-        raise Refusal(NO_SPACE)
+    bounds.written = max(bounds.written, taken - bounds.staged)
+    if footprint.spare(folder) < 0 and bounds.written > footprint.reserve(folder):
+        wrote = f"The step wrote {bounds.written // MIB} MiB, more than this worker's disk has left"
+        raise Outgrown(Problem("no_space", f"{wrote}; free some space and retry.", retryable=True))
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
@@ -235,20 +270,26 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], limits: Limits) -> Answer:
+def _answer(code: int, output: bytes, log: bytes, answer: type[Answer], bounds: Bounds) -> Answer:
     if code == DONE:
         return _read(output, answer)
     if code == REFUSED:
-        raise Refusal(_shortened(_read(output, Problem)))
+        raise _refusal(shortened(_read(output, Problem)), bounds)
     if code == -signal.SIGXCPU:
-        detail = f"The step used more than {limits.cpu_s} s of CPU time, the limit for one engine call."
-        raise Refusal(Problem("time_limit", detail))
+        limit = f"{bounds.limits.cpu_s} s of CPU time, the limit for one engine call"
+        raise Refusal(Problem("time_limit", f"The step used more than {limit}."))
     if code < 0 and -code not in CRASHES:
         message = f"the engine's process was ended by {_signal(-code)}"
         raise ChildLost(message)
     if code == -signal.SIGABRT and NO_MEMORY.search(log):
-        raise Refusal(no_memory(limits))
+        raise Refusal(no_memory(bounds.limits))
     raise Refusal(Problem("engine_crashed", _crash(code, log)))
+
+
+def _refusal(problem: Problem, bounds: Bounds) -> Refusal:
+    """A disk may be full before the next look at it; who has filled it has told."""
+    filled = problem.code == "no_space" and bounds.written > footprint.reserve(bounds.folder)
+    return Outgrown(problem) if filled else Refusal(problem)
 
 
 def _read(output: bytes, kind: type[Answer]) -> Answer:
@@ -259,14 +300,6 @@ def _read(output: bytes, kind: type[Answer]) -> Answer:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]["msg"]
         raise Refusal(Problem("engine_crashed", f"The engine's answer cannot be read: {first}.")) from error
-
-
-def _shortened(problem: Problem) -> Problem:
-    """A model's names can be as long as the model, and the problem is kept in a row."""
-    errors = tuple(
-        FieldError(error.pointer[:DETAIL], error.detail[:DETAIL]) for error in problem.errors[:ERRORS]
-    )
-    return replace(problem, detail=problem.detail[:DETAIL], errors=errors)
 
 
 def _crash(code: int, log: bytes) -> str:

@@ -5,7 +5,7 @@ Each reads what it needs in a short transaction, works without one, and returns 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sqlalchemy.orm import Session
 
@@ -15,7 +15,8 @@ from app.db.models import Candidate, Dataset, Job, Version
 from app.db.queries import earlier
 from app.domain import processor
 from app.domain.against import Earlier, Outcomes
-from app.domain.errors import Refused
+from app.domain.errors import Problem, Refused
+from app.domain.file_path import is_plain
 from app.domain.job import PREPARED
 from app.domain.note import Note
 from app.domain.recipe import Imported, Recipe, reads_ranges, uses_calibration
@@ -37,6 +38,7 @@ from worker.engine.requests import (
     Unpacked,
     UnpackModel,
 )
+from worker.sandbox import Refusal
 from worker.work import Work
 
 LARGEST_MODEL = 1_500_000_000  # bytes: from there on results have external data, and are several files
@@ -180,7 +182,18 @@ def _unpack(work: Work, model: Path) -> list[Path]:
         return []
     out = _output_folder(work)
     request = UnpackModel(archive=model, out=out, limit=LARGEST_MODEL)
-    return [out / path for path in work.call("unpack_model", request, Unpacked).files]
+    files = work.call("unpack_model", request, Unpacked).files
+    _refuse_strange(files)
+    return [out / path for path in files]
+
+
+def _refuse_strange(files: Sequence[str]) -> None:
+    """Whoever has taken over the child that unpacks would name files that workers and clients then write."""
+    main = PurePosixPath(files[0]).parent
+    strange = [one for one in files if not is_plain(one) or not PurePosixPath(one).is_relative_to(main)]
+    if strange:
+        detail = f"The engine unpacked to {strange[0][:100]!r}, which is no plain path beside the model."
+        raise Refusal(Problem("engine_crashed", detail))
 
 
 def _refuse_giants(work: Work) -> None:

@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +13,17 @@ from pydantic import TypeAdapter
 
 from app.db.queries import scrubbing
 from app.domain import processor
+from app.domain.errors import Problem
 from app.services import blobs
 from app.services.steps import Claim
 from app.storage import Received
-from app.storage.base import add_file, chunks
+from app.storage.base import chunks
 from worker import footprint, sandbox
 from worker.confine import MIB, Limits
 from worker.lease import Lease
 from worker.printed import Printed
 from worker.process import Process
+from worker.sandbox import Interrupted, Refusal
 
 Answer = TypeVar("Answer")
 MEMORY_PER_BYTE = 3
@@ -46,16 +48,20 @@ class Work:
         Raises:
             OSError: There is no room, or the store's bytes are not what they were; the sweeper looks at them.
             BlobDamaged: It has looked.
+            Refusal: The path leads out of the folder, by its name or by links that a child has made.
+            Interrupted: The step was taken away, or the worker stops.
         """
         with self.process.database.reading() as db:
             blob = blobs.whole(db, sha256)
         target = self.folder / path
+        if self.folder not in target.resolve().parents:
+            raise Refusal(Problem("engine_crashed", f"{path[:100]!r} leads out of the step's folder."))
         target.parent.mkdir(parents=True, exist_ok=True)
         self._expect(blob.size)
         digest = hashlib.sha256()
         store = self.process.storage
         with suppress(FileNotFoundError), store.open(blob.key) as source, target.open("xb") as copy:
-            for chunk in chunks(source):
+            for chunk in self._while_ours(chunks(source)):
                 digest.update(chunk)
                 copy.write(chunk)
         if digest.hexdigest() != sha256:
@@ -75,18 +81,32 @@ class Work:
         """Copy a file that the step made into the store.
 
         Raises:
-            OSError: It is no regular file below the step's folder; the child that made it is not trusted.
+            Refusal: It is no regular file below the step's folder; the child that made it is not trusted.
+            Interrupted: The step was taken away, or the worker stops.
         """
         if path.is_symlink() or not path.is_file() or self.folder not in path.resolve().parents:
-            message = f"the engine's result {path.name} is no regular file of its own"
-            raise OSError(message)
-        return self._noted(add_file(self.process.storage, path))
+            detail = f"The engine's result {path.name[:100]!r} is no regular file of its own."
+            raise Refusal(Problem("engine_crashed", detail))
+        with self.process.storage.create() as writer, path.open("rb") as source:
+            for chunk in self._while_ours(chunks(source)):
+                writer.write(chunk)
+            return self._noted(writer.finish())
 
     def keep(self, value: object) -> Received:
         """Write a dataclass into the store as JSON."""
         with self.process.storage.create() as writer:
             writer.write(TypeAdapter(type(value)).dump_json(value))
             return self._noted(writer.finish())
+
+    def _while_ours(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        """Copies of gigabytes take longer than a stop waits."""
+        for piece in pieces:
+            if self._is_interrupted():
+                raise Interrupted
+            yield piece
+
+    def _is_interrupted(self) -> bool:
+        return self.lease.lost or self.process.stopping.is_set()
 
     def _noted(self, received: Received) -> Received:
         self.published.append(received.key)
@@ -104,7 +124,7 @@ class Work:
             limits=self._limits(),
             on_progress=self._progress(share),
             on_log=self.printed.add,
-            interrupted=lambda: self.lease.lost or self.process.stopping.is_set(),
+            interrupted=self._is_interrupted,
         )
 
     def _progress(self, share: tuple[float, float]) -> Callable[[float], None]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 REQUESTS = 1024  # at once; `app.listen` takes as many
-SHARE = 3  # a project may have so many times what is still free: alone three quarters, together never all
+KEPT_FREE = 64  # of them, for projects that have none under way: a newcomer finds a place
+SHARE = 4  # of the others a project may have so many times what is free: alone three quarters of all
 
 
 class Crowd:
@@ -20,7 +21,8 @@ class Crowd:
 
     def may_join(self, project_id: str) -> bool:
         """Whether another request of this project leaves room for the others."""
-        return self._mine[project_id] < SHARE * (REQUESTS - self._mine.total())
+        mine, free = self._mine[project_id], REQUESTS - self._mine.total()
+        return free > 0 if mine == 0 else mine < SHARE * (free - KEPT_FREE)
 
     @contextmanager
     def joined(self, project_id: str) -> Iterator[None]:

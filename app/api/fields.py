@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -16,11 +15,10 @@ from app.api.schemas.specs import SpecWithoutIds
 from app.api.schemas.values import InputName, Labels
 from app.domain.dataset import PRESETS, Preprocess
 from app.domain.errors import FieldError, InvalidInput
+from app.domain.file_path import NAME_BYTES, is_plain
 from app.domain.gate import Gate
 
 GATE_FIELDS = frozenset(f.name for f in dataclasses.fields(Gate))
-PATH = 500  # the column's length
-NAME_BYTES = 255  # what file systems take
 EXAMPLES = {  # /docs fills in what it can make up from a pattern, where there is none: an id of no job
     "against": "float",
     "on_inconclusive": "fail",
@@ -177,11 +175,8 @@ def _file_path(text: str, pointer: str) -> str:
     Raises:
         InvalidInput: It leads outside, is too long, or is none.
     """
-    path = PurePosixPath(text)
-    unsafe = path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text
-    long = len(text) > PATH or any(len(os.fsencode(part)) > NAME_BYTES for part in path.parts)
-    if unsafe or long or not path.parts:
+    if not is_plain(text):
         allowed = f"a plain relative path below the model's folder, of names of at most {NAME_BYTES} bytes"
         detail = f"{text[:100]!r} is not {allowed}"
         raise InvalidInput.at(pointer, detail)
-    return str(path)
+    return str(PurePosixPath(text))

@@ -163,7 +163,7 @@ class Gatekeeper:
         if not self._crowd.may_join(caller.project_id):
             answered["Retry-After"] = str(AGAIN_S)
             mine = self._crowd.under_way(caller.project_id)
-            detail = f"{mine} requests of this project are under way, and others need room; let some end."
+            detail = f"This project's requests under way, {mine}, leave others no more room; let some end."
             raise RateLimited(detail, AGAIN_S)
 
     @contextmanager

@@ -11,6 +11,10 @@ from app.db.session import after_commit
 from app.domain.errors import BlobDamaged, EmptyFile, FieldError, InvalidInput
 from app.storage import Received, Storage
 
+# Of what was rejected and may be tried again; from the rejection on, which may come days after the upload.
+# It is not `blob_grace_s`: what ends steps (`outcomes`) knows no settings, and a day is what is promised.
+AGAIN_SECONDS = 24 * 3600
+
 
 def keep(db: Session, storage: Storage, project_id: str, received: Received, seconds: int) -> Blob:
     """Record received bytes and let the project refer to them; bytes the store has already are dropped.
@@ -82,6 +86,15 @@ def drop(db: Session, storage: Storage, project_id: str, sha256: str) -> None:
     key = queries.forget_blob(db, project_id, sha256)
     if key:
         after_commit(db, storage.delete, key)
+
+
+def let_go(db: Session, storage: Storage, project_id: str, digests: Iterable[str], *, again: bool) -> None:
+    """Remove what a rejected upload had; where trying `again` may help, it can be named for another day."""
+    for sha256 in sorted(set(digests)):
+        if again:
+            renewed(db, project_id, sha256, AGAIN_SECONDS)
+        else:
+            drop(db, storage, project_id, sha256)
 
 
 def collect(db: Session, storage: Storage, project_id: str, sha256: str) -> None:

@@ -53,15 +53,14 @@ def accept(db: Session, dataset_id: str, summary: DatasetSummary, preview: Previ
 def reject(db: Session, storage: Storage, dataset_id: str, problem: Problem) -> None:
     """The upload cannot be used: the row stays with its problem, the bytes go.
 
-    Where trying again may help they stay for as long as bytes that were just sent.
+    Where trying again may help they stay for a day from now on.
     """
     dataset = db.get_one(Dataset, dataset_id, with_for_update=True)
     check_transition("dataset", dataset.state, "rejected")
     sha256, dataset.sha256 = dataset.sha256, None
     dataset.state, dataset.problem = "rejected", problem
     db.flush()
-    if not problem.retryable:
-        blobs.drop(db, storage, dataset.project_id, str(sha256))
+    blobs.let_go(db, storage, dataset.project_id, [str(sha256)], again=problem.retryable)
     events.record(db, dataset.project_id, dataset.id, "dataset.rejected", state="rejected", code=problem.code)
 
 

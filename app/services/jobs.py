@@ -76,8 +76,15 @@ def expire(db: Session, job_id: str) -> None:
     job = queries.lock_job(db, job_id)
     if job.state not in JOB_ENDED:
         seconds = job.spec.deadline_s
-        detail = f"The job did not end within deadline_s = {seconds}; give it more time or fewer recipes."
+        detail = f"The job did not end within deadline_s = {seconds}; {_remedy(db, job_id)}."
         end(db, job, "expired", Problem("deadline_exceeded", detail, retryable=True))
+
+
+def _remedy(db: Session, job_id: str) -> str:
+    troubles = queries.troubles(db, job_id)
+    if troubles:
+        return f"its steps were put off {troubles} times for a full or failing disk, store or database"
+    return "give it more time or fewer recipes"
 
 
 def begin(db: Session, job: Job) -> None:

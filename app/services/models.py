@@ -60,7 +60,7 @@ def accept(db: Session, version_id: str, examination: Examination) -> None:
 def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> None:
     """The upload cannot be used: the row stays with its problem, the bytes go.
 
-    Where trying again may help they stay for as long as bytes that were just sent.
+    Where trying again may help they stay for a day from now on.
     """
     version = db.get_one(Version, version_id, with_for_update=True)
     check_transition("version", version.state, "rejected")
@@ -68,8 +68,7 @@ def reject(db: Session, storage: Storage, version_id: str, problem: Problem) -> 
     digests = [file.sha256 for file in version.files]
     version.files = []
     db.flush()
-    for sha256 in () if problem.retryable else sorted(digests):
-        blobs.drop(db, storage, version.project_id, sha256)
+    blobs.let_go(db, storage, version.project_id, digests, again=problem.retryable)
     events.record(db, version.project_id, version.id, "version.rejected", state="rejected", code=problem.code)
 
 

@@ -16,12 +16,16 @@ TRY_AGAIN_S = 30
 
 @dataclass(frozen=True)
 class Usage:
-    """What a project has and does now. A blob that serves twice counts in both kinds, and once in all."""
+    """What a project has and does now. A blob that serves twice counts in both kinds, and once in all.
+
+    What uploads that are not complete announced counts as if it were here.
+    """
 
     bytes: int
     bytes_of_models: int
     bytes_of_datasets: int
     bytes_of_artifacts: int
+    bytes_of_uploads: int
     jobs_today: int
     unfinished_jobs: int
     running_candidates: int
@@ -29,11 +33,13 @@ class Usage:
 
 def measure(db: Session, project_id: str) -> Usage:
     """What a project has and does now."""
+    coming = usage.bytes_coming(db, project_id)
     return Usage(
-        bytes=usage.bytes_stored(db, project_id),
+        bytes=usage.bytes_stored(db, project_id) + coming,
         bytes_of_models=usage.bytes_of_models(db, project_id),
         bytes_of_datasets=usage.bytes_of_datasets(db, project_id),
         bytes_of_artifacts=usage.bytes_of_artifacts(db, project_id),
+        bytes_of_uploads=coming,
         jobs_today=usage.jobs_today(db, project_id),
         unfinished_jobs=usage.unfinished_jobs(db, project_id),
         running_candidates=usage.running_candidates(db, project_id),
@@ -58,20 +64,23 @@ def storing(db: Session, project_id: str, defaults: Quotas) -> Iterator[None]:
     check_bytes(db, project_id, defaults)
 
 
-def check_coming(db: Session, project_id: str, defaults: Quotas, coming: int, sha256: str | None) -> None:
+def check_coming(db: Session, project_id: str, defaults: Quotas, coming: int, sha256: str) -> None:
     """Refuse bytes before they come, if they are too much; what repairs a damaged blob is counted already.
 
     Raises:
         NoSpaceLeft: The project would have more bytes than it may have.
     """
-    counted = sha256 is not None and blobs.is_of_project(db, project_id, sha256)
-    check_bytes(db, project_id, defaults, 0 if counted else coming)
+    counted = blobs.is_of_project(db, project_id, sha256)
+    check_bytes(db, project_id, defaults, coming=0 if counted else coming)
 
 
-def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0) -> None:
-    """Refuse what this transaction has stored, or what is coming, if it is too much.
+def check_bytes(
+    db: Session, project_id: str, defaults: Quotas, *, coming: int = 0, announced: int = 0
+) -> None:
+    """Refuse what this transaction has stored or `announced`, or what is `coming`, if it is too much.
 
-    Bytes that were here before cost nothing.
+    Bytes that were here before cost nothing. An upload counts with its length from its beginning, so that
+    many that are never completed cannot hold more than one that is; its blob replaces it.
 
     Raises:
         NoSpaceLeft: The project has more bytes than it may have.
@@ -80,12 +89,20 @@ def check_bytes(db: Session, project_id: str, defaults: Quotas, coming: int = 0)
     if limit is None:
         return
     projects.lock_project(db, project_id)
-    total = usage.bytes_stored(db, project_id) + coming
+    uploads = usage.bytes_coming(db, project_id)
+    total = usage.bytes_stored(db, project_id) + uploads + coming
     if total > limit:
-        raise NoSpaceLeft(
-            f"The project may store {limit} bytes and would have {total} with this upload. "
-            "Delete models, datasets or jobs, or ask an operator for a larger quota."
-        )
+        raise NoSpaceLeft(_too_much(limit, total, uploads - announced))
+
+
+def _too_much(limit: int, total: int, others: int) -> str:
+    many = f"The project may store {limit} bytes and would have {total} with this upload"
+    if not others:
+        return f"{many}. Delete models, datasets or jobs, or ask an operator for a larger quota."
+    return (
+        f"{many}, {others} of them for other uploads that are not complete. End some of these "
+        "(DELETE /v1/uploads/{id}), delete models, datasets or jobs, or ask an operator for a larger quota."
+    )
 
 
 def check_jobs(db: Session, project_id: str, defaults: Quotas) -> None:

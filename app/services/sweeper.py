@@ -1,6 +1,7 @@
 """What keeps everything moving when messages or workers are lost. Harmless to run twice at once."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 KEPT = Kept()
 FOR_GOOD = Retention()
 
+_one_at_a_time = threading.Lock()
+
 
 def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Retention = FOR_GOOD) -> None:
     """End what is late, requeue what was lost, ring for what nobody heard, let go what is kept no longer."""
@@ -46,8 +49,6 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Ret
         _alone(database, jobs.expire, job_id)
     for step_id in lost:
         _alone(database, outcomes.recover, storage, step_id)
-    _expire_in_time(database, storage, defaults)
-    _collect(database, storage)
     waiting = broker.waiting()
     with database.writing() as db:
         steps.ring_again(db, waiting)
@@ -55,10 +56,10 @@ def sweep(database: Database, storage: Storage, kept: Kept = KEPT, defaults: Ret
         keys.forget_browser_sessions(db)
         workers.forget_silent_workers(db)
         drains.forget_ended(db)
-    _tidy(database, storage)
     _alone(database, counting.count_ended)
     _alone(database, pruning.prune, kept)
     _alone(database, counting.measure_blobs)
+    _clear(database, storage, defaults)
     with database.writing() as db:
         counting.swept(db, time.monotonic() - begun)
 
@@ -67,6 +68,21 @@ def _notice_forgetting(database: Database) -> None:
     if broker.forgot():
         with database.writing() as db:
             steps.note_forgetting(db)
+
+
+def _clear(database: Database, storage: Storage, defaults: Retention) -> None:
+    """What waits for the store, so it comes last, and one sweep does it: a store that hangs stops no other.
+
+    Sweeps come every few seconds, and each that waited would take one of the few threads that also ring.
+    """
+    if not _one_at_a_time.acquire(blocking=False):
+        return
+    try:
+        _expire_in_time(database, storage, defaults)
+        _collect(database, storage)
+        _tidy(database, storage)
+    finally:
+        _one_at_a_time.release()
 
 
 def _tidy(database: Database, storage: Storage) -> None:

@@ -2,6 +2,8 @@
 
 from contextlib import ExitStack
 
+import pytest
+
 from app import listen
 from app.api import crowd
 from app.api.crowd import Crowd
@@ -24,10 +26,20 @@ def test_a_project_alone_may_have_three_quarters_of_all_requests() -> None:
 def test_projects_that_take_all_they_may_leave_room_for_another_one() -> None:
     here = Crowd()
     with ExitStack() as stack:
-        taken = [fill(stack, here, f"prj_{number}") for number in range(4)]
+        taken = [fill(stack, here, f"prj_{number}") for number in range(10)]
 
-        assert taken == [768, 192, 48, 12]
+        assert taken == [768, 154, 31, 6, 1, 1, 1, 1, 1, 1]
         assert here.may_join("prj_new")
+
+
+def test_the_last_places_go_one_by_one_to_projects_that_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "REQUESTS", crowd.KEPT_FREE)
+    here = Crowd()
+    with ExitStack() as stack:
+        taken = [fill(stack, here, f"prj_{number}") for number in range(crowd.KEPT_FREE)]
+
+        assert taken == [1] * crowd.KEPT_FREE
+        assert not here.may_join("prj_new")
 
 
 def test_requests_that_end_make_room() -> None:

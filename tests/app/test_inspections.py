@@ -6,15 +6,19 @@ import time
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.db.models import Version
+from app.db import queries
+from app.db.base import MICROSECONDS, now_us
+from app.db.models import ProjectBlob, Version
 from app.domain.errors import Problem
-from app.services import datasets, models
+from app.services import datasets, models, sweeper
 from tests import factories
 from tests.app.conftest import Service, Tenant
 from tests.app.problems import problem
 from tests.app.uploading import Files, content
+
+DAY_S = 24 * 3600
 
 
 def reject(service: Service, version_id: str) -> None:
@@ -65,14 +69,61 @@ def test_an_upload_whose_workers_died_is_here_to_be_tried_again(
 ) -> None:
     sent = content()
     stored = http.post(path, files={"file": ("m.onnx", sent)}).json()
-    problem = Problem("worker_lost", "inspect was lost 3 times", retryable=True)
-    rejecting = models.reject if path == "/v1/models" else datasets.reject
 
-    with service.database.writing() as db:
-        rejecting(db, service.storage, stored["id"], problem)
+    give_up(service, path, stored["id"])
 
     assert http.head(f"/v1/blobs/{hashlib.sha256(sent).hexdigest()}").status_code == 200
     assert http.get(stored["links"]["self"]).json()["state"] == "rejected"
+
+
+def let_end_in(service: Service, sha256: str, seconds: int) -> None:
+    """Let the time for which the project may name these bytes end then."""
+    until = now_us() + seconds * MICROSECONDS
+    with service.database.writing() as db:
+        db.execute(update(ProjectBlob).where(ProjectBlob.sha256 == sha256).values(expires_at=until))
+
+
+def seconds_left(service: Service, sha256: str) -> int:
+    """For how long the project may still name these bytes."""
+    with service.database.reading() as db:
+        until = db.scalars(select(ProjectBlob.expires_at).where(ProjectBlob.sha256 == sha256)).one()
+        return (until - queries.now(db)) // MICROSECONDS
+
+
+def give_up(service: Service, path: str, subject_id: str) -> None:
+    """What follows when an inspection was lost for the third time."""
+    lost = Problem("worker_lost", "inspect was lost 3 times", retryable=True)
+    rejecting = models.reject if path == "/v1/models" else datasets.reject
+    with service.database.writing() as db:
+        rejecting(db, service.storage, subject_id, lost)
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/datasets"])
+def test_the_day_to_try_again_begins_when_the_inspection_is_given_up(
+    service: Service, tenant: Tenant, path: str
+) -> None:
+    sent = content()
+    stored = tenant.http.post(path, files={"file": ("m.onnx", sent)}).json()
+    sha256 = hashlib.sha256(sent).hexdigest()
+    let_end_in(service, sha256, -3600)
+
+    give_up(service, path, stored["id"])
+    sweeper.sweep(service.database, service.storage)
+
+    assert DAY_S - 600 < seconds_left(service, sha256) <= DAY_S
+    named = {"files": {"m.onnx": sha256}} if path == "/v1/models" else {"sha256": sha256}
+    assert tenant.http.post(path, json={"name": "again", **named}).status_code == 201
+
+
+def test_a_longer_time_for_what_was_sent_is_not_cut_short(service: Service, tenant: Tenant) -> None:
+    sent = content()
+    stored = tenant.http.post("/v1/models", files={"file": ("m.onnx", sent)}).json()
+    sha256 = hashlib.sha256(sent).hexdigest()
+    let_end_in(service, sha256, 3 * DAY_S)
+
+    give_up(service, "/v1/models", stored["id"])
+
+    assert seconds_left(service, sha256) > 2 * DAY_S
 
 
 def test_waiting_for_an_inspection_that_does_not_end_gives_the_version_as_it_is(

@@ -101,7 +101,7 @@ def test_the_limits_and_the_usage_are_told(operator: httpx.Client, service: Serv
     assert limits["quotas"]["jobs_per_day"] == 7
     assert limits["max_upload_bytes"] > limits["max_json_bytes"] > 0
     assert (usage["jobs_today"], usage["unfinished_jobs"], usage["running_candidates"]) == (1, 1, 0)
-    assert usage["bytes"] == {"total": 6, "models": 3, "datasets": 3, "artifacts": 0}
+    assert usage["bytes"] == {"total": 6, "models": 3, "datasets": 3, "artifacts": 0, "uploads": 0}
     assert operator.get(f"/v1/projects/{team.project}/usage").json() == usage
 
 

@@ -218,6 +218,24 @@ def test_sending_damaged_bytes_again_costs_nothing_of_the_quota(service: Service
     assert http.get("/v1/usage").json()["bytes"]["total"] == 100
 
 
+def test_only_one_upload_takes_the_place_of_damaged_bytes_in_the_quota(
+    service: Service, tenant: Tenant
+) -> None:
+    http, sent = tenant.http, content(60)
+    with service.database.writing() as db:
+        db.get_one(Project, tenant.project).quotas = Quotas(bytes=100)
+    flip(keep(service.database, service.storage, tenant.project, sent))
+    age(service.database, sent)
+    scrubbing.scrub(service.database, service.storage)
+    announced = {"Upload-Length": "60", "Upload-Metadata": f"sha256 {encoded(sent)}"}
+
+    begun = [http.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0"} | announced) for _ in range(2)]
+
+    assert [answer.status_code for answer in begun] == [201, 413]
+    found = http.get("/v1/usage").json()["bytes"]
+    assert (found["total"], found["uploads"]) == (60, 60)
+
+
 def encoded(sent: bytes) -> str:
     """A digest as Upload-Metadata has it."""
     return base64.b64encode(hexdigest(sent).encode()).decode()

@@ -1,6 +1,10 @@
 """The sweeper moves what was lost, forgotten or is too late."""
 
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from redis import Redis
@@ -9,12 +13,13 @@ from sqlalchemy import insert, select, update
 from app import broker
 from app.db import queries
 from app.db.base import new_id
-from app.db.models import Job, Step
+from app.db.models import Job, ProjectBlob, Step
 from app.db.session import Database
-from app.services import outcomes, steps, sweeper
+from app.services import blobs, outcomes, steps, sweeper
 from app.services.steps import Stale
 from app.storage import LocalStorage
 from tests import factories
+from tests.waiting import SECONDS, in_time
 
 
 @pytest.fixture(autouse=True)
@@ -251,6 +256,57 @@ def test_a_job_that_ended_in_time_does_not_expire(
     sweeper.sweep(database, storage)
 
     assert factories.job_row(database, job).state == "succeeded"
+
+
+@contextmanager
+def hanging_store(database: Database, storage: LocalStorage, project: str) -> Iterator[list[str]]:
+    """The keys of what a sweep deletes from a store that answers when the block ends."""
+    received = [factories.store(storage, b"unused %d" % number) for number in range(2)]
+    with database.writing() as db:
+        for one in received:
+            blobs.keep(db, storage, project, one, 3600)
+        db.execute(update(ProjectBlob).where(ProjectBlob.project_id == project).values(expires_at=1))
+    asked, answering = list[str](), threading.Event()
+
+    def hang(key: str) -> None:
+        asked.append(key)
+        answering.wait(SECONDS)
+
+    with ThreadPoolExecutor(1) as another, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "delete", hang)
+        first = another.submit(sweeper.sweep, database, storage)
+        try:
+            assert in_time(lambda: bool(asked))
+            yield asked
+        finally:
+            answering.set()
+            first.result()
+
+
+def test_a_store_that_hangs_keeps_no_sweep_from_ringing(
+    database: Database, storage: LocalStorage, project: str, step: str, rings: list[str]
+) -> None:
+    alter(database, step, rung_at=1)
+    rings.clear()
+
+    with hanging_store(database, storage, project):
+        assert rings == [step], "the sweep that waits for the store has rung before"
+
+        assert rings_of_a_sweep(database, storage, step, rings, rung_at=1) == [step]
+
+
+def test_one_sweep_at_a_time_waits_for_the_store(
+    database: Database, storage: LocalStorage, project: str
+) -> None:
+    with hanging_store(database, storage, project) as asked:
+        for _ in range(3):
+            sweeper.sweep(database, storage)
+        assert len(asked) == 1
+
+    assert len(asked) == 2, "whoever waited goes on"
+    sweeper.sweep(database, storage)
+    with database.reading() as db:
+        assert db.scalars(select(ProjectBlob.sha256).where(ProjectBlob.project_id == project)).all() == []
 
 
 def test_sweeping_twice_at_once_counts_a_loss_once(

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import resource
 import signal
@@ -110,6 +111,44 @@ def hide(_arguments: Arguments) -> dict[str, Any]:
         os.write(descriptor, bytes(1 << 20))
     time.sleep(FOREVER)
     return {}
+
+
+def map_hidden(_arguments: Arguments) -> dict[str, Any]:
+    """Files without a name that no descriptor holds, only a mapping."""
+    mapped = []
+    for _ in range(500):
+        with Path("hidden").open("w+b") as file:
+            Path("hidden").unlink()
+            file.write(bytes(1 << 20))
+            file.flush()
+            mapped.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    time.sleep(FOREVER)
+    return {}
+
+
+def fill(arguments: Arguments) -> dict[str, Any]:
+    """Write some MiB and say that there is no more space."""
+    Path("full").write_bytes(bytes(int(arguments["mark"]) << 20))
+    time.sleep(1)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def multiply(_arguments: Arguments) -> dict[str, Any]:
+    for _ in range(40):
+        threading.Thread(target=time.sleep, args=[FOREVER], daemon=True).start()
+    time.sleep(FOREVER)
+    return {}
+
+
+def hoard_threads(_arguments: Arguments) -> dict[str, Any]:
+    """Until no stack finds memory; each says that no thread can be started."""
+    threading.stack_size(256 << 20)
+    while True:
+        threading.Thread(target=time.sleep, args=[FOREVER], daemon=True).start()
+
+
+def say(arguments: Arguments) -> dict[str, Any]:
+    raise RuntimeError(arguments["mark"])
 
 
 def bury(_arguments: Arguments) -> dict[str, Any]:
@@ -304,17 +343,22 @@ CALLS: dict[str, Callable[[Arguments], dict[str, Any]]] = {
         environment,
         escape,
         fail_with,
+        fill,
         hide,
         hoard,
+        hoard_threads,
         leave,
         lie,
         limits,
         litter,
+        map_hidden,
         modules,
+        multiply,
         mumble,
         name,
         noise,
         refuse,
+        say,
         sleep,
         spin,
         standing,

@@ -17,7 +17,7 @@ from tests.waiting import in_time
 from worker import footprint, probe, sandbox
 from worker.confine import MIB, THREADS, Limits
 from worker.engine.requests import Prepare, Prepared
-from worker.sandbox import ChildLost, Interrupted, Refusal
+from worker.sandbox import ChildLost, Interrupted, Outgrown, Refusal
 
 GENEROUS = Limits(memory=8192 * MIB, cpu_s=6000, file=256 * MIB, folder=1024 * MIB, wall_s=600)
 PARENT = """
@@ -165,7 +165,7 @@ def test_too_large_a_file_is_a_refusal(tmp_path: Path) -> None:
     assert target.stat().st_size <= 3 * MIB
 
 
-@pytest.mark.parametrize("way", ["litter", "crowd", "hide"])
+@pytest.mark.parametrize("way", ["litter", "crowd", "hide", "map_hidden"])
 def test_too_much_in_many_files_is_a_refusal(tmp_path: Path, way: str) -> None:
     limits = replace(GENEROUS, folder=64 * MIB)
 
@@ -188,11 +188,62 @@ def test_a_folder_that_cannot_be_looked_into_is_a_refusal_and_goes(tmp_path: Pat
     assert not folder.exists()
 
 
-def test_a_child_is_ended_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footprint, "SPARE_BYTES", sys.maxsize)
-    monkeypatch.setattr(footprint, "SPARE_SHARE", 1)  # all of it is for others
+def test_who_fills_the_disk_is_ended_before_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "spare", lambda _folder: -1)
+    monkeypatch.setattr(footprint, "SPARE_BYTES", MIB)
 
-    refused("no_space", lambda: misbehave("sleep", tmp_path, mark="pid"))
+    with pytest.raises(Outgrown, match="more than this worker's disk has left"):
+        misbehave("litter", tmp_path)
+
+
+@pytest.mark.parametrize(("written", "itself"), [(8, True), (1, False)])
+def test_who_meets_a_full_disk_has_filled_it_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, itself: bool
+) -> None:
+    monkeypatch.setattr(footprint, "SPARE_BYTES", 4 * MIB)
+
+    with pytest.raises(Refusal) as refusal:
+        misbehave("fill", tmp_path, mark=str(written))
+
+    assert (refusal.value.problem.code, isinstance(refusal.value, Outgrown)) == ("no_space", itself)
+
+
+def test_who_writes_little_goes_on_when_others_have_filled_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "spare", lambda _folder: -1)
+    monkeypatch.setattr(footprint, "SPARE_BYTES", MIB)
+    (tmp_path / "staged").write_bytes(bytes(4 * MIB))
+
+    assert misbehave("limits", tmp_path)
+
+
+def test_too_many_threads_are_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "THREADS", 20)
+
+    assert "the limit is 20" in refused("engine_crashed", lambda: misbehave("multiply", tmp_path))
+
+
+@pytest.mark.parametrize("error", ["can't start new thread", "Resource temporarily unavailable"])
+def test_a_host_that_has_no_more_threads_says_to_try_again(tmp_path: Path, error: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        misbehave("say", tmp_path, mark=error)
+
+    assert (refusal.value.problem.code, refusal.value.problem.retryable) == ("worker_trouble", True)
+
+
+def test_a_thread_for_which_there_is_no_memory_exceeds_the_limit(tmp_path: Path) -> None:
+    refused("memory_limit", lambda: misbehave("hoard_threads", tmp_path))
+
+
+def test_only_a_build_may_answer_at_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "ANSWER_BYTES", 10)
+    refused("output_limit", lambda: misbehave("environment", tmp_path))
+
+    monkeypatch.setitem(sandbox.LONG_ANSWERS, "environment", MIB)
+    assert misbehave("environment", tmp_path)
 
 
 def test_too_long_an_answer_is_a_refusal(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ BODY = {"content": {"application/octet-stream": {"schema": {"type": "string", "f
 def has_blob(sha256: Sha256, caller: Who, db: WriteDb, service: Service) -> Response:
     """Ask whether this project has sent these bytes already; they stay for another day then.
 
-    They go before when somebody deletes the last model or dataset of this project that has them.
+    They go before with the last model, dataset or job of this project that has them: when somebody deletes
+    it, or when its inspection rejects it for good.
     """
     found = blobs.renewed(db, caller.project_id, sha256, service.settings.blob_grace_s)
     if found is None:
@@ -43,8 +44,8 @@ async def put_blob(
 ) -> BlobRead:
     """Stream the raw bytes in one request; with `Expect: 100-continue` only what is not here yet.
 
-    They stay for a day, or as long as a model or dataset has them. They go before when somebody deletes the
-    last model or dataset of this project that has them.
+    They stay for a day, or as long as a model, dataset or job has them. They go before with the last one of
+    this project that has them: when somebody deletes it, or when its inspection rejects it for good.
 
     `curl -H "Authorization: Bearer $KEY" -T FILE $URL/v1/blobs/$(sha256sum FILE | cut -c1-64)`
     """

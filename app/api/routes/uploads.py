@@ -107,7 +107,7 @@ async def create_upload(
 
     Any tus client does this and the rest: `tus-js-client`, `tuspy`, Uppy. With an expected `sha256` that the
     project has already, the answer says that nothing needs to be sent. A complete upload is a blob: name its
-    `sha256` in `POST /v1/models` or `/v1/datasets`.
+    `sha256` in `POST /v1/models` or `/v1/datasets`. Until then it counts in the quota with its whole length.
     """
     _refuse_large(announced.length, service)
     checksum = tus.checksum(upload_checksum)
@@ -197,8 +197,7 @@ def _create(db: Session, service: App, project_id: str, announced: Announced) ->
     quotas.hold(db, project_id, service.settings.quotas)
     upload = uploads.create(db, project_id, announced, service.settings.blob_grace_s)
     if upload.state == "receiving":
-        limits = service.settings.quotas
-        quotas.check_coming(db, project_id, limits, announced.length, announced.sha256)
+        quotas.check_bytes(db, project_id, service.settings.quotas, announced=announced.length)
     return upload.id
 
 

@@ -129,12 +129,13 @@ class ProjectOpened(ProjectRead):
 
 
 class BytesRead(BaseModel):
-    """Bytes stored. A blob that serves twice counts in both kinds, and once in all."""
+    """Bytes that count in the quota. A blob that serves twice counts in both kinds, and once in all."""
 
     total: int
     models: int
     datasets: int
     artifacts: int
+    uploads: Annotated[int, Field(description="that uploads announced which are not complete")]
 
 
 class UsageRead(BaseModel):
@@ -157,6 +158,7 @@ class UsageRead(BaseModel):
                 models=usage.bytes_of_models,
                 datasets=usage.bytes_of_datasets,
                 artifacts=usage.bytes_of_artifacts,
+                uploads=usage.bytes_of_uploads,
             ),
             jobs_today=usage.jobs_today,
             unfinished_jobs=usage.unfinished_jobs,

@@ -27,6 +27,7 @@ from app.db.queries.steps import (
     mark_rung,
     renew_lease,
     requeue_step,
+    troubles,
     unheard_steps,
 )
 
@@ -64,5 +65,6 @@ __all__ = [
     "requeue_step",
     "settled",
     "share_job_input",
+    "troubles",
     "unheard_steps",
 ]

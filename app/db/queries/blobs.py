@@ -44,14 +44,12 @@ def insert_blob(db: Session, sha256: str, key: str, size: int) -> str:
 
 
 def grant_blob(db: Session, project_id: str, sha256: str, seconds: int) -> None:
-    """Let a project refer to these bytes for a while, or longer than before."""
+    """Let a project refer to these bytes for a while, or as long as it might before, if that is longer."""
     until = now_us() + seconds * MICROSECONDS
     statement = insert(db, ProjectBlob).values(project_id=project_id, sha256=sha256, expires_at=until)
-    db.execute(
-        statement.on_conflict_do_update(
-            index_elements=["project_id", "sha256"], set_={"expires_at": statement.excluded.expires_at}
-        )
-    )
+    given = statement.excluded.expires_at
+    longer = {"expires_at": case((ProjectBlob.expires_at > given, ProjectBlob.expires_at), else_=given)}
+    db.execute(statement.on_conflict_do_update(index_elements=["project_id", "sha256"], set_=longer))
 
 
 def project_blob(db: Session, project_id: str, sha256: str, *, keep: bool = False) -> Blob | None:

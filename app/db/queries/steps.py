@@ -33,6 +33,11 @@ def job_steps(db: Session, job_id: str) -> Sequence[Step]:
     return db.scalars(found.execution_options(populate_existing=True)).all()
 
 
+def troubles(db: Session, job_id: str) -> int:
+    """How often steps of this job were put off by their hosts."""
+    return db.scalar(select(func.sum(Step.troubles)).where(Step.job_id == job_id)) or 0
+
+
 def load_steps(db: Session, jobs: Sequence[Job]) -> None:
     """Give each of these jobs its steps, by one statement."""
     if not jobs:

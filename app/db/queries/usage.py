@@ -1,10 +1,10 @@
 """How much of what a project has and does."""
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.base import MICROSECONDS, first_id
-from app.db.models import Artifact, Blob, Dataset, Job, ProjectBlob, Step, Version, VersionFile
+from app.db.models import Artifact, Blob, Dataset, Job, ProjectBlob, Step, Upload, Version, VersionFile
 from app.db.queries.statements import now
 from app.domain.job import JOB_OPEN
 
@@ -12,8 +12,18 @@ DAY = 24 * 3600 * MICROSECONDS
 
 
 def bytes_stored(db: Session, project_id: str) -> int:
-    """Bytes of all blobs of a project, each counted once."""
-    return _sum(db, select(ProjectBlob.sha256).where(ProjectBlob.project_id == project_id))
+    """Bytes of all blobs of a project, each counted once; an upload that repairs one counts in its place."""
+    mine = select(ProjectBlob.sha256).where(ProjectBlob.project_id == project_id)
+    repairing = _receiving(project_id).where(Upload.expected == Blob.sha256, Upload.length == Blob.size)
+    counted = or_(Blob.damaged_at.is_(None), ~repairing.correlate(Blob).exists())
+    total = select(func.coalesce(func.sum(Blob.size), 0)).where(Blob.sha256.in_(mine), counted)
+    return int(db.scalars(total).one())
+
+
+def bytes_coming(db: Session, project_id: str) -> int:
+    """Bytes of all uploads of a project that are not complete: what they announced, however few came."""
+    announced = _receiving(project_id).subquery()
+    return int(db.scalars(select(func.coalesce(func.sum(announced.c.length), 0))).one())
 
 
 def bytes_of_models(db: Session, project_id: str) -> int:
@@ -58,6 +68,10 @@ def waiting_builds(db: Session, project_id: str, count: int) -> list[str]:
     """Builds of a project that wait for their turn, oldest first."""
     waiting = (Step.project_id == project_id, Step.kind == "build", Step.state == "queued")
     return list(db.scalars(select(Step.id).where(*waiting).order_by(Step.id).limit(count)))
+
+
+def _receiving(project_id: str) -> Select[int]:
+    return select(Upload.length).where(Upload.project_id == project_id, Upload.state == "receiving")
 
 
 def _sum(db: Session, digests: Select[str] | Select[str | None]) -> int:
