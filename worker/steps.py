@@ -78,7 +78,7 @@ def prepare(work: Work) -> Record:
     request = _prepare_request(work, job, out, recipes)
     prepared = work.call("prepare", request, Prepared)
     names = {kind: getattr(prepared, kind) for kind in PREPARED}
-    files = {kind: (name, work.publish(out / name)) for kind, name in names.items() if name}
+    files = {kind: (Path(name).name, work.publish(out / name)) for kind, name in names.items() if name}
     isa = processor.isa() if job.spec.target.isa == "auto" else job.spec.target.isa
 
     def record(db: Session) -> None:
@@ -189,7 +189,7 @@ def _unpack(work: Work, model: Path) -> list[Path]:
 
 def _refuse_strange(files: Sequence[str]) -> None:
     """Whoever has taken over the child that unpacks would name files that workers and clients then write."""
-    main = PurePosixPath(files[0]).parent
+    main = PurePosixPath(*files[:1]).parent
     strange = [one for one in files if not is_plain(one) or not PurePosixPath(one).is_relative_to(main)]
     if strange:
         detail = f"The engine unpacked to {strange[0][:100]!r}, which is no plain path beside the model."
