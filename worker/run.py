@@ -176,7 +176,8 @@ def _folder(process: Process, claim: Claim) -> Iterator[Path]:
         for leftover in work.iterdir():
             with suppress(OSError), _locked(leftover, fcntl.LOCK_NB):
                 footprint.remove(leftover)
-        folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=work))
+        # Without links: what lies below it is told by its whole path, here and by the kernel.
+        folder = Path(tempfile.mkdtemp(prefix=f"{claim.step_id}-", dir=work)).resolve()
         in_use.enter_context(_locked(folder))
     with in_use:
         try:

@@ -351,6 +351,23 @@ def test_nothing_is_staged_that_would_fill_the_disk(
     assert not (process.settings.work / "m.onnx").exists()
 
 
+def test_a_home_behind_a_link_is_as_good_as_another(
+    process: Process, step: str, do: Do, tmp_path: Path
+) -> None:
+    (tmp_path / "linked").symlink_to(tmp_path)
+    settings = process.settings.model_copy(update={"home": tmp_path / "linked"})
+
+    def publish(work: Work) -> Record:
+        (work.folder / "weights").write_bytes(b"weights")
+        work.publish(work.folder / "weights")
+        return lambda _db: None
+
+    do(publish)
+    run.run(replace(process, settings=settings), step)
+
+    assert one(process.database, step).state == "done"
+
+
 def test_a_child_that_litters_fails_its_step_and_nothing_of_it_stays(
     process: Process, step: str, do: Do, monkeypatch: pytest.MonkeyPatch
 ) -> None:
