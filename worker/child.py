@@ -23,7 +23,7 @@ DONE, CRASHED, REFUSED = 0, 1, 2
 DETAIL, ERRORS = 2000, 100  # characters of a problem's sentences, and how many it has
 NO_SPACE = Problem("no_space", "The worker's disk is full; free some space and retry.", retryable=True)
 FULL = (errno.ENOSPC, errno.EDQUOT)
-HOST = (errno.EAGAIN, errno.EIO, errno.ENFILE, errno.ESTALE)  # no upload does that
+HOST = (errno.EIO, errno.ENFILE, errno.ESTALE)  # no upload does that
 Progress = Callable[[float, str], None]
 # Threads are counted for all processes of a user. A stack that finds no memory is reported in the same words.
 NO_THREAD = ("can't start new thread", "resource temporarily unavailable")

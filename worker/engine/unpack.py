@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from app.domain.errors import Refused
+from app.domain.file_path import is_plain
 from worker.engine.data.archive import BROKEN, Entry, broken, open_tar, open_zip
 from worker.engine.data.pb import is_test_data
 from worker.engine.load import check_external_data, external_tensors, parse
@@ -107,6 +108,9 @@ def _write(entry: Entry, out: Path, path: str, room: int) -> Path:
     if entry.size > room:
         detail = f"{entry.name!r} unpacks to {entry.size} bytes; {room} are left of the limit for models."
         raise Refused("model_too_large", detail)
+    if not is_plain(path):
+        detail = f"{entry.name!r} would unpack to {path[:200]!r}, which is no plain path beside the model."
+        raise Refused("unsafe_archive", detail)
     target = out / path
     try:
         path.encode()
