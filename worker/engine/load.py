@@ -46,7 +46,7 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load_model(path, load_external_data=False)
     except (DecodeError, UnicodeDecodeError) as error:
-        detail = f"{path.name} is not an ONNX model ({error}). {_WHAT_TO_SEND}"
+        detail = f"{path.name} is not an ONNX model: its bytes are no valid protobuf. {_WHAT_TO_SEND}"
         raise Refused("not_onnx", detail) from error
     if not model.HasField("graph") or not model.ir_version:
         raise Refused("not_onnx", f"{path.name} holds no ONNX graph. {_WHAT_TO_SEND}")
