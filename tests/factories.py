@@ -21,7 +21,7 @@ from app.services import artifacts, candidates, datasets, gates, jobs, models, o
 from app.services.outcomes import Record
 from app.services.steps import Claim
 from app.storage import Received, Storage
-from app.storage.base import chunks
+from app.storage.base import add, chunks
 
 EXAMINATION = Examination(
     family="dense",
@@ -52,10 +52,7 @@ def make_project(database: Database) -> str:
 
 def store(storage: Storage, content: bytes) -> Received:
     """Bytes in the store that no row knows yet."""
-    with storage.create() as writer:
-        for chunk in chunks(io.BytesIO(content)):
-            writer.write(chunk)
-        return writer.finish()
+    return add(storage, chunks(io.BytesIO(content)))
 
 
 def make_blob(db: Session, project_id: str) -> Blob:

@@ -21,7 +21,7 @@ CAPABILITIES = 1 << 1 | 1 << 2
 # Of 1000: when memory is short, the kernel ends the child, not the worker or the database.
 FIRST_TO_GO = "800"
 # Of all processes of this user together, so that a child leaves some to API and worker. Not for root.
-THREADS = 16_384
+USER_THREADS = 16_384
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 SYSTEM = (
@@ -74,7 +74,7 @@ def _limit(kind: int, value: int, grace: int = 0) -> None:
 
 def _threads() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    return THREADS if hard == resource.RLIM_INFINITY else min(THREADS, hard // 2)
+    return USER_THREADS if hard == resource.RLIM_INFINITY else min(USER_THREADS, hard // 2)
 
 
 def _go_first(_limits: Limits, _folder: Path) -> None:

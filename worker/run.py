@@ -37,7 +37,7 @@ WITHOUT_ENGINE = ("report",)
 RETRY_SECONDS = 5.0
 LONGEST_WAIT_SECONDS = 300.0
 DOUBLINGS = 6  # of the wait; more would be longer than the longest
-PATIENCE = 6
+PATIENCE = 6  # with a step that fills the disk itself
 WRITE_SECONDS = 60.0
 WRITE_AGAIN_SECONDS = 0.5
 

@@ -26,7 +26,7 @@ ROOT = Path(worker.__file__).parents[1]
 CHILD = "worker.child"
 POLL_SECONDS = 0.2
 LOOKS_TAKE = 20  # between two looks at the disk passes so many times what one takes
-THREADS = 4096  # of a child: of all cores that a host has, some dozens each
+CHILD_THREADS = 4096  # some dozens for each core that a host has
 ANSWER_BYTES = 8 * MIB  # reading one holds up the worker's other calls: a second
 LONG_ANSWERS = {"build": 64 * MIB}  # what became of each sample and each layer
 LOG_BYTES = 64 * 1024
@@ -49,7 +49,7 @@ class Bounds:
     folder: Path
     limits: Limits
     staged: int
-    answer: int
+    answer_bytes: int
     written: int = 0
 
 
@@ -225,7 +225,7 @@ def _looking(bounds: Bounds, pid: int, interrupted: Callable[[], bool]) -> Calla
     def look(answer: int) -> None:
         nonlocal next_time
         begun = time.monotonic()
-        _check_answer(answer, bounds.answer)
+        _check_answer(answer, bounds.answer_bytes)
         if interrupted():
             raise Interrupted
         if begun > deadline:
@@ -241,9 +241,9 @@ def _looking(bounds: Bounds, pid: int, interrupted: Callable[[], bool]) -> Calla
 
 
 def _check_threads(count: int) -> None:
-    if count > THREADS:
+    if count > CHILD_THREADS:
         raise Refusal(
-            Problem("engine_crashed", f"The engine started {count} threads; the limit is {THREADS}.")
+            Problem("engine_crashed", f"The engine started {count} threads; the limit is {CHILD_THREADS}.")
         )
 
 

@@ -17,7 +17,7 @@ from app.domain.errors import Problem
 from app.services import blobs
 from app.services.steps import Claim
 from app.storage import Received
-from app.storage.base import chunks
+from app.storage.base import add, chunks
 from worker import footprint, sandbox
 from worker.confine import MIB, Limits
 from worker.lease import Lease
@@ -87,16 +87,12 @@ class Work:
         if path.is_symlink() or not path.is_file() or self.folder not in path.resolve().parents:
             detail = f"The engine's result {path.name[:100]!r} is no regular file of its own."
             raise Refusal(Problem("engine_crashed", detail))
-        with self.process.storage.create() as writer, path.open("rb") as source:
-            for chunk in self._while_ours(chunks(source)):
-                writer.write(chunk)
-            return self._noted(writer.finish())
+        with path.open("rb") as source:
+            return self._noted(add(self.process.storage, self._while_ours(chunks(source))))
 
     def keep(self, value: object) -> Received:
         """Write a dataclass into the store as JSON."""
-        with self.process.storage.create() as writer:
-            writer.write(TypeAdapter(type(value)).dump_json(value))
-            return self._noted(writer.finish())
+        return self._noted(add(self.process.storage, [TypeAdapter(type(value)).dump_json(value)]))
 
     def _while_ours(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
         """Copies of gigabytes take longer than a stop waits."""

@@ -1,9 +1,8 @@
 """What a blob store can do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 CHUNK = 1024 * 1024
@@ -105,9 +104,9 @@ def limited(file: BinaryIO, size: int) -> Iterator[bytes]:
         size -= len(chunk)
 
 
-def add_file(storage: Storage, path: Path) -> Received:
-    """Copy a file into the store."""
-    with storage.create() as writer, path.open("rb") as source:
-        for chunk in chunks(source):
-            writer.write(chunk)
+def add(storage: Storage, pieces: Iterable[bytes]) -> Received:
+    """Copy these bytes into the store."""
+    with storage.create() as writer:
+        for piece in pieces:
+            writer.write(piece)
         return writer.finish()

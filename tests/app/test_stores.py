@@ -17,7 +17,7 @@ from app.db.session import Database
 from app.services import counting, sweeper
 from app.settings import Settings
 from app.storage import StoreUnavailable, open_storage
-from app.storage.base import CHUNK, add_file, chunks, limited
+from app.storage.base import CHUNK, add, chunks, limited
 from tests import factories, object_stores
 from tests.e2e.proxies import line_to
 from tests.object_stores import Store
@@ -133,7 +133,8 @@ def test_a_file_is_copied(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(CONTENT)
 
-    received = add_file(store.storage, source)
+    with source.open("rb") as file:
+        received = add(store.storage, chunks(file))
 
     source.write_bytes(b"changed afterwards")
     with store.storage.open(received.key) as file:

@@ -15,7 +15,7 @@ import pytest
 from tests.hostile.inputs import ENDLESS, GIANT, written
 from tests.waiting import in_time
 from worker import footprint, probe, sandbox
-from worker.confine import MIB, THREADS, Limits
+from worker.confine import MIB, USER_THREADS, Limits
 from worker.engine.requests import Prepare, Prepared
 from worker.sandbox import ChildLost, Interrupted, Outgrown, Refusal
 
@@ -106,7 +106,7 @@ def test_the_child_works_in_its_folder_without_privileges_without_core_dumps_and
     assert misbehave("limits", tmp_path) == {
         "no_new_privs": "1",
         "core": "(0, 0)",
-        "threads": str(THREADS if hard == resource.RLIM_INFINITY else min(THREADS, hard)),
+        "threads": str(USER_THREADS if hard == resource.RLIM_INFINITY else min(USER_THREADS, hard // 2)),
         "folder": str(tmp_path),
     }
 
@@ -221,7 +221,7 @@ def test_who_writes_little_goes_on_when_others_have_filled_the_disk(
 
 
 def test_too_many_threads_are_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "THREADS", 20)
+    monkeypatch.setattr(sandbox, "CHILD_THREADS", 20)
 
     assert "the limit is 20" in refused("engine_crashed", lambda: misbehave("multiply", tmp_path))
 
