@@ -1,5 +1,8 @@
 """A product and the row that is added to it run in one integer kernel."""
 
+from typing import Literal
+
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -73,3 +76,19 @@ def test_only_a_product_of_matrices_that_the_sum_alone_reads_is_joined(
     names = {node.name: node.op_type for node in onnx.load_model(dense.out).graph.node}
     assert names["second"] == "MatMul"
     assert dense.likeness() > 30
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+@pytest.mark.parametrize(("shape", "beta"), [((32,), 2.0), ((32,), 0.5), ((1, 32), 1.0), ((1,), 1.0)])
+def test_a_kernel_adds_every_form_of_a_bias(
+    case: Start, form: Literal["qdq", "qoperator"], shape: tuple[int, ...], beta: float
+) -> None:
+    bias = np.linspace(0.5, 1.5, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], "gemm", beta=beta)
+    model = build([node], {"x": ["n", 64]}, {"y": ["n", 32]}, {"w": weights(64, 32), "c": bias})
+    product = case(model, feeds(shape=(2, 64)))
+
+    product.quantize(StaticInt8(format=form))
+
+    assert kernels(product.out).integer == 1
+    assert product.likeness() > 28

@@ -25,6 +25,7 @@ from worker.engine.passes import PASSES, Pass
 from worker.engine.passes.batchnorm import fold_batchnorm
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.gemm_bias import make_bias_rows
 from worker.engine.passes.half import widen_half
 from worker.engine.passes.identities import remove_identities
 from worker.engine.passes.inputs import separate_constants_from_inputs
@@ -98,6 +99,34 @@ def test_nodes_get_names_of_their_own_also_in_branches(tmp_path: Path) -> None:
     assert all(names)
     assert len(set(names)) == len(names)
     assert names[0] == "MatMul_0"
+
+
+def gemm(bias: np.ndarray, beta: float, rows: int = 3) -> onnx.ModelProto:
+    """A Gemm from 16 to 8 with this bias."""
+    node = helper.make_node("Gemm", ["x", "w", "c"], ["y"], "gemm", beta=beta)
+    return build([node], {"x": [rows, 16]}, {"y": [rows, 8]}, {"w": weights(16, 8), "c": bias})
+
+
+@pytest.mark.parametrize("shape", [(8,), (1, 8), (1,), (), (1, 1)])
+@pytest.mark.parametrize("beta", [2.0, 0.0])
+def test_a_bias_and_its_factor_become_a_row(shape: tuple[int, ...], beta: float, tmp_path: Path) -> None:
+    model = gemm(np.asarray(weights(8, 2).reshape(-1)[: int(np.prod(shape))].reshape(shape)), beta)
+
+    changed = applied(make_bias_rows, model, tmp_path, feeds(1, shape=(3, 16))[0])
+
+    node = changed.graph.node[0]
+    row = next(t for t in changed.graph.initializer if t.name == node.input[2])
+    assert list(row.dims) == [8]
+    assert not [entry for entry in node.attribute if entry.name == "beta"]
+
+
+def test_a_bias_that_differs_between_rows_only_takes_its_factor(tmp_path: Path) -> None:
+    model = gemm(weights(3, 8, seed=4), 0.5)
+
+    changed = applied(make_bias_rows, model, tmp_path, feeds(1, shape=(3, 16))[0])
+
+    assert [list(t.dims) for t in changed.graph.initializer if t.name == "c_row"] == [[3, 8]]
+    assert not make_bias_rows(gemm(weights(3, 8, seed=4), 1.0))[1]
 
 
 def test_of_nodes_with_one_name_the_first_keeps_it() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from worker.engine.passes.scopes import attribute, consumers, producers, replace_nodes
+from worker.engine.passes.scopes import attribute, consumers, drop_attribute, producers, replace_nodes
 
 MICROSOFT = "com.microsoft"
 MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
@@ -136,9 +136,7 @@ def _gemm(node: onnx.NodeProto, sources: Sources, sink: Integers | None) -> onnx
     inputs = [*a.all, *b.all, bias[0].name if bias and bias[0] else ""]
     inputs += [sink.scale, sink.zero_point] if sink else []
     made = _make(node, "QGemm", inputs, sink.name if sink else node.output[0], MICROSOFT)
-    kept = [entry for entry in made.attribute if entry.name != "beta"]
-    del made.attribute[:]
-    made.attribute.extend(kept)
+    drop_attribute(made, "beta")
     return made
 
 

@@ -9,6 +9,7 @@ from worker.engine.passes.branches import inline_branches
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.gemm_bias import make_bias_rows
 from worker.engine.passes.half import widen_half
 from worker.engine.passes.identities import remove_identities
 from worker.engine.passes.inference import infer_shapes
@@ -34,6 +35,7 @@ PASSES: tuple[Pass, ...] = (
     inline_branches,
     merge_copies,
     remove_identities,
+    make_bias_rows,
     fold_batchnorm,
     soften_masks,
     separate_shared_weights,

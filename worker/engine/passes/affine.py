@@ -16,6 +16,7 @@ from worker.engine.passes.scopes import (
     as_initializer,
     attribute,
     consumers,
+    drop_attribute,
     producers,
     unused_name,
 )
@@ -239,9 +240,8 @@ def _scale_bias(place: Place, operator: onnx.NodeProto, factor: Array, shift: Ar
     scaled = (bias * attribute(operator, "beta", 1.0) * factor + shift).astype(kind)
     if not scaled.any() and not any(given):
         return
-    kept = [entry for entry in operator.attribute if entry.name != "beta"]
-    del operator.input[_BIAS:], operator.attribute[:]
-    operator.attribute.extend(kept)
+    drop_attribute(operator, "beta")
+    del operator.input[_BIAS:]
     operator.input.append(place.add_constant(scaled, f"{operator.name}_bias"))
 
 

@@ -98,6 +98,13 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:  # noqa: AN
     return default
 
 
+def drop_attribute(node: onnx.NodeProto, name: str) -> None:
+    """Take an attribute away, so that its default holds."""
+    kept = [entry for entry in node.attribute if entry.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept)
+
+
 def array(tensor: onnx.TensorProto) -> npt.NDArray[Any]:
     """The values of a constant, of its own type and shape."""
     return numpy_helper.to_array(tensor)
