@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -222,3 +223,32 @@ def test_full_keeps_scales_that_are_empty_as_a_roi_is(case: Start) -> None:
     started.quantize(Float16(compute="full"))
 
     assert started.likeness() > 50
+
+
+def moved_batch(kind: int = onnx.TensorProto.FLOAT) -> onnx.ModelProto:
+    """A product of what a Transpose has moved the first dimension of."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], "turned", perm=[1, 2, 0]),
+        helper.make_node("MatMul", ["t", "w"], ["y"], "product"),
+    ]
+    values = weights(32, 8).astype(helper.tensor_dtype_to_np_dtype(kind))
+    return build(nodes, {"x": [32, 2, 7]}, {"y": [2, 7, 8]}, {"w": values}, kind=kind)
+
+
+def test_full_moves_a_batch_before_a_product_in_float32(case: Start) -> None:
+    samples = feeds(shape=(32, 2, 7))
+    started = case(moved_batch(), samples)
+
+    found = started.quantize(Float16(compute="full"))
+
+    assert [reason for reason in found.reasons if "moved in float16" in reason and "turned" in reason]
+    assert started.likeness() > 50
+
+
+def test_the_runtime_indeed_crashes_on_a_batch_moved_in_float16(tmp_path: Path) -> None:
+    save_model(moved_batch(onnx.TensorProto.FLOAT16), tmp_path / "model.onnx")
+    opened = f"import onnxruntime; onnxruntime.InferenceSession({str(tmp_path / 'model.onnx')!r})"
+
+    ended = subprocess.run([sys.executable, "-c", opened], check=False, capture_output=True)
+
+    assert ended.returncode == -signal.SIGSEGV

@@ -17,7 +17,9 @@ from worker.engine.choices.selection import matching, refuse_nothing, stays_floa
 from worker.engine.passes.scopes import (
     STANDARD,
     array,
+    attribute,
     initializers,
+    is_standard,
     key,
     opset,
     replace_nodes,
@@ -27,6 +29,7 @@ from worker.engine.passes.scopes import (
 )
 
 _SIZED = frozenset({"BitCast"})  # its result has the bits of its input, so that must not be narrowed
+_MATRIX = 2
 _NO_TENSORS = ("seq(", "optional(")
 _LARGEST = float(np.finfo(np.float16).max)
 _NOTE = "float16: half the bytes; a CPU widens to float32 around most kernels, so it is no faster"
@@ -91,6 +94,7 @@ def _hindered(model: onnx.ModelProto, recipe: Float16) -> Iterator[tuple[str, st
     asked = bool(recipe.include.op_types or recipe.include.nodes)
     constants, version = initializers(model.graph), opset(model)
     beyond = {name for name, tensor in constants.items() if _is_beyond(tensor)}
+    multiplied = {name for node in model.graph.node if is_standard(node, "MatMul") for name in node.input}
     for node in model.graph.node:
         if node.name in excluded:
             yield node.name, "excluded"
@@ -100,6 +104,16 @@ def _hindered(model: onnx.ModelProto, recipe: Float16) -> Iterator[tuple[str, st
             yield node.name, f"a constant is beyond {_LARGEST:g}, the largest float16"
         elif not _has_half(node, version):
             yield node.name, f"{node.op_type} has no float16 form"
+        elif _moves_batch(node) and node.output[0] in multiplied:
+            yield node.name, "ONNX Runtime crashes on a batch that is moved in float16 before a MatMul"
+
+
+def _moves_batch(node: onnx.NodeProto) -> bool:
+    """Whether a Transpose of more than a matrix moves the first dimension."""
+    if not is_standard(node, "Transpose"):
+        return False
+    order = attribute(node, "perm", None)
+    return order is None or (len(order) > _MATRIX and order[0] != 0)
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
