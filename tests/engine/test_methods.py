@@ -1,10 +1,12 @@
 """What every 8-bit recipe keeps of the upload."""
 
+import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
-from app.domain.recipe import DynamicInt8, Recipe, StaticInt8
-from tests.engine.graphs import dense, feeds
+from app.domain.recipe import DynamicInt8, Mixed, Recipe, Selection, StaticInt8
+from tests.engine.graphs import build, dense, feeds, weights
 from tests.engine.quantizing import Start
 
 ROWS = feeds(shape=(2, 32))
@@ -53,3 +55,43 @@ def test_metadata_of_the_upload_is_kept(case: Start) -> None:
     assert [(e.key, e.value) for e in onnx.load_model(dense_case.out).metadata_props] == [
         ("labels", "cat,dog")
     ]
+
+
+def scaled(factor: str) -> onnx.ModelProto:
+    """H @ w2 + h * a constant, where a quantizer calls h's scale h_scale."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["p"], "first"),
+        helper.make_node("Relu", ["p"], ["h"], "relu"),
+        helper.make_node("MatMul", ["h", "w2"], ["q"], "second"),
+        helper.make_node("Mul", ["h", factor], ["s"], "scaled"),
+        helper.make_node("Add", ["q", "s"], ["y"], "sum"),
+    ]
+    constants = {"w1": weights(32, 32), "w2": weights(32, 32, seed=1), factor: np.array(3.0, np.float32)}
+    return build(nodes, {"x": ["batch", 32]}, {"y": ["batch", 32]}, constants)
+
+
+@pytest.mark.parametrize("recipe", [StaticInt8(), StaticInt8(format="qoperator"), DynamicInt8(), Mixed()])
+@pytest.mark.parametrize("name", ["h_scale", "h_zero_point", "h_quantized", "x_scale_quantized"])
+def test_a_constant_keeps_its_values_whatever_it_is_called(case: Start, recipe: Recipe, name: str) -> None:
+    named_case = case(scaled(name), ROWS)
+
+    named_case.quantize(recipe)
+
+    assert named_case.likeness() > 30
+
+
+LEFT = Selection(nodes=("second",))
+
+
+@pytest.mark.parametrize("again", [StaticInt8(), StaticInt8(format="qoperator"), DynamicInt8()])
+@pytest.mark.parametrize("first", [StaticInt8(exclude=LEFT), DynamicInt8(exclude=LEFT)])
+def test_what_a_recipe_has_left_float_is_quantized_by_another(
+    case: Start, first: Recipe, again: Recipe
+) -> None:
+    once = case(scaled("h_scale"), ROWS)
+    once.quantize(first)
+    twice = case(onnx.load_model(once.out), ROWS)
+
+    twice.quantize(again)
+
+    assert twice.likeness() > 30

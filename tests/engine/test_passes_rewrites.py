@@ -23,6 +23,7 @@ from tests.engine.graphs import (
 from worker.engine.load import save_model
 from worker.engine.passes import PASSES, Pass
 from worker.engine.passes.batchnorm import fold_batchnorm
+from worker.engine.passes.collisions import separate_names
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.domains import drop_unused_domains
 from worker.engine.passes.gemm_bias import make_bias_rows
@@ -137,6 +138,37 @@ def test_of_nodes_with_one_name_the_first_keeps_it() -> None:
     named, _ = name_nodes(model)
 
     assert [node.name for node in named.graph.node] == ["same", "same_2", "same_3"]
+
+
+def named(*names: str) -> onnx.ModelProto:
+    """A Relu and a Mul of tensors with these names: input, result, constant, output."""
+    x, h, scale, y = names
+    shape: Sequence[int] = (1, 3, 16, 16)
+    nodes = [helper.make_node("Relu", [x], [h], "relu"), helper.make_node("Mul", [h, scale], [y], "mul")]
+    return build(nodes, {x: shape}, {y: shape}, {scale: np.array(0.5, np.float32)})
+
+
+def test_what_is_called_as_a_quantizer_calls_its_own_gets_another_name(tmp_path: Path) -> None:
+    changed = applied(separate_names, named("x", "h", "h_scale", "y"), tmp_path)
+
+    assert list(changed.graph.node[1].input) == ["h", "h.scale"]
+    assert [tensor.name for tensor in changed.graph.initializer] == ["h.scale"]
+    assert not separate_names(named("x", "h", "scale_of_h", "y"))[1]
+
+
+def test_an_output_keeps_its_name_and_what_it_is_named_after_gets_another(tmp_path: Path) -> None:
+    changed = applied(separate_names, named("x", "h", "c", "h_quantized"), tmp_path)
+
+    assert [value.name for value in changed.graph.output] == ["h_quantized"]
+    assert changed.graph.node[0].output == ["h_2"]
+
+
+def test_between_an_input_and_an_output_stands_an_identity(tmp_path: Path) -> None:
+    changed = applied(separate_names, named("x", "h", "c", "x_scale"), tmp_path)
+
+    assert op_types(changed) == ["Identity", "Relu", "Mul"]
+    assert changed.graph.node[0].input == ["x"]
+    assert changed.graph.node[1].input == changed.graph.node[0].output
 
 
 def test_constants_leave_the_inputs_and_the_ir_version_follows(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from worker.engine.passes.scopes import consumers, producers, replace_nodes
 FLOAT_RESULT = frozenset({"MatMul", "Gemm"})  # MatMulIntegerToFloat and QGemm give floats as quickly as bytes
 
 
-def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str], bounds: Mapping[str, str]) -> None:
+def restored_by(graph: onnx.GraphProto) -> frozenset[str]:
+    """What the graph's own DequantizeLinear give: such a pair may bound a tensor, so it stays."""
+    return frozenset(node.output[0] for node in graph.node if node.op_type == "DequantizeLinear")
+
+
+def leave_results_float(
+    graph: onnx.GraphProto, nodes: Collection[str], bounds: Mapping[str, str], given: Collection[str]
+) -> None:
     """Drop QuantizeLinear and DequantizeLinear behind products that no integer kernel reads.
 
     1. A chosen MatMul or Gemm whose result goes through one pair only.
@@ -20,6 +27,7 @@ def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str], bounds: 
         graph: of the quantized model; it is changed.
         nodes: names of the nodes that were quantized.
         bounds: names of the Relu and Clip that were quantized, by the node whose result they bound.
+        given: what pairs of the upload give; they stay.
     """
     readers, dropped = consumers(graph), set[int]()
     outputs, present = {value.name for value in graph.output}, {node.name for node in graph.node}
@@ -30,6 +38,8 @@ def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str], bounds: 
         if product.name in bounds and bounds[product.name] not in present:
             continue
         rounded, restored = pair
+        if restored.output[0] in given:
+            continue
         dropped |= {id(rounded), id(restored)}
         if restored.output[0] in outputs:
             product.output[0] = restored.output[0]
@@ -38,7 +48,7 @@ def leave_results_float(graph: onnx.GraphProto, nodes: Collection[str], bounds: 
     replace_nodes(graph, [node for node in graph.node if id(node) not in dropped])
 
 
-def read_floats(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
+def read_floats(graph: onnx.GraphProto, nodes: Collection[str], given: Collection[str]) -> None:
     """Let float nodes read what float nodes write, and not the rounded copy that integer kernels read.
 
     The residual sums of a transformer are such readers: their input is rounded for the products beside them.
@@ -46,11 +56,12 @@ def read_floats(graph: onnx.GraphProto, nodes: Collection[str]) -> None:
     Args:
         graph: of the quantized model; it is changed.
         nodes: names of the nodes that were quantized.
+        given: what pairs of the upload give; they are read as before.
     """
     makers, readers = producers(graph), consumers(graph)
     for restored in graph.node:
         rounded = makers.get(restored.input[0]) if restored.op_type == "DequantizeLinear" else None
-        if rounded is None or rounded.op_type != "QuantizeLinear":
+        if rounded is None or rounded.op_type != "QuantizeLinear" or restored.output[0] in given:
             continue
         maker = makers.get(rounded.input[0])
         if maker is not None and (maker.name in nodes or maker.op_type == "DequantizeLinear"):

@@ -32,7 +32,7 @@ from worker.engine.methods.gemm import matmul_to_gemm
 from worker.engine.methods.integer_io import integer_interface
 from worker.engine.methods.qoperator import to_operators
 from worker.engine.methods.quantizer import arrange, run_quantizer
-from worker.engine.methods.results import leave_results_float, read_floats
+from worker.engine.methods.results import leave_results_float, read_floats, restored_by
 from worker.engine.methods.static_choices import first_opset, resolve_static
 from worker.engine.methods.trial import Built, Making, settle
 from worker.engine.passes.inference import infer_shapes
@@ -121,11 +121,11 @@ def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Buil
     subject, corrected = _correct(subject)
     subject, learned = _learn_codes(subject)
     corrected += [*learned, *_correct_biases(subject)]
-    plan = arrange(subject)
+    plan, given = arrange(subject), restored_by(model.graph)
     quantized = run_quantizer(subject, plan)
     if recipe.format == "qdq":
-        leave_results_float(quantized.graph, plan.nodes, plan.bounds)
-    read_floats(quantized.graph, plan.nodes)
+        leave_results_float(quantized.graph, plan.nodes, plan.bounds, given)
+    read_floats(quantized.graph, plan.nodes, given)
     close_borders(quantized.graph)
     return Built(quantized, plan, tuple(corrected), found.reasons)
 

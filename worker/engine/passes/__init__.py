@@ -6,6 +6,7 @@ import onnx
 
 from worker.engine.passes.batchnorm import fold_batchnorm
 from worker.engine.passes.branches import inline_branches
+from worker.engine.passes.collisions import separate_names
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
@@ -40,6 +41,7 @@ PASSES: tuple[Pass, ...] = (
     soften_masks,
     separate_shared_weights,
     name_nodes,  # conversion adds nodes
+    separate_names,
     drop_unused_domains,
     infer_shapes,
     share_shapes,
