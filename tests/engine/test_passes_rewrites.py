@@ -26,6 +26,7 @@ from worker.engine.passes.batchnorm import fold_batchnorm
 from worker.engine.passes.collisions import separate_names
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.functions import inline_functions
 from worker.engine.passes.gemm_bias import make_bias_rows
 from worker.engine.passes.half import widen_half
 from worker.engine.passes.identities import remove_identities
@@ -35,6 +36,7 @@ from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import CannotConvert, convert_opset
 from worker.engine.passes.scopes import all_nodes, opset
 from worker.engine.passes.sharing import separate_shared_weights
+from worker.engine.passes.sparse import fill_sparse_constants
 from worker.engine.session import open_session
 
 IMAGE = feeds(1)[0]
@@ -140,6 +142,43 @@ def test_of_nodes_with_one_name_the_first_keeps_it() -> None:
     assert [node.name for node in named.graph.node] == ["same", "same_2", "same_3"]
 
 
+def called_matmul() -> onnx.ModelProto:
+    """A function that has an operator's name and computes something else."""
+    nodes = [
+        helper.make_node("MatMul", ["a", "b"], ["product"]),
+        helper.make_node("Abs", ["product"], ["size"]),
+    ]
+    imports = [helper.make_opsetid("", 17)]
+    function = helper.make_function("mine", "MatMul", ["a", "b"], ["size"], nodes, imports)
+    call = helper.make_node("MatMul", ["x", "w"], ["y"], "call", domain="mine")
+    model = build([call], {"x": [3, 16]}, {"y": [3, 8]}, {"w": weights(16, 8)})
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.metadata_props.add(key="labels", value="cat,dog")
+    return model
+
+
+def test_a_function_gives_way_to_its_nodes(tmp_path: Path) -> None:
+    changed = applied(inline_functions, called_matmul(), tmp_path, feeds(1, shape=(3, 16))[0])
+
+    assert op_types(changed) == ["MatMul", "Abs"]
+    assert changed.metadata_props[0].value == "cat,dog"
+
+
+@pytest.mark.parametrize("places", [[1, 5], [[0, 1], [1, 1]]])
+def test_sparse_constants_become_dense(places: list[Any], tmp_path: Path) -> None:
+    values = numpy_helper.from_array(np.array([2.0, 3.0], np.float32), "w")
+    indices = numpy_helper.from_array(np.array(places, np.int64), "places")
+    model = build(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], "product")], {"x": [1, 3]}, {"y": [1, 4]}, {}
+    )
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 4]))
+
+    changed = applied(fill_sparse_constants, model, tmp_path, feeds(1, shape=(1, 3))[0])
+
+    assert np.count_nonzero(numpy_helper.to_array(changed.graph.initializer[0])) == 2
+
+
 def named(*names: str) -> onnx.ModelProto:
     """A Relu and a Mul of tensors with these names: input, result, constant, output."""
     x, h, scale, y = names
@@ -194,6 +233,18 @@ def test_a_model_that_cannot_be_converted_says_why() -> None:
     model = pointwise(helper.make_node("Affine", ["x"], ["y"], "affine"), version=7, ir=3)
 
     with pytest.raises(CannotConvert, match="Affine"):
+        convert_opset(model)
+
+
+def test_hardmax_is_not_converted_for_it_came_to_mean_another_thing() -> None:
+    """Also in a branch that no sample takes, where nothing could prove it."""
+    model = branches()
+    model.opset_import[0].version = 11
+    branch = model.graph.node[0].attribute[0].g
+    branch.node[1].output[0] = "before"
+    branch.node.append(helper.make_node("Hardmax", ["before"], [branch.output[0].name], "hardmax"))
+
+    with pytest.raises(CannotConvert, match="Hardmax"):
         convert_opset(model)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
+import numpy as np
 import onnx
 from onnxruntime.quantization import QuantizationMode, QuantType
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -18,7 +19,9 @@ from worker.engine.methods.conv_scales import float_weights, scale_channels
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
 from worker.engine.methods.own_weights import give_own_weights
 from worker.engine.passes.scopes import (
+    STANDARD,
     all_nodes,
+    array,
     attribute,
     drop_unused,
     initializers,
@@ -26,6 +29,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
 )
 from worker.engine.passes.sorting import sort_nodes
+from worker.engine.requirements import MICROSOFT
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})
@@ -131,7 +135,7 @@ def _candidates(graph: onnx.GraphProto, outer: Constants) -> Iterator[tuple[onnx
     """Nodes that could be quantized, with the constants that they can see."""
     constants = {**outer, **initializers(graph)}
     for node in graph.node:
-        if node.op_type in _RULES:
+        if node.op_type in _RULES and node.domain in _DOMAINS.get(node.op_type, STANDARD):
             yield node, constants
         for below in subgraphs(node):
             yield from _candidates(below, constants)
@@ -147,6 +151,8 @@ def _hindrance(node: onnx.NodeProto, constants: Constants, version: int) -> str 
     types = {weight.data_type for weight in known} - {onnx.TensorProto.FLOAT}
     if types:
         return f"it computes in {onnx.TensorProto.DataType.Name(types.pop()).lower()}"
+    if not all(np.isfinite(array(weight)).all() for weight in known):
+        return "its weights are not finite"
     return _RULES[node.op_type](node, known)
 
 
@@ -173,6 +179,7 @@ def _any(_: onnx.NodeProto, __: Sequence[onnx.TensorProto]) -> str | None:
 
 _RULES = {"MatMul": _product, "Gemm": _gemm, "LSTM": _lstm, "Gather": _table, "Attention": _any, "Conv": _any}
 _WEIGHTS = {"MatMul": (1,), "Gemm": (1,), "LSTM": (1, 2), "Gather": (0,), "Attention": (1,), "Conv": (1,)}
+_DOMAINS = {"Attention": {MICROSOFT}}  # the standard's Attention takes no weights
 
 
 def _quantizer(model: onnx.ModelProto, recipe: DynamicInt8, nodes: list[str]) -> ONNXQuantizer:

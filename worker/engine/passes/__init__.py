@@ -10,6 +10,7 @@ from worker.engine.passes.collisions import separate_names
 from worker.engine.passes.constants import constants_to_initializers, fold_constants
 from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.functions import inline_functions
 from worker.engine.passes.gemm_bias import make_bias_rows
 from worker.engine.passes.half import widen_half
 from worker.engine.passes.identities import remove_identities
@@ -22,11 +23,14 @@ from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
 from worker.engine.passes.shapes import share_shapes
 from worker.engine.passes.sharing import separate_shared_weights
+from worker.engine.passes.sparse import fill_sparse_constants
 
 Pass = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[str]]]
 
 PASSES: tuple[Pass, ...] = (
     separate_constants_from_inputs,
+    inline_functions,
+    fill_sparse_constants,
     name_nodes,
     widen_half,
     rewrite_legacy,

@@ -6,7 +6,7 @@ import onnx
 from onnx import helper, version_converter
 
 from worker.engine.load import tensor_bytes
-from worker.engine.passes.scopes import STANDARD, opset
+from worker.engine.passes.scopes import STANDARD, all_nodes, is_standard, opset
 
 PER_CHANNEL = 13
 MODERN = 17
@@ -41,6 +41,8 @@ def raise_opset(model: onnx.ModelProto, versions: Sequence[int]) -> onnx.ModelPr
     """
     if tensor_bytes(model) > _PROTOBUF_LIMIT:
         raise CannotConvert("it is over 2 GB")
+    if opset(model) < PER_CHANNEL and any(is_standard(node, "Hardmax") for node in all_nodes(model.graph)):
+        raise CannotConvert("Hardmax means another thing since opset 13, and the converter does not know")
     converted = _convert(model, versions)
     others = [entry for entry in model.opset_import if entry.domain not in STANDARD]
     converted.opset_import.extend(o for o in others if o.domain not in _domains(converted))
