@@ -17,6 +17,7 @@ from worker.engine.methods.mixed import mixed
 from worker.engine.methods.static_int8 import static_int8
 from worker.engine.methods.tidy import tidy
 from worker.engine.methods.weight_only import weight_only
+from worker.engine.passes.masks import restore_masks
 from worker.engine.requirements import refuse_old_runtime
 
 # (prepared model, recipe, setting) → (quantized model, resolved recipe, reasons); the model may be changed.
@@ -62,10 +63,17 @@ def quantize(model: Path, out: Path, recipe: Recipe, setting: Setting) -> Quanti
             "against the float model with `compare`.",
         )
     source = load_model(model)
+    if _leaves_sums_float(recipe):
+        restore_masks(source)
     quantized, resolved, reasons = METHODS[type(recipe)](source, recipe, setting)
     save_model(tidy(quantized, load_model(model)), out)
     refuse_old_runtime(out, setting.runtime)
     return Quantized(resolved, tuple(reasons))
+
+
+def _leaves_sums_float(recipe: Recipe) -> bool:
+    stores = isinstance(recipe, Float16) and recipe.compute != "full"
+    return stores or isinstance(recipe, DynamicInt8 | WeightOnly)
 
 
 __all__ = ["METHODS", "Quantized", "Setting", "quantize"]

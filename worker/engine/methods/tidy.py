@@ -9,11 +9,12 @@ from onnx import helper
 from worker.engine.interface import KEY
 from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
+from worker.engine.passes.masks import MARK
 from worker.engine.passes.scopes import all_graphs, all_nodes, opset
 from worker.engine.requirements import MICROSOFT, lowest_ir
 
 _PRODUCER = "fewbits"
-_QUANTIZER_MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process"})
+_MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process", MARK})
 
 
 def tidy(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
@@ -36,7 +37,7 @@ def tidy(quantized: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto
     quantized.domain, quantized.model_version = source.domain, source.model_version
     quantized.doc_string, quantized.graph.name = source.doc_string, source.graph.name
     quantized.producer_name, quantized.producer_version = _PRODUCER, ""
-    kept = [entry for entry in source.metadata_props if entry.key not in _QUANTIZER_MARKS]
+    kept = [entry for entry in source.metadata_props if entry.key not in _MARKS]
     kept += [entry for entry in quantized.metadata_props if entry.key == KEY]
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)

@@ -42,7 +42,6 @@ PASSES: tuple[Pass, ...] = (
     remove_identities,
     make_bias_rows,
     fold_batchnorm,
-    soften_masks,
     separate_shared_weights,
     name_nodes,  # conversion adds nodes
     separate_names,
@@ -51,4 +50,5 @@ PASSES: tuple[Pass, ...] = (
     share_shapes,
     multiply_matrices,
     infer_shapes,  # for what became matrices
+    soften_masks,  # by the names that constants have now
 )
