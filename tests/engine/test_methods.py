@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from app.domain.recipe import DynamicInt8, Mixed, Recipe, Selection, StaticInt8
+from app.domain.recipe import DynamicInt8, Mixed, Recipe, Selection, StaticInt8, WeightOnly
 from tests.engine.graphs import build, dense, feeds, weights
 from tests.engine.quantizing import Start
 
@@ -95,3 +95,22 @@ def test_what_a_recipe_has_left_float_is_quantized_by_another(
     twice.quantize(again)
 
     assert twice.likeness() > 30
+
+
+@pytest.mark.parametrize("recipe", [DynamicInt8(), WeightOnly(bits=8)])
+def test_weights_that_are_not_finite_stay_float(case: Start, recipe: Recipe) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "broken"], ["a"], "broken_product"),
+        helper.make_node("IsNaN", ["a"], ["none"], "missing"),
+        helper.make_node("Where", ["none", "zero", "a"], ["b"], "known"),
+        helper.make_node("MatMul", ["b", "w"], ["y"], "product"),
+    ]
+    broken = weights(32, 32)
+    broken[0, 0] = np.nan
+    constants = {"broken": broken, "zero": np.array(0, np.float32), "w": weights(32, 8)}
+    started = case(build(nodes, {"x": ["batch", 32]}, {"y": ["batch", 8]}, constants), ROWS)
+
+    found = started.quantize(recipe)
+
+    assert "stays float, its weights are not finite: broken_product" in found.reasons
+    assert started.likeness() > 30

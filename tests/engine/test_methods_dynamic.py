@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -145,24 +144,6 @@ def test_an_opset_without_dynamic_quantization_says_so(case: Start) -> None:
         quantize(old_case.source, old_case.out, DynamicInt8(), Setting(isa="x86-vnni"))
 
     assert "opset 9 has no DynamicQuantizeLinear" in refusal.value.detail
-
-
-def test_weights_that_are_not_finite_stay_float(case: Start) -> None:
-    nodes = [
-        helper.make_node("MatMul", ["x", "broken"], ["a"], "broken_product"),
-        helper.make_node("IsNaN", ["a"], ["none"], "missing"),
-        helper.make_node("Where", ["none", "zero", "a"], ["b"], "known"),
-        helper.make_node("MatMul", ["b", "w"], ["y"], "product"),
-    ]
-    broken = weights(32, 32)
-    broken[0, 0] = np.nan
-    constants = {"broken": broken, "zero": np.array(0, np.float32), "w": weights(32, 8)}
-    started = case(build(nodes, {"x": ["batch", 32]}, {"y": ["batch", 8]}, constants), ROWS)
-
-    found = started.quantize(DynamicInt8())
-
-    assert "stays float, its weights are not finite: broken_product" in found.reasons
-    assert kernels(started.out).integer == 1
 
 
 def test_the_attention_of_the_standard_is_not_taken_for_the_one_with_weights(case: Start) -> None:

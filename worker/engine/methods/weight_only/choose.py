@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
 import onnx
 
 from app.domain.recipe import WeightOnly
 from worker.engine.choices.selection import matching
 from worker.engine.methods.weight_only.blocks import BYTE, Grid
-from worker.engine.passes.scopes import attribute, initializers, subgraphs
+from worker.engine.passes.scopes import array, attribute, initializers, subgraphs
 
 _MATRIX = 2  # axes
 _OPERATORS = {"MatMul": 1, "Gemm": 1, "Gather": 0}  # and which input holds the weights
@@ -87,6 +88,8 @@ def _hindrance(node: onnx.NodeProto, scope: Scope, recipe: WeightOnly, grid: Gri
         return f"its weights are {kind}, not float32"
     if len(tensor.dims) != _MATRIX:
         return "its weights are not a matrix"
+    if not np.isfinite(array(tensor)).all():
+        return "its weights are not finite"
     weight = _weight(node, scope)
     return _operator(node, weight, recipe, grid) or _no_gain(weight, grid)
 
