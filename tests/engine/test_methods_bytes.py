@@ -124,3 +124,16 @@ def test_every_recipe_and_every_correction_is_among_them() -> None:
 
     assert {recipe["method"] for recipe in recipes} == {kind().method for kind in METHODS}
     assert corrections == set(get_args(Correction))
+
+
+def test_one_thread_adds_up_whatever_the_host_has() -> None:
+    """With two, the inverse of a matrix has other last bits than with one."""
+    program = (
+        "from threadpoolctl import threadpool_info; import worker.engine.calls, numpy; "
+        "print(*(pool['num_threads'] for pool in threadpool_info()))"
+    )
+    command, environment = [sys.executable, "-c", program], os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+
+    said = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
+
+    assert said.stdout.strip() == "1"
