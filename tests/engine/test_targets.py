@@ -1,9 +1,12 @@
 """What a target can load and add up exactly."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ from app.domain.target import RULES, release_number
 from tests.engine.graphs import build, convolution, dense, feeds, weights
 from tests.engine.quantizing import Case
 from worker.engine.choices.saturation import can_saturate, full_range
+from worker.engine.contrib import MICROSOFT
 from worker.engine.methods import Setting, quantize
 from worker.engine.passes.scopes import initializers
 from worker.engine.requirements import requires
@@ -159,6 +163,71 @@ def test_operators_of_the_runtime_have_a_first_release(tmp_path: Path) -> None:
 def test_a_small_model_of_an_old_opset_runs_on_an_old_runtime(tmp_path: Path) -> None:
     case = Case(tmp_path, convolution(opset=13, ir=7), feeds())
 
+    case.quantize(StaticInt8(quantize_bias=False))
+    without = requires(case.out).onnxruntime
     case.quantize(StaticInt8())
 
-    assert requires(case.out).onnxruntime == "1.6"
+    assert (without, requires(case.out).onnxruntime) == ("1.6", "1.7")  # which dequantizes biases of int32
+
+
+def needed(
+    folder: Path,
+    node: onnx.NodeProto,
+    *,
+    domains: Mapping[str, int],
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> str:
+    """The release that a model of opset 11 with this one node needs."""
+    graph = helper.make_graph([node], "g", [], [])
+    opsets = [helper.make_opsetid(domain, version) for domain, version in {"": 11, **domains}.items()]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=6, functions=functions)
+    onnx.save_model(model, folder / "model.onnx")
+    return requires(folder / "model.onnx").onnxruntime
+
+
+@pytest.mark.parametrize(
+    ("operator", "fields", "inputs", "release"),
+    [
+        ("QLinearAdd", {}, 8, "1.4"),
+        ("QLinearMul", {}, 8, "1.5"),
+        ("MatMulIntegerToFloat", {}, 7, "1.4"),
+        ("Attention", {"num_heads": 2}, 4, "1.3"),
+        ("Attention", {"num_heads": 2, "do_rotary": 1}, 4, "1.17"),
+        ("GroupQueryAttention", {"num_heads": 2}, 7, "1.18"),
+        ("GroupQueryAttention", {"num_heads": 2, "softcap": 30.0}, 7, "1.20"),
+        ("MatMulNBits", {}, 6, "1.19"),
+        ("Gelu", {}, 1, "1.0"),
+    ],
+)
+def test_operators_of_the_runtime_need_the_release_that_loads_them(
+    tmp_path: Path, operator: str, fields: dict[str, Any], inputs: int, release: str
+) -> None:
+    names = [f"i{place}" for place in range(inputs)]
+    node = helper.make_node(operator, names, ["y"], domain=MICROSOFT, **fields)
+
+    assert needed(tmp_path, node, domains={MICROSOFT: 1}) == release
+
+
+def test_an_operator_that_no_table_names_needs_the_release_in_use(tmp_path: Path) -> None:
+    node = helper.make_node("SparseAttention", ["x"], ["y"], domain=MICROSOFT)
+
+    assert needed(tmp_path, node, domains={MICROSOFT: 1}) == ort.__version__
+
+
+@pytest.mark.parametrize(("version", "release"), [(1, "1.0"), (3, "1.12"), (4, "1.17"), (5, "1.18")])
+def test_an_opset_of_classic_models_needs_its_release_even_if_no_node_uses_it(
+    tmp_path: Path, version: int, release: str
+) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+
+    assert needed(tmp_path, node, domains={"ai.onnx.ml": version}) == release
+
+
+def test_what_functions_call_counts_with_the_attributes_of_the_call(tmp_path: Path) -> None:
+    inner = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain=MICROSOFT)
+    inner.attribute.add(name="bits", type=onnx.AttributeProto.INT, ref_attr_name="width")
+    opsets = [helper.make_opsetid("", 11), helper.make_opsetid(MICROSOFT, 1)]
+    function = helper.make_function("own", "Product", ["x", "w", "s"], ["y"], [inner], opsets, ["width"])
+    node = helper.make_node("Product", ["x", "w", "s"], ["y"], domain="own", width=8)
+
+    assert needed(tmp_path, node, domains={MICROSOFT: 1, "own": 1}, functions=[function]) == "1.22"

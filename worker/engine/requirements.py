@@ -1,16 +1,18 @@
 """What a runtime must know to load a model, and whether a target does."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+from onnx.inliner import inline_local_functions
 
 from app.domain.errors import Refused
 from app.domain.report import Requires
 from app.domain.target import release_number
+from worker.engine.contrib import MICROSOFT, Need, needs_of
 from worker.engine.load import parse
-from worker.engine.passes.scopes import STANDARD, all_graphs, all_nodes, attribute
+from worker.engine.passes.scopes import STANDARD, all_graphs, all_nodes, opset
 
 # Release of ONNX Runtime, newest opset of the standard operators, newest IR. To 1.14 from the table "ONNX
 # opset support" of its page docs/reference/compatibility.md; from 1.15 on tried with the last patch of each
@@ -35,20 +37,9 @@ RELEASES = (
     ("1.24", 25, 13),
     ("1.25", 26, 13),
 )
-MICROSOFT = "com.microsoft"
-# Releases that know an operator of com.microsoft; those that are not named are older than all that is asked
-# of them. From 1.15 on tried, before that from the releases' notes, rounded up.
-_OPERATORS = {
-    "QLinearConcat": "1.8",
-    "DynamicQuantizeLSTM": "1.8",
-    "QGemm": "1.11",
-    "QLinearSoftmax": "1.12",
-    "QLinearWhere": "1.14",
-    "MatMulBnb4": "1.16",
-    "MatMulNBits": "1.17",
-    "GatherBlockQuantized": "1.23",
-}
-_MATMUL_BITS = {8: "1.22", 2: "1.24"}
+_ML = "ai.onnx.ml"
+# Release of ONNX Runtime and newest opset of ai.onnx.ml, imported or used: the same page, and tried.
+_ML_RELEASES = ((1, "0.1"), (2, "1.0"), (3, "1.12"), (4, "1.17"), (5, "1.18"))
 _WIDE = frozenset({onnx.TensorProto.INT16, onnx.TensorProto.UINT16})
 _ELEMENTS = {  # element types of constants: release, lowest IR
     onnx.TensorProto.INT4: ("1.19", 10),
@@ -56,8 +47,6 @@ _ELEMENTS = {  # element types of constants: release, lowest IR
     onnx.TensorProto.INT2: ("1.24", 13),
     onnx.TensorProto.UINT2: ("1.24", 13),
 }
-
-Need = tuple[str, str]  # release, and what needs it
 
 
 def requires(model: Path) -> Requires:
@@ -94,32 +83,40 @@ def _hardest(proto: onnx.ModelProto) -> Need:
 
 
 def _needs(proto: onnx.ModelProto) -> Iterator[Need]:
-    version = next((int(o.version) for o in proto.opset_import if o.domain in STANDARD), 0)
-    ir = int(proto.ir_version)
+    version, ir = opset(proto), int(proto.ir_version)
     yield _first(1, version), f"opset {version}"
     yield _first(2, ir), f"IR version {ir}"
-    constants: dict[str, int] = {}
-    for graph in all_graphs(proto.graph):
-        for tensor in graph.initializer:
-            constants[tensor.name] = tensor.data_type
-            if tensor.data_type in _ELEMENTS:
-                kind = onnx.TensorProto.DataType.Name(tensor.data_type).lower()
-                yield _ELEMENTS[tensor.data_type][0], f"{kind} constants"
-    for node in all_nodes(proto.graph):
+    for entry in proto.opset_import:
+        if entry.domain == _ML:
+            yield _first_ml(int(entry.version)), f"opset {entry.version} of {_ML}"
+    # functions are read where they are called, for a node may take an attribute from its call
+    whole = inline_local_functions(proto) if proto.functions else proto
+    tensors = [tensor for graph in all_graphs(whole.graph) for tensor in graph.initializer]
+    for kind in _ELEMENTS.keys() & {tensor.data_type for tensor in tensors}:
+        yield _ELEMENTS[kind][0], f"{onnx.TensorProto.DataType.Name(kind).lower()} constants"
+    constants = {tensor.name: tensor.data_type for tensor in tensors}
+    for node in all_nodes(whole.graph):
         if node.domain == MICROSOFT:
-            yield from _operator(node, constants)
+            yield from needs_of(node)
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            yield from _pair(node, constants)
 
 
-def _operator(node: onnx.NodeProto, constants: dict[str, int]) -> Iterator[Need]:
-    if node.op_type in _OPERATORS:
-        yield _OPERATORS[node.op_type], f"{MICROSOFT} {node.op_type}"
-    bits = attribute(node, "bits", 4)
-    if node.op_type == "MatMulNBits" and bits in _MATMUL_BITS:
-        yield _MATMUL_BITS[bits], f"{MICROSOFT} MatMulNBits of {bits} bits"
-    if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and constants.get(node.input[-1]) in _WIDE:
+def _pair(node: onnx.NodeProto, constants: Mapping[str, int]) -> Iterator[Need]:
+    """What a QuantizeLinear or DequantizeLinear needs beyond that of 8 bits."""
+    own = node.domain == MICROSOFT
+    if own and constants.get(node.input[-1]) in _WIDE:
         yield "1.17", f"{MICROSOFT} {node.op_type} of 16 bits"
+    if constants.get(node.input[0]) == onnx.TensorProto.INT32:
+        yield "1.17" if own else "1.7", f"{node.op_type} of int32"
+    if own and len(node.input) < 3:  # noqa: PLR2004 - the zero point comes third
+        yield "1.17", f"{MICROSOFT} {node.op_type} without a zero point"
 
 
 def _first(column: int, wanted: int) -> str:
     """The first release whose column reaches so far; what none reaches is left to the one in use."""
     return next((str(row[0]) for row in RELEASES if int(row[column]) >= wanted), str(ort.__version__))
+
+
+def _first_ml(wanted: int) -> str:
+    return next((release for version, release in _ML_RELEASES if version >= wanted), str(ort.__version__))

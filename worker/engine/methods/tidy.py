@@ -6,12 +6,13 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from worker.engine.contrib import MICROSOFT
 from worker.engine.interface import KEY
 from worker.engine.passes.copies import merge_copies
 from worker.engine.passes.domains import drop_unused_domains
 from worker.engine.passes.masks import MARK
 from worker.engine.passes.scopes import all_graphs, all_nodes, opset
-from worker.engine.requirements import MICROSOFT, lowest_ir
+from worker.engine.requirements import lowest_ir
 
 _PRODUCER = "fewbits"
 _MARKS = frozenset({"onnx.infer", "onnx.quant.pre_process", MARK})
