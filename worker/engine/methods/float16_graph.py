@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import (
     ALWAYS_FLOAT_INPUTS,
     DEFAULT_OP_BLOCK_LIST,
@@ -14,6 +13,7 @@ from onnxruntime.transformers.float16 import (
 from app.domain.errors import Refused
 from app.domain.recipe import Float16
 from worker.engine.choices.selection import matching, refuse_nothing, stays_float
+from worker.engine.passes.outputs import direct_outputs
 from worker.engine.passes.scopes import (
     STANDARD,
     array,
@@ -27,6 +27,7 @@ from worker.engine.passes.scopes import (
     tensor_names,
     unused_name,
 )
+from worker.engine.passes.sorting import sort_nodes
 
 _SIZED = frozenset({"BitCast"})  # its result has the bits of its input, so that must not be narrowed
 _MATRIX = 2
@@ -59,6 +60,7 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
     if any(_passes_sequences(node, version) for node in model.graph.node):
         raise Refused("unsupported_option", "compute full does not reach through sequences; ask for storage.")
     _keep_apart(model.graph)
+    _set_aside(model.graph)
     try:
         converted = convert_float_to_float16(
             model, keep_io_types=True, disable_shape_infer=True, node_block_list=sorted(left)
@@ -67,9 +69,16 @@ def compute_in_half(model: onnx.ModelProto, recipe: Float16) -> tuple[onnx.Model
         what = f"{type(error).__name__}: {error}".strip().rstrip(":. ")
         raise Refused("unsupported_option", f"This graph cannot be written in float16 ({what}).") from error
     _drop_repeated(converted.graph)
-    sortable = ONNXModel(converted)
-    sortable.topological_sort()
-    return sortable.model, [_NOTE, *stays_float(left)]
+    sort_nodes(converted.graph)
+    return converted, [_NOTE, *stays_float(left)]
+
+
+def _set_aside(graph: onnx.GraphProto) -> None:
+    """Undeclare, until `tidy`, outputs that no node writes: a Cast would write them a second time."""
+    direct = direct_outputs(graph)
+    kept = [value for value in graph.output if value.name not in direct]
+    del graph.output[:]
+    graph.output.extend(kept)
 
 
 def _keep_apart(graph: onnx.GraphProto) -> None:

@@ -11,6 +11,7 @@ from onnx import helper
 from app.domain.errors import Refused
 from app.domain.recipe import Chosen
 from worker.engine.choices.selection import matching, refuse_nothing, stays_float
+from worker.engine.passes.outputs import direct_outputs
 from worker.engine.passes.scopes import (
     all_graphs,
     all_nodes,
@@ -42,7 +43,7 @@ def store_in_half(model: onnx.ModelProto, recipe: Chosen, method: str) -> tuple[
     """Store float32 constants in 16 bits, each with a Cast that the runtime folds when it loads the model.
 
     Computing stays float32, in the kernels that the float model has. Small constants stay; so does a constant
-    that any node reads which was not chosen, and one whose values 16 bits cannot hold.
+    that any node reads which was not chosen, one that is an output, and one whose values 16 bits cannot hold.
 
     Args:
         model: the prepared model; it is changed.
@@ -114,10 +115,10 @@ def _refuse_old(model: onnx.ModelProto, method: str) -> None:
 
 
 def _kept_by_choice(graph: onnx.GraphProto, recipe: Chosen) -> dict[str, str]:
-    """Tensors that a node reads which is excluded, or not included where some are."""
+    """Tensors that a node reads which is excluded, or not included where some are; and outputs."""
     included, excluded = matching(graph, recipe.include), matching(graph, recipe.exclude)
     asked = bool(recipe.include.op_types or recipe.include.nodes)
-    kept: dict[str, str] = {}
+    kept = dict.fromkeys(direct_outputs(graph), "it is an output")
     for node in all_nodes(graph):
         if node.name in excluded or (asked and node.name not in included):
             reason = "excluded" if node.name in excluded else "not included"

@@ -21,6 +21,7 @@ from worker.engine.passes.masks import soften_masks
 from worker.engine.passes.matrices import multiply_matrices
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
+from worker.engine.passes.outputs import separate_outputs
 from worker.engine.passes.shapes import share_shapes
 from worker.engine.passes.sharing import separate_shared_weights
 from worker.engine.passes.sparse import fill_sparse_constants
@@ -31,6 +32,7 @@ PASSES: tuple[Pass, ...] = (
     separate_constants_from_inputs,
     inline_functions,
     fill_sparse_constants,
+    separate_outputs,
     name_nodes,
     widen_half,
     rewrite_legacy,

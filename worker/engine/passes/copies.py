@@ -9,8 +9,8 @@ from math import prod
 import onnx
 
 from worker.engine.passes.scopes import (
-    all_graphs,
     array,
+    rename_inputs,
     subgraphs,
     tensor_names,
     unused_name,
@@ -85,7 +85,7 @@ def _merge(
         owner.initializer[-1].name = kept
     gone = [(place, tensor.name) for place, tensor in found if tensor.name != kept]
     for place, name in gone:
-        _rename(place.graph, name, kept)
+        rename_inputs(place.graph, name, kept)
     return gone
 
 
@@ -94,9 +94,3 @@ def _remove(graph: onnx.GraphProto, names: set[str]) -> None:
         kept = [tensor for tensor in graph.initializer if tensor.name not in names]
         del graph.initializer[:]
         graph.initializer.extend(kept)
-
-
-def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for scope in all_graphs(graph):
-        for node in scope.node:
-            node.input[:] = [new if name == old else name for name in node.input]

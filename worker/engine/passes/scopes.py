@@ -155,6 +155,12 @@ def as_initializer(values: npt.NDArray[Any], name: str) -> onnx.TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
 
 
+def rename_inputs(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Let the nodes of a graph and of every graph below it read `new` instead of `old`."""
+    for node in all_nodes(graph):
+        node.input[:] = [new if name == old else name for name in node.input]
+
+
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Initializers that nothing reads any more; `names_used` looks below, so outer ones are safe."""
     for scope in all_graphs(graph):
