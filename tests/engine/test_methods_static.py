@@ -1,6 +1,7 @@
 """Static recipes: what runs in integer kernels, with which types, and what stays float."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -191,3 +192,54 @@ def test_arithmetic_with_a_float_operand_stays_float_and_what_leads_to_it_too(ca
     assert kernels(activated.out).integer == 2
     assert "stays float, only float nodes read it: halved" in found.reasons
     assert "stays float, one of its inputs is float: product" in found.reasons
+
+
+def bounded(lowest: float, highest: float, *, opset: int = 17) -> onnx.ModelProto:
+    """Conv, a Clip, Conv; a Clip has its bounds as attributes before opset 11."""
+    model = convolution(opset=opset)
+    clip = helper.make_node("Clip", ["a", "lowest", "highest"], ["r"], "clip")
+    if opset < 11:
+        clip = helper.make_node("Clip", ["a"], ["r"], "clip", min=float(lowest), max=float(highest))
+    else:
+        bounds = {"lowest": np.float32(lowest), "highest": np.float32(highest)}
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.array(value), name) for name, value in bounds.items()
+        )
+    model.graph.node[1].CopyFrom(clip)
+    return model
+
+
+@pytest.mark.parametrize(("lowest", "highest", "opset"), [(0.3, 6, 17), (-6, -0.3, 17), (0.3, 6, 10)])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_clip_whose_bounds_leave_out_0_stays(
+    case: Start, lowest: float, highest: float, opset: int, form: Literal["qdq", "qoperator"]
+) -> None:
+    bounded_case = case(bounded(lowest, highest, opset=opset), feeds())
+
+    found = bounded_case.quantize(StaticInt8(format=form))
+
+    assert "stays float, its bounds leave out 0, which integers always hold: clip" in found.reasons
+    assert kernels(bounded_case.out).integer == 2
+    assert bounded_case.likeness() > 30
+
+
+@pytest.mark.parametrize(("lowest", "highest"), [(0, 6), (-1, 0), (-0.5, 0.5)])
+def test_any_other_clip_becomes_the_range_of_its_result(case: Start, lowest: float, highest: float) -> None:
+    bounded_case = case(bounded(lowest, highest), feeds())
+
+    bounded_case.quantize(StaticInt8())
+
+    assert "Clip" not in bounded_case.op_types()
+    assert bounded_case.likeness() > 30
+
+
+def test_a_clip_whose_bounds_are_computed_stays(case: Start) -> None:
+    model = bounded(0, 6)
+    model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["most"], "most", keepdims=0))
+    model.graph.node[2].input[2] = "most"
+    bounded_case = case(model, feeds())
+
+    found = bounded_case.quantize(StaticInt8())
+
+    assert "stays float, its bounds are computed: clip" in found.reasons
+    assert bounded_case.likeness() > 30

@@ -9,6 +9,7 @@ import onnx
 from worker.engine.passes.scopes import (
     FLOATS,
     all_nodes,
+    array,
     attribute,
     initializers,
     producers,
@@ -185,6 +186,22 @@ def _is_float_constant(graph: RangedGraph, name: str) -> bool:
     return name in graph.constants and graph.constants[name].data_type in FLOATS
 
 
+def _clip(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
+    """A chosen Clip becomes the range of its result, and a range of integers always holds 0."""
+    limits = [name for name in node.input[1:] if name]
+    if any(name not in graph.constants for name in limits):
+        return "its bounds are computed"
+    lowest, highest = (_limit(graph, node, index, name) for index, name in enumerate(("min", "max"), start=1))
+    return "its bounds leave out 0, which integers always hold" if lowest > 0 or highest < 0 else None
+
+
+def _limit(graph: RangedGraph, node: onnx.NodeProto, index: int, name: str) -> float:
+    """A bound of a Clip, an attribute before opset 11; 0 where there is none."""
+    if len(node.input) > index and node.input[index]:
+        return float(array(graph.constants[node.input[index]]).item())
+    return float(attribute(node, name, 0.0))
+
+
 def _maxpool(_: RangedGraph, node: onnx.NodeProto) -> str | None:
     return "MaxPool gives indices too" if len(node.output) > 1 and node.output[1] else None
 
@@ -195,6 +212,7 @@ def _resize(_: RangedGraph, node: onnx.NodeProto) -> str | None:
 
 
 _RULES: dict[str, Callable[[RangedGraph, onnx.NodeProto], str | None]] = {
+    "Clip": _clip,
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
