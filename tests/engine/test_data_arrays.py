@@ -108,6 +108,20 @@ def test_labels_that_are_names_are_numbered_in_sorted_order(tmp_path: Path) -> N
     assert dataset.classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("names", [["10", "9_5"], ["0.5", "cat"], ["1" * 19, "2"]])
+def test_labels_that_are_not_all_numbers_are_names(tmp_path: Path, names: list[str]) -> None:
+    dataset = open_arrays(tmp_path, x=np.zeros((2, 1)), labels=np.array(names))
+
+    assert (dataset.labels, dataset.classes) == ((0, 1), tuple(names))
+
+
+def test_numbers_written_as_text_are_numbers(tmp_path: Path) -> None:
+    dataset = open_arrays(tmp_path, x=np.zeros((3, 1)), labels=np.array(["104.25", "9.00", "23.5"]))
+
+    assert dataset.labels is None
+    assert [float(dataset.targets[index]) for index in range(3)] == [104.25, 9.0, 23.5]
+
+
 def test_the_same_content_has_the_same_hash_and_labels_do_not_count(tmp_path: Path) -> None:
     x = np.array([[1, 2], [1, 2], [2, 1]])
 

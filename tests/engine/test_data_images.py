@@ -96,6 +96,31 @@ def test_images_without_a_row_stay_unlabelled_and_are_counted(tmp_path: Path) ->
     assert "1 images have no row" in summary.warnings[0]
 
 
+def test_labels_csv_of_numbers_that_are_not_whole_holds_targets(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "labels.csv": b"a.png,104.5\nb.png,9\n"}
+
+    dataset = opened(zipped(tmp_path / "a", files))
+
+    assert (dataset.labels, dataset.classes) == (None, ())
+    assert dataset.targets is not None
+    assert [dataset.targets[0], dataset.targets[1]] == [104.5, 9.0]
+
+
+def test_labels_csv_of_whole_numbers_holds_classes_however_they_are_written(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "labels.csv": b"a.png,10.0\nb.png,9\n"}
+
+    dataset = opened(zipped(tmp_path / "a", files))
+
+    assert (dataset.labels, dataset.classes) == ((10, 9), ("9", "10"))
+
+
+@pytest.mark.parametrize("row", [b"", b"b.png,\n", b"b.png,nan\n"])
+def test_an_image_without_a_number_among_numbers_is_refused(tmp_path: Path, row: bytes) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "labels.csv": b"a.png,0.5\n" + row}
+
+    assert refusal(zipped(tmp_path / "a", files)) == "labels_not_finite"
+
+
 def test_a_flat_archive_has_no_labels(tmp_path: Path) -> None:
     assert opened(zipped(tmp_path / "a", {"a.png": picture(1), "b.png": picture(2)})).labels is None
 

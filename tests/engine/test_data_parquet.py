@@ -71,6 +71,21 @@ def test_more_rows_than_are_read_at_once_in_any_compression(tmp_path: Path, comp
     assert dataset.classes == ("a", "b")
 
 
+def test_a_label_that_is_a_fraction_is_a_target(tmp_path: Path) -> None:
+    columns = {"image": files(PICTURES), "label": plain([0.5, 10.0, 2.25], DataType.float64())}
+
+    dataset = opened(parquet(tmp_path / "data", columns))
+
+    assert dataset.labels is None
+    assert targets(dataset) == [0.5, 10.0, 2.25]
+
+
+def test_whole_numbers_in_a_column_of_fractions_are_classes(tmp_path: Path) -> None:
+    columns = {"image": files(PICTURES), "label": plain([2.0, 10.0, None], DataType.float64())}
+
+    assert opened(parquet(tmp_path / "data", columns)).labels == (2, 10, None)
+
+
 def test_a_second_image_is_the_mask(tmp_path: Path) -> None:
     masks = [picture(shade, "L") for shade in (0, 1, 255)]
     columns = {"image": files(PICTURES), "annotation": files(masks)}

@@ -155,6 +155,8 @@ def test_a_map_gives_the_models_class_at_each_position_of_a_mask(tmp_path: Path)
         (np.arange(12) % 2 + 0.5, np.zeros((1, 4)), {"metric": "top1"}, "metric_mismatch"),
         (np.zeros((12, 3)), np.zeros((1, 4)), {"metric": "mse"}, "metric_mismatch"),
         (np.zeros((12, 3)), np.zeros((1, 3)), {"metric": "pearson"}, "metric_mismatch"),
+        (np.array(["cat", "dog"] * 6), np.zeros((1, 1)), {"metric": "mse"}, "metric_mismatch"),
+        (np.array(["cat", "dog"] * 6), np.zeros((1, 1)), {"metric": "spearman"}, "metric_mismatch"),
         (np.zeros((9, 3)), np.zeros((1, 3)), {"metric": "mse"}, "too_few_samples"),
         (np.zeros(12, int), np.zeros((1, 2, 5)), {"metric": "top5"}, "metric_mismatch"),
     ],

@@ -12,14 +12,14 @@ import numpy as np
 
 from app.domain.errors import FieldError, Refused
 from app.domain.report import ArrayInfo
-from worker.engine.data.dataset import Array, Targets, as_bytes, common_shape, number_labels
+from worker.engine.data.dataset import Array, Targets, as_bytes, common_shape
+from worker.engine.data.labels import Truth, number_labels, truth_of
 
 LABELS = "labels"
 STREAM = "stream"
 MAX_SAMPLES = 10_000_000  # arrays without values can claim any number
 RAGGED = re.compile(r"(?P<name>.+)/\d{6}")
 NUMERIC_KINDS = "biufc"
-Truth = tuple[tuple[int | None, ...] | None, tuple[str, ...], Targets | None]  # classes, or else targets
 
 
 class Stored(Protocol):
@@ -169,8 +169,10 @@ def _truth(labels: Stored | Ragged, samples: int) -> Truth:
         detail = f"labels has the shape {list(shape)}, but there are {samples} samples."
         raise Refused("unequal_lengths", detail)
     flat = _one_each(labels)
+    if flat is not None and flat.dtype.kind in "US":
+        return truth_of(_texts(flat), lambda index: f"Sample {index}")
     if flat is not None and _are_classes(flat):
-        return (*_classes(flat), None)
+        return (*number_labels([str(int(value)) for value in flat.real]), None)
     return None, (), _finite(labels, samples)
 
 
@@ -183,14 +185,8 @@ def _one_each(labels: Stored | Ragged) -> Array | None:
 
 
 def _are_classes(flat: Array) -> bool:
-    """Whole numbers or names; all else are numbers to come close to."""
-    return flat.dtype.kind in "biuUS" or bool((np.isfinite(flat) & (flat == np.trunc(flat.real))).all())
-
-
-def _classes(flat: Array) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    if flat.dtype.kind in "US":
-        return number_labels(_texts(flat))
-    return number_labels([str(int(value)) for value in flat.real])
+    """Whole numbers; all else are numbers to come close to."""
+    return flat.dtype.kind in "biu" or bool((np.isfinite(flat) & (flat == np.trunc(flat.real))).all())
 
 
 def _texts(flat: Array) -> list[str | None]:

@@ -19,7 +19,6 @@ MAX_SHOWN_CLASSES = 1000
 SHOWN = 200  # characters of each
 MAX_RANGED = 2000
 ARRAYS = frozenset({"npz", "safetensors", "h5"})
-MOST_DIGITS = 18  # fits int64
 
 
 class Targets(Protocol):
@@ -150,9 +149,12 @@ def blocks(dataset: Dataset) -> list[list[int]]:
 
 def class_name(classes: Sequence[str], label: int) -> str | None:
     """The name of a class; None when the classes are numbers, or it is none of them."""
-    if all(name.removeprefix("-").isdigit() for name in classes):
-        return None
-    return classes[label] if 0 <= label < len(classes) else None
+    return classes[label] if have_names(classes) and 0 <= label < len(classes) else None
+
+
+def have_names(classes: Sequence[str]) -> bool:
+    """Whether classes are told apart by more than numbers."""
+    return not all(name.removeprefix("-").isdigit() for name in classes)
 
 
 def _with_ranges(dataset: Dataset) -> tuple[ArrayInfo, ...]:
@@ -188,26 +190,6 @@ def common_shape(shapes: set[tuple[int, ...]]) -> tuple[int | None, ...]:
         return ()
     axes = zip(*shapes, strict=True)
     return tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in axes)
-
-
-def number_labels(values: list[str | None]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    """Labels as integers, and the classes as text.
-
-    Integers stay what they are. If any label is a name, the distinct labels are numbered in sorted order.
-    """
-    distinct = {value for value in values if value is not None}
-    if all(is_integer(value) for value in distinct):
-        numbers = tuple(None if value is None else int(value) for value in values)
-        return numbers, tuple(str(n) for n in sorted({n for n in numbers if n is not None}))
-    classes = sorted(distinct)
-    index = {name: i for i, name in enumerate(classes)}
-    return tuple(None if value is None else index[value] for value in values), tuple(classes)
-
-
-def is_integer(text: str) -> bool:
-    """Whether a label is a whole number that fits int64."""
-    digits = text.removeprefix("-")
-    return digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
 
 
 def as_bytes(array: Array) -> bytes:

@@ -15,8 +15,9 @@ from app.domain.errors import Refused
 from app.domain.report import ArrayInfo
 from worker.engine.data.archive import BROKEN, Entry
 from worker.engine.data.coco import annotations, boxes_of
-from worker.engine.data.dataset import Array, Targets, common_shape, number_labels
+from worker.engine.data.dataset import Array, Targets, common_shape
 from worker.engine.data.decode import broken, content, decoded
+from worker.engine.data.labels import UNLABELLED, Truth, truth_of
 from worker.engine.data.masks import is_mask, masks_of
 from worker.engine.data.preprocess import check_resized, pixels
 from worker.engine.data.preprocessor_config import NAME, read_config
@@ -102,14 +103,11 @@ def open_images(files: Sequence[Entry], preprocess: Preprocess) -> ImageDataset:
             boxes_of(coco, images, preprocess) if coco else masks_of(masks, images, preprocess)
         )
         return ImageDataset(tuple(images), preprocess, None, classes, (*said, *notes, *left), targets=targets)
-    labels, classes, said = _from_sheet(sheet, images) if sheet else _from_folders(images)
-    return ImageDataset(tuple(images), preprocess, labels, classes, (*said, *notes, *left))
+    (labels, classes, numbers), said = _from_sheet(sheet, images) if sheet else _from_folders(images)
+    return ImageDataset(tuple(images), preprocess, labels, classes, (*said, *notes, *left), targets=numbers)
 
 
-Labels = tuple[tuple[int | None, ...] | None, tuple[str, ...], tuple[str, ...]]
-
-
-def _from_sheet(sheet: Entry, images: list[Entry]) -> Labels:
+def _from_sheet(sheet: Entry, images: list[Entry]) -> tuple[Truth, tuple[str, ...]]:
     rows = _rows(sheet)
     folder = PurePosixPath(sheet.name).parent
     by_name = {str(folder / name): label for name, label in rows}
@@ -119,9 +117,9 @@ def _from_sheet(sheet: Entry, images: list[Entry]) -> Labels:
         detail = f"{sheet.name} names {first!r}, which is no image in the archive ({count} such rows)."
         raise Refused("labels_mismatch", detail)
     values = [by_name.get(image.name) for image in images]
-    labels, classes = number_labels(values)
+    truth = truth_of(values, lambda index: f"In {sheet.name}, {images[index].name!r}")
     missing = values.count(None)
-    return labels, classes, (f"{missing} images have no row in {sheet.name}.",) if missing else ()
+    return truth, (f"{missing} images have no row in {sheet.name}.",) if missing else ()
 
 
 def _rows(sheet: Entry) -> list[tuple[str, str]]:
@@ -137,20 +135,20 @@ def _rows(sheet: Entry) -> list[tuple[str, str]]:
     return pairs[1:] if pairs[:1] == [("file", "label")] else pairs
 
 
-def _from_folders(images: list[Entry]) -> Labels:
+def _from_folders(images: list[Entry]) -> tuple[Truth, tuple[str, ...]]:
     """The first folder below what all paths share is the class; sorted folders are numbered from 0."""
     parents = [PurePosixPath(image.name).parts[:-1] for image in images]
     columns = enumerate(zip(*parents, strict=False))
     shared = next((i for i, names in columns if len(set(names)) > 1), min(map(len, parents)))
     folders = [parts[shared] if len(parts) > shared else None for parts in parents]
     if len({folder for folder in folders if folder is not None}) < SEVERAL:
-        return None, (), ("There are no labels: add a labels.csv (file,label) or a folder per class.",)
+        return UNLABELLED, ("There are no labels: add a labels.csv (file,label) or a folder per class.",)
     if None in folders:
         note = "Some images lie in folders and some do not, so folders were not taken for labels."
-        return None, (), (note,)
+        return UNLABELLED, (note,)
     classes = sorted({folder for folder in folders if folder is not None})
     index = {name: i for i, name in enumerate(classes)}
-    return tuple(index[folder] for folder in folders if folder is not None), tuple(classes), ()
+    return (tuple(index[folder] for folder in folders if folder is not None), tuple(classes), None), ()
 
 
 def _is_image(entry: Entry) -> bool:

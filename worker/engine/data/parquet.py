@@ -30,8 +30,9 @@ from worker.engine.data.archive import (
     said,
 )
 from worker.engine.data.coco import Boxes
-from worker.engine.data.dataset import Targets, number_labels
+from worker.engine.data.dataset import Targets
 from worker.engine.data.images import ImageDataset
+from worker.engine.data.labels import UNLABELLED, Truth, truth_of
 from worker.engine.data.masks import Masks
 
 if TYPE_CHECKING:
@@ -115,9 +116,10 @@ def open_parquet(path: Path, preprocess: Preprocess) -> ImageDataset:
     if columns.objects:
         boxes = tuple(_boxes(number, value) for number, value in enumerate(truths))
         targets = Boxes(boxes, entries, preprocess)
-    labels, classes = _classes(truths) if columns.label else (None, ())
+    labels, classes, numbers = _truth(truths) if columns.label else UNLABELLED
     if columns.label and types[columns.label].is_integer(types[columns.label]):
         classes = _names(rows, columns.label) or classes
+    targets = targets if numbers is None else numbers
     return ImageDataset(entries, preprocess, labels, classes, (), targets=targets)
 
 
@@ -283,8 +285,9 @@ def _boxes(number: int, value: Any) -> Any:  # noqa: ANN401 - whatever a row hol
     return np.column_stack([corners, classes, np.zeros(len(classes))])
 
 
-def _classes(values: Sequence[Any]) -> tuple[tuple[int | None, ...], tuple[str, ...]]:
-    return number_labels([None if value is None else str(value) for value in values])
+def _truth(values: Sequence[Any]) -> Truth:
+    texts = [None if value is None else str(value) for value in values]
+    return truth_of(texts, lambda number: f"Row {number}")
 
 
 def _names(rows: "RecordBatchReader", label: str) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from app.domain.dataset import Text
-from app.domain.errors import FieldError, Refused
+from app.domain.errors import Refused
 from app.domain.report import ArrayInfo
 from worker.engine.data.archive import BROKEN, Entry, said
-from worker.engine.data.dataset import Array, is_integer, number_labels
+from worker.engine.data.dataset import Array, Targets
+from worker.engine.data.labels import UNLABELLED, numbers, truth_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -45,7 +46,7 @@ class TextDataset:
     text: Text
     labels: tuple[int | None, ...] | None
     classes: tuple[str, ...]
-    targets: Array | None  # [texts], float64
+    targets: Targets | None  # [texts], float64
     groups: tuple[int, ...] | None
     columns: tuple[str, ...]
     pairs: bool
@@ -298,39 +299,22 @@ def _checked(name: str, line: int, value: str) -> str:
 
 
 def _dataset(name: str, rows: list[Row], columns: tuple[str, ...], tokenizer: str, text: Text) -> TextDataset:
+    def place(index: int) -> str:
+        return f"{name}, row {index + 1},"
+
     if "text_a" in rows[0]:
         texts = tuple(row[side] for row in rows for side in ("text_a", "text_b"))
-        scores = np.repeat(_numbers(name, [row["score"] for row in rows]), 2)
+        scores = np.repeat(numbers([row["score"] for row in rows], place), 2)
         groups = tuple(i // 2 for i in range(len(texts)))
         return TextDataset(texts, tokenizer, text, None, (), scores, groups, columns, pairs=True)
     texts = tuple(row["text"] for row in rows)
     truth = next((key for key in TRUTHS if key in rows[0]), None)
     values = [row[truth].strip() for row in rows] if truth else []
-    if truth == "score" or (values and _are_fractions(values)):
-        numbers = _numbers(name, values)
-        return TextDataset(texts, tokenizer, text, None, (), numbers, None, columns, pairs=False)
-    labels, classes = number_labels([value or None for value in values]) if values else (None, ())
-    return TextDataset(texts, tokenizer, text, labels, classes, None, None, columns, pairs=False)
-
-
-def _are_fractions(values: Sequence[str]) -> bool:
-    try:
-        [float(value) for value in values]
-    except ValueError:
-        return False
-    return not all(is_integer(value) for value in values)
-
-
-def _numbers(name: str, values: Sequence[str]) -> Array:
-    for row, value in enumerate(values, 1):
-        try:
-            finite = np.isfinite(float(value))
-        except ValueError:
-            finite = False
-        if not finite:
-            detail = f"{name}, row {row}, has the score {value[:SHOWN]!r}; a finite number is needed."
-            raise Refused("labels_not_finite", detail, errors=(FieldError(f"/labels/{row - 1}", detail),))
-    return np.asarray(values, np.float64)
+    if truth == "score":
+        scores = numbers(values, place)
+        return TextDataset(texts, tokenizer, text, None, (), scores, None, columns, pairs=False)
+    labels, classes, targets = truth_of(values, place) if truth else UNLABELLED
+    return TextDataset(texts, tokenizer, text, labels, classes, targets, None, columns, pairs=False)
 
 
 def decoded(entry: Entry) -> str:

@@ -11,7 +11,7 @@ from app.domain.errors import FieldError, Refused
 from app.domain.job import PERPLEXITY, Evaluation, MetricName
 from app.domain.note import Note
 from worker.engine.data.bind import feed
-from worker.engine.data.dataset import Array, Dataset
+from worker.engine.data.dataset import Array, Dataset, have_names
 from worker.engine.data.running_text import PASSAGE, RunningText
 from worker.engine.data.source import Source
 from worker.engine.evaluate.accuracy import TOP, check_labels, scores
@@ -181,6 +181,8 @@ def _check_labels(
     elif dataset.targets is None and metric in {"miou", *AVERAGE_PRECISIONS}:
         wanted = "a mask" if metric == "miou" else "its boxes"
         raise _mismatch(f"the labels are classes of samples; {metric} needs {wanted} for each sample")
+    elif dataset.targets is None and have_names(dataset.classes):
+        raise _mismatch(f"the labels are names, which {metric} cannot compare; use top1, top5 or f1")
     elif dataset.targets is None:
         asked = True
     if asked and dataset.targets is None and None in labels:
