@@ -48,8 +48,27 @@ def test_correlations_are_those_of_their_definitions() -> None:
     assert metrics.spearman(rows)(ones(50))[0] == pytest.approx(np.corrcoef(rank[0], rank[1])[0, 1])
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-7, 1e7])
+@pytest.mark.parametrize("offset", [0, 1e5])
+def test_correlations_do_not_depend_on_the_unit(unit: float, offset: float) -> None:
+    a, b = np.random.default_rng(0).normal(size=(2, 50)) + offset
+    b += a
+    rows = list(zip(a * unit, b * unit, strict=True))
+
+    for metric in (metrics.pearson, metrics.spearman):
+        assert metric(rows)(ones(50)) == pytest.approx(metric(list(zip(a, b, strict=True)))(ones(50)))
+    assert metrics.pearson(rows)(ones(50))[0] == pytest.approx(np.corrcoef(a, b)[0, 1])
+
+
 def test_what_is_constant_correlates_with_nothing() -> None:
     assert metrics.spearman([(1.0, 2.0), (1.0, 3.0), (1.0, 1.0)])(ones(3)).tolist() == [0.0]
+
+
+@given(st.floats(-1e30, 1e30), st.integers(3, 2000))
+def test_a_constant_prediction_has_no_correlation(value: float, count: int) -> None:
+    targets = np.random.default_rng(0).normal(size=count)
+
+    assert metrics.pearson([(value, target) for target in targets])(ones(count)).tolist() == [0.0]
 
 
 @pytest.mark.parametrize("average", ["macro", "micro", "binary"])

@@ -16,6 +16,7 @@ Value = Callable[[Array], Array]
 LESS_IS_BETTER = frozenset({"mse", "mae", PERPLEXITY})
 LARGEST_EXPONENT = 700.0  # a little more overflows float64
 EXACT_DB = 200.0
+_ROUNDING = 1e-12  # of float64, with room for sums
 
 
 def mean(rows: Sequence[float]) -> Value:
@@ -110,10 +111,14 @@ def _averaged(hit: Array, total: Array, average: str) -> float:
 
 
 def _correlation(weights: Array, a: Array, b: Array) -> Array:
-    total = weights.sum(1, keepdims=True)
-    a = a - (weights * a).sum(1, keepdims=True) / total
-    b = b - (weights * b).sum(1, keepdims=True) / total
-    spread = np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
+    (a, length), (b, other) = _centred(weights, a), _centred(weights, b)
+    spread = length * other
     together = (weights * a * b).sum(1)
-    usable = spread > 1e-12 * total[:, 0]
-    return np.where(usable, together / np.where(usable, spread, 1), 0.0)
+    return np.where(spread > 0, together / np.where(spread > 0, spread, 1), 0.0)
+
+
+def _centred(weights: Array, values: Array) -> tuple[Array, Array]:
+    """Deviations from the mean and their length; 0 where they are the rounding errors of equal values."""
+    centred = values - (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    length, size = (np.sqrt((weights * np.square(each)).sum(1)) for each in (centred, values))
+    return centred, np.where(length > _ROUNDING * size, length, 0.0)
