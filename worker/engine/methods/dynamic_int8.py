@@ -29,7 +29,7 @@ from worker.engine.passes.scopes import (
     subgraphs,
 )
 from worker.engine.passes.sorting import sort_nodes
-from worker.engine.requirements import MICROSOFT
+from worker.engine.contrib import MICROSOFT
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})
