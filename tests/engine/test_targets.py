@@ -94,6 +94,42 @@ def test_ranges_are_reduced_only_where_sums_can_saturate(tmp_path: Path, isa: st
     assert not any("can saturate on" in reason for reason in found.reasons)
 
 
+def heavy_tailed() -> onnx.ModelProto:
+    """A product whose few large weights lie side by side along what is summed."""
+    halves = np.random.default_rng(5).laplace(size=(512, 32)).astype(np.float32) * 0.05
+    values = np.repeat(halves, 2, axis=0)
+    values[:2] = np.abs(values).max(0) * 2.2
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    return build(nodes, {"x": ["batch", 1024]}, {"y": ["batch", 32]}, {"w": values})
+
+
+@pytest.mark.parametrize("isa", ["x86-avx2", "generic"])
+def test_narrowed_weights_keep_to_seven_bits(tmp_path: Path, isa: str) -> None:
+    case = Case(tmp_path, heavy_tailed(), feeds(shape=(4, 1024)))
+
+    found = case.quantize(StaticInt8(corrections=("weight_clipping",)), isa)
+
+    assert "weight_clipping: the ranges of 1 weights were narrowed" in found.reasons
+    assert stored(case, "w") == 64
+    assert not any("can saturate on" in reason for reason in found.reasons)
+
+
+def test_weights_of_all_bits_are_not_narrowed_until_they_saturate(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).uniform(0.03, 0.0503, size=(8192, 4)).astype(np.float32)
+    values[0], values[1] = 0.1, 0.0  # to clip it is closer, but brings the others to 65
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], "product")]
+    model = build(nodes, {"x": ["batch", 8192]}, {"y": ["batch", 4]}, {"w": values})
+    case = Case(tmp_path, model, feeds(shape=(4, 8192)))
+
+    found = case.quantize(StaticInt8(corrections=("weight_clipping",)), "x86-avx2")
+
+    assert "full range, for their sums cannot saturate: product" in found.reasons
+    assert any(
+        reason.startswith("weight_clipping leaves the whole range, for 16") for reason in found.reasons
+    )
+    assert not any("can saturate on" in reason for reason in found.reasons)
+
+
 def test_full_ranges_that_can_saturate_are_named(tmp_path: Path) -> None:
     case = Case(tmp_path, separable(), feeds(shape=(1, 8, 16, 16)))
 

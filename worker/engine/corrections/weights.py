@@ -87,6 +87,11 @@ class Grid:
         """The closest values of the grid."""
         return (np.clip(np.rint(rows / self.scales + self.zeros), *self.codes) - self.zeros) * self.scales
 
+    def clipped(self, rows: Doubles) -> Doubles:
+        """The rows within the ends of the grid; the quantizer would go on to the ends of the type."""
+        low, high = ((code - self.zeros) * self.scales for code in self.codes)
+        return np.clip(rows, low, high)
+
 
 def whole_range(weight: Weight, rows: Doubles, share: Doubles | float = 1.0) -> Grid:
     """The grid over all values, or over this share of them, as ONNX Runtime's quantizer lays it.

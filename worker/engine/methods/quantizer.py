@@ -15,7 +15,9 @@ from worker.engine.calibrate import Statistics, ranges
 from worker.engine.calibrate.ranges import LEVELS
 from worker.engine.choices.islands import ABSORBED, MOVERS, SUPPORTED, has_weights
 from worker.engine.choices.overrides import TYPES, Entries, Exceptions, entries
+from worker.engine.corrections.rounding import grid_of
 from worker.engine.corrections.subject import Subject
+from worker.engine.corrections.weights import put_rows, rows_of, weights
 from worker.engine.examine import family
 from worker.engine.methods.borders import draw_borders
 from worker.engine.methods.concat import share_ranges
@@ -90,6 +92,7 @@ def _fit_ranges(made: Entries, recipe: Calibrated, statistics: Statistics) -> No
 def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
     """The arranged model with pairs of QuantizeLinear and DequantizeLinear; the model is changed."""
     model, recipe = subject.model, subject.recipe
+    _clip_weights(subject)
     own = {tensor: [dict(entry) for entry in rows] for tensor, rows in subject.overrides.items()}
     if not any(entry.key == "onnx.infer" for entry in model.metadata_props):
         add_infer_metadata(model)  # else it infers again, by way of a file
@@ -115,6 +118,14 @@ def run_quantizer(subject: Subject, plan: Plan) -> onnx.ModelProto:
     quantized: onnx.ModelProto = quantizer.model.model
     sort_nodes(quantized.graph)
     return quantized
+
+
+def _clip_weights(subject: Subject) -> None:
+    """Keep weights to the codes of the grids that corrections gave them."""
+    for weight in weights(subject):
+        if weight.name in subject.overrides:
+            rows = rows_of(subject.model, weight)
+            put_rows(subject.model, weight, grid_of(weight, rows, subject.overrides).clipped(rows))
 
 
 def _options(model: onnx.ModelProto, recipe: Calibrated, plan: Plan, overrides: Entries) -> dict[str, Any]:
