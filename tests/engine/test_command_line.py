@@ -102,6 +102,22 @@ def test_quantize_takes_data_and_a_preset_too(folder: Path, capsys: pytest.Captu
     assert (folder / "q.onnx").stat().st_size == answer["size"]["bytes"]
 
 
+def test_what_is_refused_once_it_was_written_is_not_left_behind(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: Path, feeds: Path) -> None:  # noqa: ARG001
+        raise Refused("model_not_loadable", f"ONNX Runtime cannot load {model.name}.")
+
+    monkeypatch.setattr("worker.engine.__main__._how_to_run", refuse)
+
+    code, problem = said(
+        capsys, "quantize", f"{folder}/model.onnx", f"{folder}/q.onnx", "--recipe", '{"method": "float16"}'
+    )
+
+    assert (code, problem["code"]) == (2, "model_not_loadable")
+    assert not (folder / "q.onnx").exists()
+
+
 def test_a_refusal_is_a_problem_on_standard_output_and_exit_code_2(folder: Path) -> None:
     (folder / "broken.onnx").write_bytes(b"<html>")
 

@@ -19,6 +19,7 @@ from tests.engine.graphs import build, convolution, dense, feeds, weights
 from tests.engine.quantizing import Case
 from worker.engine.choices.saturation import can_saturate, full_range
 from worker.engine.contrib import MICROSOFT
+from worker.engine.load import INLINE_LIMIT
 from worker.engine.methods import Setting, quantize
 from worker.engine.passes.scopes import initializers
 from worker.engine.requirements import requires
@@ -182,6 +183,21 @@ def test_what_the_target_cannot_load_is_refused(tmp_path: Path, recipe: Recipe, 
     assert f"needs ONNX Runtime {needed}; the target has {older}" in refusal.value.detail
     on(f"{needed}.3")
     assert requires(case.out).onnxruntime == needed
+
+
+@pytest.mark.parametrize("inline_limit", [INLINE_LIMIT, 0])
+def test_what_is_refused_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline_limit: int
+) -> None:
+    case = Case(tmp_path, dense(), feeds(shape=(2, 32)))
+    setting = Setting(isa="x86-vnni", runtime="1.4", statistics=case.statistics)
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr("worker.engine.load.INLINE_LIMIT", inline_limit)
+
+    with pytest.raises(Refused):
+        quantize(case.prepared, case.out, StaticInt8(), setting)
+
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_operators_of_the_runtime_have_a_first_release(tmp_path: Path) -> None:

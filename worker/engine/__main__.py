@@ -74,7 +74,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the model quantized by one recipe."""
     from worker.engine.calibrate import load_statistics
     from worker.engine.kernels import kernels
-    from worker.engine.load import model_bytes
+    from worker.engine.load import model_bytes, removed_if_refused
     from worker.engine.methods import Setting
     from worker.engine.methods import quantize as apply
     from worker.engine.stages import calibration_samples
@@ -90,10 +90,13 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         samples = calibration_samples(_data(arguments), order if order.is_file() else None, model)
         setting = Setting(isa=isa, runtime=target.onnxruntime, statistics=statistics, samples=samples)
         quantized = apply(model, arguments.out, recipe, setting)
-        if not (statistics and prepared["synthetic_feeds"]):  # ranges of real samples do not fit made-up ones
-            _refuse_unfaithful(arguments, quantized.recipe, Path(folder) / prepared["feeds"])
-        told = _write_layers(arguments, model, quantized.recipe, setting, Path(folder) / prepared["feeds"])
-        use = _how_to_run(arguments.out, Path(folder) / prepared["feeds"])
+        feeds = Path(folder) / prepared["feeds"]
+        with removed_if_refused(arguments.out):
+            if not (statistics and prepared["synthetic_feeds"]):  # ranges of real samples do not fit made-up
+                _refuse_unfaithful(arguments, quantized.recipe, feeds)
+            told = _write_layers(arguments, model, quantized.recipe, setting, feeds)
+            use = _how_to_run(arguments.out, feeds)
+            executed = kernels(arguments.out)
     size = model_bytes(arguments.out)
     return {
         "model": str(arguments.out),
@@ -101,7 +104,7 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
         "reasons": quantized.reasons,
         "notes": [*prepared["notes"], *map(str, told)],
         "size": {"bytes": size, "ratio": size / model_bytes(arguments.model)},
-        "kernels": asdict(kernels(arguments.out)),
+        "kernels": asdict(executed),
         **use,
     }
 
@@ -296,16 +299,10 @@ def _prepare(arguments: argparse.Namespace, out: Path, *, ranges: bool = True) -
 
 
 def _refuse_unfaithful(arguments: argparse.Namespace, recipe: Recipe, feeds: Path) -> None:
-    """What is refused is not left behind."""
     from worker.engine.evaluate.faithful import fidelity_on, refuse_unfaithful
     from worker.engine.ready import read_feeds
 
-    try:
-        refuse_unfaithful(recipe, fidelity_on(arguments.model, arguments.out, read_feeds(feeds)))
-    except Refused:
-        arguments.out.unlink()
-        arguments.out.with_name(f"{arguments.out.name}.data").unlink(missing_ok=True)
-        raise
+    refuse_unfaithful(recipe, fidelity_on(arguments.model, arguments.out, read_feeds(feeds)))
 
 
 def _write_layers(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -123,17 +124,32 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     check(path)
 
 
+@contextmanager
+def removed_if_refused(path: Path) -> Iterator[None]:
+    """Take a written model and its external data away when what follows refuses it."""
+    try:
+        yield
+    except Refused:
+        path.unlink(missing_ok=True)
+        _data_of(path).unlink(missing_ok=True)
+        raise
+
+
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Write a model; above 1.5 GB its tensors go into `<name>.data` beside it.
 
     Above that size `model` itself is turned into references: load it again to use it.
     """
     if tensor_bytes(model) > INLINE_LIMIT:
-        data = path.name + ".data"
-        (path.parent / data).unlink(missing_ok=True)  # onnx appends to what is there
-        onnx.save_model(model, path, save_as_external_data=True, location=data)
+        data = _data_of(path)
+        data.unlink(missing_ok=True)  # onnx appends to what is there
+        onnx.save_model(model, path, save_as_external_data=True, location=data.name)
     else:
         path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _data_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 def check(path: Path) -> None:

@@ -10,7 +10,7 @@ import onnx
 from app.domain.errors import Refused
 from app.domain.recipe import BFloat16, DynamicInt8, Float16, Imported, Mixed, Recipe, StaticInt8, WeightOnly
 from worker.engine.choices.setting import Setting
-from worker.engine.load import load_model, save_model
+from worker.engine.load import load_model, removed_if_refused, save_model
 from worker.engine.methods.dynamic_int8 import dynamic_int8
 from worker.engine.methods.half import bfloat16, float16
 from worker.engine.methods.mixed import mixed
@@ -66,8 +66,9 @@ def quantize(model: Path, out: Path, recipe: Recipe, setting: Setting) -> Quanti
     if _leaves_sums_float(recipe):
         restore_masks(source)
     quantized, resolved, reasons = METHODS[type(recipe)](source, recipe, setting)
-    save_model(tidy(quantized, load_model(model)), out)
-    refuse_old_runtime(out, setting.runtime)
+    with removed_if_refused(out):
+        save_model(tidy(quantized, load_model(model)), out)
+        refuse_old_runtime(out, setting.runtime)
     return Quantized(resolved, tuple(reasons))
 
 
