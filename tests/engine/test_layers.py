@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from app.domain.recipe import DynamicInt8, Float16, Recipe, Selection, StaticInt8, WeightOnly
 from app.domain.report import LayerError
-from tests.engine.graphs import attention, convolution, dense, feeds, residual, silu
+from tests.engine.graphs import attention, build, convolution, dense, feeds, residual, silu, weights
 from tests.engine.quantizing import Case
 from worker.engine.calibrate import save_statistics
 from worker.engine.evaluate.layers import layers, layers_of
@@ -129,6 +130,33 @@ def test_stored_weights_are_as_close_as_their_bits_allow(
     errors = [layer.weight_sqnr_db for layer in found.values()]
     assert len(errors) == 2
     assert all(error is not None and least < error < most for error in errors)
+
+
+def test_weights_are_told_from_what_has_their_name_in_front(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["w_in", "w", "w_b"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "w2"], ["y"], "second"),
+    ]
+    constants = {"w": weights(8, 4, 3, 3), "w_b": weights(8, 1)[:, 0], "w2": weights(8, 8, 1, 1)}
+    model = build(nodes, {"w_in": [1, 4, 8, 8]}, {"y": [1, 8, 6, 6]}, constants)
+    found = measured(Case(tmp_path, model, feeds(name="w_in", shape=(1, 4, 8, 8))), NO_CORRECTIONS)
+
+    assert all(35 < (layer.weight_sqnr_db or 0) < 60 for layer in found.values())
+
+
+def test_weights_that_nodes_share_are_found_in_their_copies(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], "first"),
+        helper.make_node("Conv", ["x", "w"], ["b"], "second", pads=[1, 1, 1, 1], strides=[2, 2]),
+    ]
+    outputs = {"a": [1, 8, 14, 14], "b": [1, 8, 8, 8]}
+    model = build(nodes, {"x": [1, 3, 16, 16]}, outputs, {"w": weights(8, 3, 3, 3)})
+    case = Case(tmp_path, model, feeds())
+
+    found = measured(case, NO_CORRECTIONS)
+
+    assert any(name.startswith("w_padded") for name in case.weight_types())
+    assert all(35 < (layer.weight_sqnr_db or 0) < 60 for layer in found.values())
 
 
 def test_turned_weights_are_compared_with_turned_ones(tmp_path: Path) -> None:

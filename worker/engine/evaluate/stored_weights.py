@@ -1,5 +1,6 @@
 """The values that a quantized node's stored weights stand for."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from worker.engine.methods.borders import MARK
 from worker.engine.methods.weight_only.bnb4 import KINDS, Table, TableBlocks
 from worker.engine.passes.scopes import array, attribute
 
@@ -38,11 +40,17 @@ def stored_weights(nodes: Sequence[onnx.NodeProto], constants: Constants, name: 
         if node.op_type in _INTEGER_PRODUCTS:
             return _integers(constants, node.input[1].removesuffix("_quantized"))
         source = constants.get(node.input[0])
-        if node.op_type == "DequantizeLinear" and node.input[0].startswith(name):
-            return _dequantized(node, constants) if source is not None else None
+        if node.op_type == "DequantizeLinear" and _is_of(name, node.input[0]):
+            return _dequantized(node, constants)
         if node.op_type == "Cast" and node.output[0] == name and source is not None:
             return array(source).astype(np.float32) if source.data_type in _HALVES else None
     return None
+
+
+def _is_of(name: str, stored: str) -> bool:
+    """Whether a constant has the codes of this one, or of the copy that a node got for itself."""
+    ending = rf"(_padded|{MARK}\w+)?(_quantized)?"
+    return stored.startswith(name) and re.fullmatch(ending, stored.removeprefix(name)) is not None
 
 
 def _integers(constants: Constants, name: str) -> Array | None:

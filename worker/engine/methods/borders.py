@@ -23,7 +23,7 @@ from worker.engine.passes.scopes import (
     unused_name,
 )
 
-_MARK = "_read_as_"
+MARK = "_read_as_"
 
 
 def draw_borders(
@@ -53,7 +53,7 @@ def draw_borders(
             if homes.setdefault(old, kind) == kind:
                 continue
             if (old, kind) not in successors:
-                new = successors[old, kind] = unused_name(f"{old}{_MARK}{kind}", names)
+                new = successors[old, kind] = unused_name(f"{old}{MARK}{kind}", names)
                 homes[new] = kind
                 nodes += _successor(graph, old, new)
             node.input[place] = successors[old, kind]
@@ -65,7 +65,7 @@ def draw_borders(
 def close_borders(graph: onnx.GraphProto) -> None:
     """Take the Identities out of the quantized graph: pairs of both types follow on each other there."""
     readers = consumers(graph)
-    marks = [node for node in graph.node if node.op_type == "Identity" and node.doc_string == _MARK]
+    marks = [node for node in graph.node if node.op_type == "Identity" and node.doc_string == MARK]
     for mark in marks:
         for node in readers[mark.output[0]]:
             node.input[:] = [mark.input[0] if name == mark.output[0] else name for name in node.input]
@@ -106,7 +106,7 @@ def _successor(graph: onnx.GraphProto, old: str, new: str) -> list[onnx.NodeProt
         graph.initializer[-1].name = new
         return []
     graph.value_info.append(helper.make_tensor_value_info(new, tensor_types(graph)[old], None))
-    return [helper.make_node("Identity", [old], [new], new, doc_string=_MARK)]
+    return [helper.make_node("Identity", [old], [new], new, doc_string=MARK)]
 
 
 def _told(
