@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.base_quantizer import BaseQuantizer
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
@@ -28,6 +29,7 @@ from onnxruntime.transformers.float16 import (
 from tests.engine.graphs import convolution
 from worker.engine.choices.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.float_nodes import name_of
+from worker.engine.kernels import INTEGER
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.requirements import RELEASES
 from worker.engine.session import open_session
@@ -139,6 +141,14 @@ def test_the_last_row_of_the_table_is_what_the_runtime_loads(newer: tuple[int, i
     refusal = contextlib.nullcontext() if loads else pytest.raises(Exception, match=r"opset|IR version")
     with refusal:
         ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+def test_what_counts_as_an_integer_kernel_is_one_of_the_runtime() -> None:
+    kernels = {
+        kernel.op_name for kernel in get_all_opkernel_def() if kernel.provider == "CPUExecutionProvider"
+    }
+
+    assert kernels >= INTEGER
 
 
 def overridden(overrides: dict[str, Any], **options: Any) -> dict[str, onnx.TensorProto]:

@@ -189,6 +189,57 @@ def test_results_that_are_not_rounded_are_named(tmp_path: Path) -> None:
     assert mended(first) == [StaticInt8()]
 
 
+def test_weights_that_came_rounded_are_not_sent_to_the_recipe_that_left_them(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["w1"], "widen"),
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "w2"], ["y"], "second"),
+    ]
+    constants = {
+        "codes": np.random.default_rng(0).integers(-127, 127, (8, 4, 3, 3)).astype(np.int8),
+        "scale": np.array(0.002, np.float32),
+        "w2": weights(8, 8, 1, 1),
+    }
+    model = build(nodes, {"x": [1, 4, 8, 8]}, {"y": [1, 8, 6, 6]}, constants)
+
+    found = quantized(tmp_path, model, StaticInt8(), 1, 4, 8, 8)
+
+    assert found.integer == 1
+    assert (
+        "for only one operand is rounded (first): upload the model with float weights" in found.hindrances[0]
+    )
+    assert mended(found.hindrances[0]) == []
+
+
+def test_a_sum_with_a_float_operand_is_not_said_to_have_no_kernel(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
+        helper.make_node("Conv", ["a", "w2"], ["b"], "second"),
+        helper.make_node("Erf", ["a"], ["e"], "erf"),
+        helper.make_node("Add", ["b", "e"], ["s"], "sum"),
+        helper.make_node("Conv", ["s", "w3"], ["y"], "third"),
+    ]
+    constants = {"w1": weights(8, 4, 3, 3), "w2": weights(8, 8, 1, 1), "w3": weights(8, 8, 1, 1, seed=1)}
+    model = build(nodes, {"x": [1, 4, 8, 8]}, {"y": [1, 8, 6, 6]}, constants)
+
+    reasons = {
+        group.op_type: group.reason
+        for group in quantized(tmp_path, model, StaticInt8(), 1, 4, 8, 8).left_float
+    }
+
+    assert reasons["Add"] == "one of its inputs is float"
+    assert reasons["Erf"] == "no integer kernel: its inputs are dequantized"
+
+
+def test_transposed_convolutions_have_no_integer_kernel(tmp_path: Path) -> None:
+    nodes = [helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", strides=[2, 2])]
+    model = build(nodes, {"x": [1, 4, 8, 8]}, {"y": [1, 8, 16, 16]}, {"w": weights(4, 8, 2, 2)})
+
+    (only,) = kernels(stored(tmp_path, model)).left_float
+
+    assert only.reason == "it has no integer kernel"
+
+
 def test_float_nodes_between_integer_kernels_are_named(tmp_path: Path) -> None:
     nodes, constants, last = [], {}, "x"
     for index in range(4):

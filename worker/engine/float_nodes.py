@@ -27,7 +27,7 @@ _WITH_KERNEL = (
             "Relu",
             "Clip",
         }
-        | {"Sigmoid", "Softmax", "Where", "ConvTranspose", "ReduceMean", "Attention"}
+        | {"Sigmoid", "Softmax", "Where", "Attention"}
     )
     | PRODUCTS
 )
@@ -69,11 +69,21 @@ def unfused(nodes: Nodes) -> Iterator[onnx.NodeProto]:
 def _reason(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> str:
     if node.op_type in _BLOCKS:
         return "weights of few bits times float activations"
-    if any(name in writers and writers[name].op_type == "DequantizeLinear" for name in node.input):
-        return UNFUSED if node.op_type in PRODUCTS else "no integer kernel: its inputs are dequantized"
+    computed = [writers[name].op_type for name in node.input if name in writers]
+    if "DequantizeLinear" in computed:
+        return _why_dequantized(node, computed)
     if _scales_sums(node, writers):
         return "it scales what an integer kernel sums"
     return "it was not quantized" if node.op_type in _WITH_KERNEL else "it has no integer kernel"
+
+
+def _why_dequantized(node: onnx.NodeProto, makers: Sequence[str]) -> str:
+    if node.op_type in PRODUCTS:
+        return UNFUSED
+    if node.op_type not in _WITH_KERNEL:
+        return "no integer kernel: its inputs are dequantized"
+    mixed = any(maker != "DequantizeLinear" for maker in makers)
+    return "one of its inputs is float" if mixed else "it was not quantized"
 
 
 def _scales_sums(node: onnx.NodeProto, writers: Mapping[str, onnx.NodeProto]) -> bool:

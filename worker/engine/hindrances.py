@@ -109,12 +109,22 @@ def _why_unfused(
     if _NIBBLES & set(read):
         return "for 4-bit weights have no integer kernel here", f"use {_static(ran)}"
     if None in read:
-        return "for only one operand is rounded", f"use {_recipe('static_int8')}, which rounds both"
+        return "for only one operand is rounded", _round_both(node, ran, writers)
     if read[0] == _TYPES.INT8 and RULES[ran.isa].activation == "uint8":
         return f"for int8 activations fuse less often than uint8 on {ran.isa}", f"use {_static(ran)}"
     if "Conv" in node.op_type and node.output[0] not in quantized:
         return "for their results are not rounded", f"use {_recipe('static_int8')}, which rounds results too"
     return "for their pairs did not fuse", f"use {_static(ran)}, or exclude them"
+
+
+def _round_both(node: onnx.NodeProto, ran: Ran, writers: Mapping[str, onnx.NodeProto]) -> str:
+    """How the other operand is rounded too: static recipes, which ran already here, round constants only."""
+    weights = writers.get(node.input[1])
+    if ran.integer and weights is not None and weights.op_type == "DequantizeLinear":
+        return "upload the model with float weights, for recipes leave those alone that are rounded already"
+    if ran.integer and weights is not None:
+        return "no recipe rounds the other, for what computes it stays float"
+    return f"use {_recipe('static_int8')}, which rounds both"
 
 
 def _slow_types(ran: Ran) -> Iterator[str]:
