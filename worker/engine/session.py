@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from app.domain.errors import Refused
 
+OUT_OF_MEMORY = "alloc"  # in its errors: a limit of this process, which says nothing about the model
 _LOG_ERRORS = 3
 _REASON_LENGTH = 400
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx
 
+from worker.engine.passes.pairs import DEQUANTIZE, is_by_column, is_whole
 from worker.engine.passes.scopes import (
     FLOATS,
     all_nodes,
@@ -40,11 +41,12 @@ class RangedGraph:
     ranged: AbstractSet[str]  # tensors with a calibrated range
     constants: Mapping[str, onnx.TensorProto]
     types: Mapping[str, int]
+    makers: Mapping[str, onnx.NodeProto]
 
     @classmethod
     def of(cls, proto: onnx.GraphProto, ranged: AbstractSet[str]) -> "RangedGraph":
         """Look all up."""
-        return cls(proto, ranged, initializers(proto), tensor_types(proto))
+        return cls(proto, ranged, initializers(proto), tensor_types(proto), producers(proto))
 
     def is_float(self, tensor: str) -> bool:
         """Whether a tensor is known to hold float32 or float16."""
@@ -136,7 +138,18 @@ def _hindrance(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
     if graph.types.get(node.output[0]) == onnx.TensorProto.FLOAT16:
         return "it computes in float16"
     rule = _RULES.get(node.op_type)
-    return (rule(graph, node) if rule else None) or _without_range(graph, node)
+    return (rule(graph, node) if rule else None) or _given(graph, node) or _without_range(graph, node)
+
+
+def _given(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
+    """Why its kernel cannot read what the upload itself quantized; that is not rounded a second time."""
+    for place, name in enumerate(node.input):
+        pair = graph.makers.get(name)
+        if pair is None or pair.op_type != DEQUANTIZE or is_whole(pair, graph.constants):
+            continue
+        if node.op_type != "MatMul" or place == 0 or not is_by_column(pair, graph.constants):
+            return f"{pair.name} gives it integers of 8 or 16 bits by no single constant scale"
+    return None
 
 
 def _without_range(graph: RangedGraph, node: onnx.NodeProto) -> str | None:

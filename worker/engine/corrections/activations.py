@@ -12,12 +12,14 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from app.domain.errors import Refused
 from worker.engine.calibrate import Statistics, collect
 from worker.engine.choices.setting import Samples
 from worker.engine.load import write_model
 from worker.engine.passes.likeness import likeness_db
 from worker.engine.passes.scopes import tensor_types
-from worker.engine.session import open_session
+from worker.engine.ready import Feed
+from worker.engine.session import OUT_OF_MEMORY, open_session, reason
 
 Array = npt.NDArray[Any]
 THREADS = 2
@@ -34,6 +36,9 @@ def activations(
         model: any model; it is not changed.
         tensors: names of what nodes write or callers feed.
         samples: gives the calibration feeds anew at each call.
+
+    Raises:
+        Refused: `model_fails`, with the runtime's reason.
     """
     fed = {value.name for value in model.graph.input}
     computed = [name for name in tensors if name not in fed]
@@ -44,8 +49,21 @@ def activations(
         inputs = {value.name for value in session.get_inputs()}
         for feed in samples():
             taken = {name: value for name, value in feed.items() if name in inputs}
-            values = dict(zip(computed, session.run(computed, taken) if computed else [], strict=True))
+            found = _run(session, computed, taken, path) if computed else []
+            values = dict(zip(computed, found, strict=True))
             yield values | {name: np.asarray(feed[name]) for name in tensors if name in fed}
+
+
+def _run(session: Any, names: Sequence[str], feed: Feed, path: Path) -> list[Array]:  # noqa: ANN401
+    try:
+        found: list[Array] = session.run(names, feed)
+    except Exception as error:  # the runtime's errors share no base class but this
+        if OUT_OF_MEMORY in str(error).lower():
+            raise
+        raise Refused(
+            "model_fails", f"The model fails on the calibration samples: {reason(error, path)}"
+        ) from error
+    return found
 
 
 def _showing(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

@@ -8,10 +8,10 @@ from app.domain.errors import Refused
 from worker.engine.data.bind import Session, feed
 from worker.engine.data.dataset import Array, Sample
 from worker.engine.data.source import Source
+from worker.engine.session import OUT_OF_MEMORY
 
 Outputs = dict[str, Array]
 REASON_LENGTH = 300
-OUT_OF_MEMORY = "alloc"
 
 
 def outputs(session: Session, source: Source) -> Iterator[Outputs]:
@@ -65,7 +65,7 @@ def run(session: Session, names: Sequence[str], inputs: Sample) -> Outputs:
         found = session.run(list(names), dict(inputs))
     except Exception as error:  # the runtime's errors share no base class but this
         if OUT_OF_MEMORY in str(error).lower():
-            raise  # a limit of this process, which says nothing about the model
+            raise
         reason = " ".join(str(error).split())[:REASON_LENGTH]
         raise Refused("model_fails", f"The model fails on the data: {reason}.") from error
     pairs = zip(names, found, strict=True)

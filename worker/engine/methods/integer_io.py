@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from worker.engine.choices.resolve import unsupported
 from worker.engine.interface import KEY
 from worker.engine.methods.qoperator import drop_idle
+from worker.engine.passes.pairs import DEQUANTIZE, QUANTIZE, is_whole
 from worker.engine.passes.scopes import consumers, initializers, producers, real_inputs, replace_nodes
 
 
@@ -52,7 +53,7 @@ def _quantize_before_padding(graph: onnx.GraphProto) -> None:
         pads = readers.get(value.name, [])
         if len(pads) == 1 and pads[0].op_type == "Pad" and len(pads[0].input) == 2:  # noqa: PLR2004
             behind = readers.get(pads[0].output[0], [])
-            if len(behind) == 1 and behind[0].op_type == "QuantizeLinear":
+            if len(behind) == 1 and _is(behind[0], QUANTIZE, graph):
                 _swap(graph, pads[0], behind[0])
 
 
@@ -69,7 +70,7 @@ def _swap(graph: onnx.GraphProto, pad: onnx.NodeProto, quantize: onnx.NodeProto)
 
 def _after_input(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Pair | None:
     readers = consumers(graph).get(value.name, [])
-    if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+    if len(readers) != 1 or not _is(readers[0], QUANTIZE, graph):
         return None
     quantize = readers[0]
     _rename(graph, quantize.output[0], value.name)
@@ -79,7 +80,7 @@ def _after_input(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Pair | N
 
 def _before_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Pair | None:
     dequantize = producers(graph).get(value.name)
-    if dequantize is None or dequantize.op_type != "DequantizeLinear" or consumers(graph).get(value.name):
+    if dequantize is None or not _is(dequantize, DEQUANTIZE, graph) or consumers(graph).get(value.name):
         return None
     made = producers(graph).get(dequantize.input[0])
     if made is None:
@@ -88,6 +89,10 @@ def _before_output(graph: onnx.GraphProto, value: onnx.ValueInfoProto) -> Pair |
     replace_nodes(graph, [node for node in graph.node if node.name != dequantize.name])
     _rename(graph, dequantize.input[0], value.name)
     return pair
+
+
+def _is(node: onnx.NodeProto, op_type: str, graph: onnx.GraphProto) -> bool:
+    return node.op_type == op_type and is_whole(node, initializers(graph))
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -102,4 +107,4 @@ def _retyped(graph: onnx.GraphProto, value: onnx.ValueInfoProto, node: onnx.Node
     constants = initializers(graph)
     scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
     value.type.tensor_type.elem_type = constants[node.input[2]].data_type
-    return float(np.float32(scale)), int(zero), str(zero.dtype)
+    return float(np.float32(scale.item())), zero.item(), str(zero.dtype)

@@ -23,5 +23,5 @@ def mixed(
     types = types_in(built.quantized.graph, built.plan.nodes, built.plan.exceptions)
     left = [node.name for node in built.quantized.graph.node if node.name in built.left_float]
     spelled = spelled_out(resolved, types, left)
-    reasons += [*told(types), *finish(built.quantized, resolved)]
+    reasons += [*told(types), *finish(built, resolved)]
     return built.quantized, spelled, reasons + stays_float(built.left_float)

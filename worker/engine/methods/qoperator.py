@@ -4,13 +4,21 @@ Done here it gives the same kernels and the same values, in a file of QLinear op
 stays, its Q/DQ pairs stay around it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import onnx
 from onnx import helper
 
-from worker.engine.passes.scopes import attribute, consumers, drop_attribute, producers, replace_nodes
+from worker.engine.passes.pairs import DEQUANTIZE, QUANTIZE, is_whole
+from worker.engine.passes.scopes import (
+    attribute,
+    consumers,
+    drop_attribute,
+    initializers,
+    producers,
+    replace_nodes,
+)
 
 MICROSOFT = "com.microsoft"
 MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
@@ -38,17 +46,26 @@ Sources = list[Integers | None]
 Builder = Callable[[onnx.NodeProto, Sources, Integers | None], onnx.NodeProto | None]
 
 
-def to_operators(model: onnx.ModelProto) -> None:
-    """Rewrite every node that has an operator on integers, in place."""
+def to_operators(model: onnx.ModelProto, chosen: Collection[str]) -> None:
+    """Rewrite every node that was quantized and has an operator on integers, in place.
+
+    Args:
+        model: with pairs of QuantizeLinear and DequantizeLinear.
+        chosen: names of the nodes that were quantized; what the upload brought along stays.
+    """
     graph = model.graph
     made, readers = producers(graph), consumers(graph)
     outputs = {value.name for value in graph.output}
     nodes: list[onnx.NodeProto] = []
     replaced: set[str] = set()
+    constants = initializers(graph)
     for node in graph.node:
+        if node.name not in chosen:
+            nodes.append(node)
+            continue
         sources = [_source(made.get(name)) for name in node.input]
-        sink = _sink(readers.get(node.output[0], []), outputs, node.output[0])
-        new = _built(node, sources, sink, _kinds(graph, sources, sink))
+        sink = None if node.output[0] in outputs else _sink(readers.get(node.output[0], []), constants)
+        new = _built(node, sources, sink, _kinds(constants, sources, sink))
         if new is not None and sink and new.output[0] == sink.name:
             replaced.add(readers[node.output[0]][0].name)
         nodes.append(new or node)
@@ -77,20 +94,19 @@ def consumers_of(node: onnx.NodeProto) -> set[str]:
 
 
 def _source(node: onnx.NodeProto | None) -> Integers | None:
-    return Integers(*node.input) if node is not None and node.op_type == "DequantizeLinear" else None
+    return Integers(*node.input) if node is not None and node.op_type == DEQUANTIZE else None
 
 
-def _sink(readers: list[onnx.NodeProto], outputs: set[str], name: str) -> Integers | None:
-    if name in outputs or len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+def _sink(readers: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProto]) -> Integers | None:
+    if len(readers) != 1 or readers[0].op_type != QUANTIZE or not is_whole(readers[0], constants):
         return None
     quantize = readers[0]
     return Integers(quantize.output[0], quantize.input[1], quantize.input[2])
 
 
-def _kinds(graph: onnx.GraphProto, sources: Sources, sink: Integers | None) -> list[int]:
+def _kinds(constants: Mapping[str, onnx.TensorProto], sources: Sources, sink: Integers | None) -> list[int]:
     """Element types of what the first input and the output hold, where they are quantized."""
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    return [types[i.zero_point] for i in (*sources[:1], sink) if i]
+    return [constants[i.zero_point].data_type for i in (*sources[:1], sink) if i]
 
 
 def _built(

@@ -9,11 +9,6 @@ from worker.engine.passes.scopes import consumers, producers, replace_nodes
 FLOAT_RESULT = frozenset({"MatMul", "Gemm"})  # MatMulIntegerToFloat and QGemm give floats as quickly as bytes
 
 
-def restored_by(graph: onnx.GraphProto) -> frozenset[str]:
-    """What the graph's own DequantizeLinear give: such a pair may bound a tensor, so it stays."""
-    return frozenset(node.output[0] for node in graph.node if node.op_type == "DequantizeLinear")
-
-
 def leave_results_float(
     graph: onnx.GraphProto, nodes: Collection[str], bounds: Mapping[str, str], given: Collection[str]
 ) -> None:
@@ -27,7 +22,7 @@ def leave_results_float(
         graph: of the quantized model; it is changed.
         nodes: names of the nodes that were quantized.
         bounds: names of the Relu and Clip that were quantized, by the node whose result they bound.
-        given: what pairs of the upload give; they stay.
+        given: what the pairs of the upload itself write; they stay.
     """
     readers, dropped = consumers(graph), set[int]()
     outputs, present = {value.name for value in graph.output}, {node.name for node in graph.node}
@@ -56,7 +51,7 @@ def read_floats(graph: onnx.GraphProto, nodes: Collection[str], given: Collectio
     Args:
         graph: of the quantized model; it is changed.
         nodes: names of the nodes that were quantized.
-        given: what pairs of the upload give; they are read as before.
+        given: what the pairs of the upload itself write; they round for everyone.
     """
     makers, readers = producers(graph), consumers(graph)
     for restored in graph.node:

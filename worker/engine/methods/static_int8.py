@@ -32,12 +32,13 @@ from worker.engine.methods.gemm import matmul_to_gemm
 from worker.engine.methods.integer_io import integer_interface
 from worker.engine.methods.qoperator import to_operators
 from worker.engine.methods.quantizer import arrange, run_quantizer
-from worker.engine.methods.results import leave_results_float, read_floats, restored_by
+from worker.engine.methods.results import leave_results_float, read_floats
 from worker.engine.methods.static_choices import first_opset, resolve_static
 from worker.engine.methods.trial import Built, Making, settle
 from worker.engine.passes.inference import infer_shapes
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import CannotConvert, raise_opset
+from worker.engine.passes.pairs import restored
 from worker.engine.passes.scopes import array, initializers, opset
 
 
@@ -59,7 +60,7 @@ def static_int8(
             `unsupported_option` or `opset_too_old`.
     """
     built, resolved, reasons = make(model, recipe, setting)
-    reasons += finish(built.quantized, resolved)
+    reasons += finish(built, resolved)
     return built.quantized, resolved, reasons + stays_float(built.left_float)
 
 
@@ -121,7 +122,7 @@ def _build(model: onnx.ModelProto, recipe: Calibrated, setting: Setting) -> Buil
     subject, corrected = _correct(subject)
     subject, learned = _learn_codes(subject)
     corrected += [*learned, *_correct_biases(subject)]
-    plan, given = arrange(subject), restored_by(model.graph)
+    plan, given = arrange(subject), restored(subject.model.graph)
     quantized = run_quantizer(subject, plan)
     if recipe.format == "qdq":
         leave_results_float(quantized.graph, plan.nodes, plan.bounds, given)
@@ -248,7 +249,7 @@ def _saturating(built: Built, recipe: Calibrated, isa: str) -> list[str]:
     return [f"16-bit sums can saturate on {isa}, so results may differ from other CPUs: {listed(found)}"]
 
 
-def finish(quantized: onnx.ModelProto, recipe: Calibrated) -> list[str]:
+def finish(built: Built, recipe: Calibrated) -> list[str]:
     if recipe.format == "qoperator":
-        to_operators(quantized)
-    return integer_interface(quantized) if recipe.quantize_io else []
+        to_operators(built.quantized, built.plan.nodes)
+    return integer_interface(built.quantized) if recipe.quantize_io else []

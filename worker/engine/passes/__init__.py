@@ -22,6 +22,7 @@ from worker.engine.passes.matrices import multiply_matrices
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
 from worker.engine.passes.outputs import separate_outputs
+from worker.engine.passes.pairs import name_zero_points
 from worker.engine.passes.shapes import share_shapes
 from worker.engine.passes.sharing import separate_shared_weights
 from worker.engine.passes.sparse import fill_sparse_constants
@@ -39,6 +40,7 @@ PASSES: tuple[Pass, ...] = (
     convert_opset,
     constants_to_initializers,
     fold_constants,
+    name_zero_points,
     inline_branches,
     merge_copies,
     remove_identities,
