@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from app.domain.recipe import StaticInt8
 from tests.engine.graphs import build, convolution, feeds, weights
@@ -13,6 +13,7 @@ from worker.engine.load import save_model
 from worker.engine.methods import Setting, quantize
 from worker.engine.methods.concat import share_ranges
 from worker.engine.methods.stem import pad_stems
+from worker.engine.passes.likeness import likeness_db
 from worker.engine.session import open_session
 
 Array = np.ndarray[Any, Any]
@@ -59,6 +60,20 @@ def test_a_stem_is_padded_for_vnni_only(tmp_path: Path) -> None:
 
         ops = {node.op_type for node in onnx.load_model(tmp_path / f"{isa}.onnx").graph.node}
         assert ("Pad" in ops) == padded
+
+
+def test_a_stem_that_reads_a_constant_is_not_padded(tmp_path: Path) -> None:
+    model = convolution()
+    model.graph.node.append(helper.make_node("Conv", ["k", "w1"], ["z"], "constant", pads=[1, 1, 1, 1]))
+    model.graph.initializer.append(numpy_helper.from_array(weights(1, 3, 16, 16), "k"))
+    model.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 16, 16, 16]))
+    model = onnx.shape_inference.infer_shapes(model)
+    setting = Setting(isa="x86-vnni", statistics=collected(model, tmp_path))
+
+    quantize(tmp_path / "model.onnx", tmp_path / "out.onnx", StaticInt8(), setting)
+
+    before, after = (open_session(tmp_path / f"{n}.onnx").run(None, feeds()[0]) for n in ("model", "out"))
+    assert likeness_db([before], [after]) > 25
 
 
 def test_what_a_concat_joins_gets_the_range_of_what_it_gives(tmp_path: Path) -> None:

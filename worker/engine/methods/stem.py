@@ -31,7 +31,7 @@ def pad_stems(
 ) -> tuple[Statistics, list[str]]:
     """Give the chosen Convs that read fewer than four channels four: the others are zeros.
 
-    1. A Conv of one group whose weights [M, C, …] are constant and have C < 4.
+    1. A Conv of one group whose weights [M, C, …] are constant and have C < 4, and whose input is not.
     2. A Pad before it adds zero channels; its weights get zeros for them, so nothing else changes.
     3. The padded tensor has the range of the tensor, and zero.
 
@@ -44,8 +44,9 @@ def pad_stems(
         The statistics with the padded tensors, and a reason for each.
     """
     constants, names = initializers(model.graph), tensor_names(model.graph)
-    stems = [n for n in model.graph.node if n.name in nodes and _is_stem(n, constants)]
     tensors, reasons = dict(statistics.tensors), list[str]()
+    chosen = (node for node in model.graph.node if node.name in nodes and node.input[0] in tensors)
+    stems = [node for node in chosen if _is_stem(node, constants)]
     for conv in stems:
         read, channels = conv.input[0], constants[conv.input[1]].dims[1]
         _pad(model.graph, conv, constants[conv.input[1]], names)
