@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
@@ -160,3 +161,19 @@ def test_the_attention_of_the_standard_is_not_taken_for_the_one_with_weights(cas
 
     assert {"Attention", "MatMulInteger"} <= started.op_types()
     assert started.likeness() > 30
+
+
+@pytest.mark.parametrize("operator", ["MatMul", "Gemm"])
+def test_weights_without_values_stay_float(case: Start, operator: str) -> None:
+    nodes = [
+        helper.make_node(operator, ["x", "empty"], ["a"], "nothing"),
+        helper.make_node("Concat", ["x", "a"], ["b"], "join", axis=1),
+        helper.make_node(operator, ["b", "w"], ["y"], "product"),
+    ]
+    constants = {"empty": np.zeros((32, 0), np.float32), "w": weights(32, 16)}
+    empty_case = case(build(nodes, {"x": ["n", 32]}, {"y": ["n", 16]}, constants), ROWS)
+
+    found = empty_case.quantize(DynamicInt8())
+
+    assert empty_case.likeness() > 30
+    assert "stays float, its weights hold no values: nothing" in found.reasons

@@ -272,3 +272,12 @@ def test_a_prepared_model_says_which_were_folded_and_which_stay(tmp_path: Path) 
     done, left = notes
     assert done == "Done: fold BatchNormalization into the operators before or behind it (norm)."
     assert left == ("BatchNormalization is not folded, it follows Relu, and its result is an output: second.")
+
+
+def test_a_norm_behind_weights_without_values_stays() -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"], "conv"), norm("a", "y")]
+    constants = {"w": np.zeros((0, 3, 1, 1), np.float32), **statistics(0)}
+    model = chain(nodes, constants, [1, 3, 8, 8], [1, 0, 8, 8])
+
+    assert not fold_batchnorm(model)[1]
+    assert batchnorms_left(model)["norm"].startswith("the weights of conv hold no values")

@@ -148,6 +148,8 @@ def _hindrance(node: onnx.NodeProto, constants: Constants, version: int) -> str 
     known = [weight for weight in weights if weight is not None]
     if len(known) < len(weights):
         return "its weights are computed"
+    if any(0 in weight.dims for weight in known):
+        return "its weights hold no values"
     types = {weight.data_type for weight in known} - {onnx.TensorProto.FLOAT}
     if types:
         return f"it computes in {onnx.TensorProto.DataType.Name(types.pop()).lower()}"

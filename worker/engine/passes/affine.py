@@ -164,6 +164,8 @@ def _weights_hindrance(
     weight = place.constants.get(operator.input[1])
     if not known or weight is None or weight.data_type not in _FLOATING:
         return f"the weights of {operator.name} are computed"
+    if 0 in weight.dims:
+        return f"the weights of {operator.name} hold no values"
     if operator.op_type == "MatMul" and len(weight.dims) != _MATRIX:
         return f"the weights of {operator.name} are not a matrix"
     groups, outputs, inputs, _ = _blocks(operator, array(weight)).shape
