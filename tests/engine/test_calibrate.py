@@ -58,6 +58,14 @@ def test_ranges_are_the_exact_extremes_of_each_tensor(model: Path) -> None:
     assert found.tensors["r"].highest == found.tensors["a"].highest
 
 
+def test_tensors_may_be_called_what_counts_their_values(tmp_path: Path) -> None:
+    model = convolution()
+    model.graph.node[1].output[0] = model.graph.node[2].input[0] = "a__values"
+    save_model(infer_shapes(model)[0], tmp_path / "model.onnx")
+
+    assert set(collect(tmp_path / "model.onnx", feeds(1)).tensors) == {"x", "a", "a__values", "y"}
+
+
 def test_statistics_do_not_depend_on_the_grouping(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect(model, feeds(3))
     monkeypatch.setattr(sessions, "BUDGET", 1)

@@ -102,6 +102,17 @@ def test_a_static_model_tells_of_each_node(tmp_path: Path) -> None:
     assert found["add"].weight_sqnr_db is None
 
 
+@pytest.mark.parametrize("names", [("signal", "local"), ("0/signal", "0/r")])
+def test_names_of_the_models_tensors_are_no_matter(tmp_path: Path, names: tuple[str, str]) -> None:
+    model = convolution()
+    new = dict(zip(("a", "r"), names, strict=True))
+    for node in model.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+
+    assert measured(Case(tmp_path, model, feeds()), NO_CORRECTIONS).keys() >= {"first", "second"}
+
+
 def test_errors_of_earlier_nodes_add_up(tmp_path: Path) -> None:
     found = measured(Case(tmp_path, dense(), feeds(shape=(4, 32))), WeightOnly(bits=4, algorithm="rtn"))
 

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from app.domain.recipe import Selection, StaticInt8
-from tests.engine.graphs import build, feeds, weights
+from app.domain.recipe import DynamicInt8, Selection, StaticInt8, WeightOnly
+from tests.engine.graphs import build, dense, feeds, weights
 from tests.engine.quantizing import Start
 from worker.engine.kernels import kernels
 
@@ -92,3 +92,16 @@ def test_a_kernel_adds_every_form_of_a_bias(
 
     assert kernels(product.out).integer == 1
     assert product.likeness() > 28
+
+
+@pytest.mark.parametrize("recipe", [DynamicInt8(), WeightOnly(bits=8)], ids=lambda recipe: recipe.method)
+def test_a_node_may_be_called_what_adds_a_bias(case: Start, recipe: DynamicInt8 | WeightOnly) -> None:
+    model = dense()
+    model.graph.node[1].name = "first_bias"
+    dense_case = case(model, feeds(shape=(4, 32)))
+
+    dense_case.quantize(recipe)
+
+    names = [node.name for node in onnx.load_model(dense_case.out).graph.node if node.name]
+    assert len(names) == len(set(names))
+    assert dense_case.likeness() > 30

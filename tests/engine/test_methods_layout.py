@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 
 from app.domain.recipe import StaticInt8
 from tests.engine.graphs import build, convolution, feeds, weights
+from tests.engine.quantizing import Case
 from worker.engine.calibrate import Statistics, collect
 from worker.engine.load import save_model
 from worker.engine.methods import Setting, quantize
@@ -49,6 +50,17 @@ def test_a_stem_of_three_channels_is_padded_to_four_and_computes_the_same(tmp_pa
     assert {t.name: list(t.dims) for t in model.graph.initializer}[conv.input[1]][1] == 4
     assert conv.input[0] in widened.tensors
     assert "padded to 4" in reasons[0]
+
+
+def test_a_node_may_be_called_what_pads_a_stem(tmp_path: Path) -> None:
+    model = convolution()
+    model.graph.node[2].name = "first_pad"
+    case = Case(tmp_path, model, feeds())
+
+    case.quantize(StaticInt8())
+
+    assert "Pad" in case.op_types()
+    assert case.likeness() > 30
 
 
 def test_a_stem_is_padded_for_vnni_only(tmp_path: Path) -> None:

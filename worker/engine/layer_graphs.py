@@ -9,17 +9,18 @@ import onnx
 from onnx import helper
 
 from worker.engine.passes.scopes import (
+    all_names,
     initializers,
     names_used,
     producers,
     real_inputs,
     subgraphs,
-    tensor_names,
 )
 from worker.engine.ready import Feed
 from worker.engine.session import open_bytes
 
 OTHER = "candidate/"  # what the candidate's tensors are called beside the float model's
+_COPY, _SUM = "copy/", "sum/"
 _QUANTIZED = (
     "QuantizeLinear",
     "DequantizeLinear",
@@ -132,7 +133,8 @@ def merged(
     """
     local = [_local(layer, i, initializers(candidate.graph)) for i, layer in enumerate(layers)]
     beside = onnx.compose.add_prefix_graph(candidate.graph, OTHER, rename_inputs=False)
-    sums = [Sums(*(f"{i}/{kind}" for kind in ("signal", "local", "cumulative"))) for i in range(len(layers))]
+    kinds = ("signal", "local", "cumulative")
+    sums = [Sums(*(f"{_SUM}{i}/{kind}" for kind in kinds)) for i in range(len(layers))]
     model = _surroundings(base, candidate)
     graph = model.graph
     graph.node.extend((*base.graph.node, *beside.node))
@@ -149,8 +151,8 @@ def alone(base: onnx.ModelProto, candidate: onnx.ModelProto, layer: Layer) -> on
     constants = initializers(candidate.graph)
     nodes = _local(layer, 0, constants)
     replaced = next(node for node in base.graph.node if layer.output in node.output)
-    others = {f"0/{name}": name for name in replaced.output if name != layer.output}
-    outputs = others | {f"0/{layer.theirs}": layer.output}  # unclipped, it is a tensor of the copies alone
+    others = {_copied(0, name): name for name in replaced.output if name != layer.output}
+    outputs = others | {_copied(0, layer.theirs): layer.output}  # unclipped, only copies have it
     for node in nodes:
         node.output[:] = [outputs.get(name, name) for name in node.output]
     model = _surroundings(base, candidate)
@@ -168,16 +170,20 @@ def alone(base: onnx.ModelProto, candidate: onnx.ModelProto, layer: Layer) -> on
 def _local(layer: Layer, number: int, constants: Iterable[str]) -> list[onnx.NodeProto]:
     """Copies of a layer's nodes that write tensors of their own."""
     named = {name: OTHER + name for name in constants}
-    named |= {name: f"{number}/{name}" for node in layer.quantized for name in node.output if name}
+    named |= {name: _copied(number, name) for node in layer.quantized for name in node.output if name}
     copies = []
     for node in layer.quantized:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.name = f"{number}/{node.name or node.output[0]}"
+        copy.name = _copied(number, node.name or node.output[0])
         copy.input[:] = [named.get(name, name) for name in node.input]
         copy.output[:] = [named.get(name, name) for name in node.output]
         copies.append(copy)
     return copies
+
+
+def _copied(number: int, name: str) -> str:
+    return f"{_COPY}{number}/{name}"
 
 
 def sums(
@@ -196,7 +202,7 @@ def sums(
 def _reductions(layer: Layer, index: int, sums: Sums) -> list[onnx.NodeProto]:
     ours = layer.output
     nodes = [helper.make_node("ReduceSumSquare", [ours], [sums.signal], keepdims=0)]
-    for other, name in ((f"{index}/{layer.theirs}", sums.local), (OTHER + layer.theirs, sums.cumulative)):
+    for other, name in ((_copied(index, layer.theirs), sums.local), (OTHER + layer.theirs, sums.cumulative)):
         nodes.append(helper.make_node("Sub", [ours, other], [f"{name}/difference"]))
         nodes.append(helper.make_node("ReduceSumSquare", [f"{name}/difference"], [name], keepdims=0))
     return nodes
@@ -215,5 +221,5 @@ def _surroundings(base: onnx.ModelProto, candidate: onnx.ModelProto) -> onnx.Mod
 
 def comparable(base: onnx.ModelProto, candidate: onnx.ModelProto) -> bool:
     """Whether both can be put side by side: no functions, no names that begin like ours."""
-    taken = any(name.startswith(OTHER) for name in tensor_names(base.graph))
+    taken = any(name.startswith((OTHER, _COPY, _SUM)) for name in all_names(base.graph))
     return not (base.functions or candidate.functions or taken)

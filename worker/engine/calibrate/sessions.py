@@ -13,7 +13,15 @@ from onnx import helper
 
 from worker.engine.calibrate.observers import LAST
 from worker.engine.load import check_external_data, parse
-from worker.engine.passes.scopes import FLOATS, attribute, initializers, names_used, tensor_types
+from worker.engine.passes.scopes import (
+    FLOATS,
+    attribute,
+    initializers,
+    names_used,
+    tensor_names,
+    tensor_types,
+    unused_name,
+)
 from worker.engine.session import open_session
 
 Feed = Mapping[str, npt.NDArray[Any]]
@@ -88,7 +96,8 @@ def grouped(names: Sequence[str], sizes: Mapping[str, int], budget: int) -> list
 
 def _sizes(model: onnx.ModelProto, names: Sequence[str], feed: Feed, folder: Path) -> dict[str, int]:
     """Bytes of each tensor on this sample, counted inside the graph so that none is returned."""
-    types, counts = tensor_types(model.graph), {name: f"{name}__values" for name in names}
+    types, taken = tensor_types(model.graph), tensor_names(model.graph)
+    counts = {name: unused_name(f"{name}__values", taken) for name in names}
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     probe.graph.node.extend(helper.make_node("Size", [name], [count]) for name, count in counts.items())

@@ -12,6 +12,7 @@ from worker.engine.choices.selection import listed
 from worker.engine.choices.setting import Samples
 from worker.engine.corrections.activations import Array, activations
 from worker.engine.passes.scopes import (
+    all_names,
     array,
     as_initializer,
     consumers,
@@ -82,7 +83,7 @@ def _shifts(pairs: Pairs, nodes: Sequence[str], samples: Samples) -> dict[str, A
 
 def _add_twins(twins: onnx.ModelProto, pairs: Pairs, nodes: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Add a quantized twin of each weighted node; its name, and the tensor of its mean shift."""
-    graph, names = twins.graph, tensor_names(twins.graph)
+    graph, names = twins.graph, all_names(twins.graph)
     _add_domains(twins, pairs.quantized)
     constants, made = initializers(pairs.quantized.graph), producers(pairs.quantized.graph)
     known = {node.name: node for node in pairs.quantized.graph.node}
@@ -130,7 +131,7 @@ def _add_twin(
     subtract = helper.make_node("Sub", [twin, node.output[0]], [difference])
     added = [quantize, dequantize, widen, run, subtract, *_mean(twins, node, difference, names)]
     for part, extra in enumerate(added):
-        extra.name = f"{node.output[0]}_twin_{part}"
+        extra.name = unused_name(f"{node.output[0]}_twin_{part}", names)
     graph.node.extend(added)
     return str(added[-1].output[0])
 

@@ -8,12 +8,12 @@ import onnx
 from onnx import helper
 
 from worker.engine.passes.scopes import (
+    all_names,
     array,
     as_initializer,
     consumers,
     initializers,
     producers,
-    tensor_names,
     tensor_types,
     unused_name,
 )
@@ -94,7 +94,7 @@ def fold(graph: onnx.GraphProto, place: Sequence[str], scales: Doubles) -> set[s
 
 def divide(graph: onnx.GraphProto, tensor: str, scales: Doubles, readers: Collection[str]) -> str:
     """Put a Mul by 1 / scales between a tensor and these nodes; the tensor that it writes."""
-    names, kind = tensor_names(graph), tensor_types(graph).get(tensor, onnx.TensorProto.FLOAT)
+    names, kind = all_names(graph), tensor_types(graph).get(tensor, onnx.TensorProto.FLOAT)
     smooth = unused_name(f"{tensor}_smooth", names)
     factors = unused_name(f"{tensor}_smoothing", names)
     values = (1.0 / scales).astype(helper.tensor_dtype_to_np_dtype(kind))
@@ -104,6 +104,6 @@ def divide(graph: onnx.GraphProto, tensor: str, scales: Doubles, readers: Collec
     for node in graph.node:
         if node.name in readers:
             node.input[0] = smooth
-    node = helper.make_node("Mul", [tensor, factors], [smooth], f"{smooth}_mul")
+    node = helper.make_node("Mul", [tensor, factors], [smooth], unused_name(f"{smooth}_mul", names))
     graph.node.insert(first, node)
     return smooth

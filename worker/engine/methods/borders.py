@@ -15,10 +15,10 @@ from worker.engine.calibrate import Statistics
 from worker.engine.choices.islands import ARITHMETIC, has_weights
 from worker.engine.choices.overrides import Exceptions
 from worker.engine.passes.scopes import (
+    all_names,
     consumers,
     initializers,
     replace_nodes,
-    tensor_names,
     tensor_types,
     unused_name,
 )
@@ -45,7 +45,7 @@ def draw_borders(
         What is said of single tensors now, and the statistics with the new ones.
     """
     homes = _homes(graph, exceptions)
-    names, successors = tensor_names(graph), dict[tuple[str, str], str]()
+    names, successors = all_names(graph), dict[tuple[str, str], str]()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         for place, kind in _readings(graph, node, recipe, exceptions, statistics):

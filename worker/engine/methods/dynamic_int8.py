@@ -15,6 +15,7 @@ from app.domain.target import RULES
 from worker.engine.choices.resolve import resolve, types_for, unsupported
 from worker.engine.choices.selection import matching, refuse_nothing, stays_float
 from worker.engine.choices.setting import Setting
+from worker.engine.contrib import MICROSOFT
 from worker.engine.methods.conv_scales import float_weights, scale_channels
 from worker.engine.methods.gemm import gemm_to_matmul, is_plain
 from worker.engine.methods.own_weights import give_own_weights
@@ -29,7 +30,6 @@ from worker.engine.passes.scopes import (
     subgraphs,
 )
 from worker.engine.passes.sorting import sort_nodes
-from worker.engine.contrib import MICROSOFT
 
 Constants = Mapping[str, onnx.TensorProto]
 _ON_REQUEST = frozenset({"Conv"})

@@ -11,13 +11,13 @@ from onnx import helper
 from worker.engine.passes.biases import added_row
 from worker.engine.passes.scopes import (
     all_graphs,
+    all_names,
     array,
     as_initializer,
     attribute,
     consumers,
     initializers,
     replace_nodes,
-    tensor_names,
     tensor_ranks,
     unused_name,
 )
@@ -39,7 +39,7 @@ def gemm_to_matmul(model: onnx.ModelProto) -> None:
        (ONNX Runtime's own rewriting transposes a shared weight twice.)
     2. A Gemm whose transposed weights are no constant of its own scope stays.
     """
-    names = tensor_names(model.graph)
+    names = all_names(model.graph)
     for graph in all_graphs(model.graph):
         constants, transposed = initializers(graph), dict[str, str]()
         nodes: list[onnx.NodeProto] = []
@@ -67,10 +67,10 @@ def _rewritten(
         weight = transposed[weight]
     if len(node.input) <= _BIAS or not node.input[_BIAS]:
         return [helper.make_node("MatMul", [node.input[0], weight], list(node.output), node.name)]
-    product = unused_name(f"{node.output[0]}_product", names)
+    product, adding = unused_name(f"{node.output[0]}_product", names), unused_name(f"{node.name}_bias", names)
     return [
         helper.make_node("MatMul", [node.input[0], weight], [product], node.name),
-        helper.make_node("Add", [product, node.input[_BIAS]], list(node.output), f"{node.name}_bias"),
+        helper.make_node("Add", [product, node.input[_BIAS]], list(node.output), adding),
     ]
 
 

@@ -10,7 +10,15 @@ from worker.engine.choices.resolve import unsupported
 from worker.engine.interface import KEY
 from worker.engine.methods.qoperator import drop_idle
 from worker.engine.passes.pairs import DEQUANTIZE, QUANTIZE, is_whole
-from worker.engine.passes.scopes import consumers, initializers, producers, real_inputs, replace_nodes
+from worker.engine.passes.scopes import (
+    consumers,
+    initializers,
+    producers,
+    real_inputs,
+    replace_nodes,
+    tensor_names,
+    unused_name,
+)
 
 
 def integer_interface(model: onnx.ModelProto) -> list[str]:
@@ -58,7 +66,8 @@ def _quantize_before_padding(graph: onnx.GraphProto) -> None:
 
 
 def _swap(graph: onnx.GraphProto, pad: onnx.NodeProto, quantize: onnx.NodeProto) -> None:
-    result, between = quantize.output[0], f"{quantize.output[0]}_unpadded"
+    result = quantize.output[0]
+    between = unused_name(f"{result}_unpadded", tensor_names(graph))
     quantize.input[0], pad.input[0] = pad.input[0], between
     quantize.output[0], pad.output[0] = between, result
     pad.input.append(quantize.input[2])  # zeros become zero points

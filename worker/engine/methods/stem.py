@@ -13,12 +13,12 @@ from onnx import helper
 
 from worker.engine.calibrate import Statistics
 from worker.engine.passes.scopes import (
+    all_names,
     array,
     as_initializer,
     attribute,
     consumers,
     initializers,
-    tensor_names,
     tensor_types,
     unused_name,
 )
@@ -43,7 +43,7 @@ def pad_stems(
     Returns:
         The statistics with the padded tensors, and a reason for each.
     """
-    constants, names = initializers(model.graph), tensor_names(model.graph)
+    constants, names = initializers(model.graph), all_names(model.graph)
     tensors, reasons = dict(statistics.tensors), list[str]()
     chosen = (node for node in model.graph.node if node.name in nodes and node.input[0] in tensors)
     stems = [node for node in chosen if _is_stem(node, constants)]
@@ -78,7 +78,7 @@ def _pad(graph: onnx.GraphProto, conv: onnx.NodeProto, weights: onnx.TensorProto
         weights = graph.initializer.add()
     weights.CopyFrom(as_initializer(wider, conv.input[1]))
     graph.value_info.append(helper.make_tensor_value_info(padded, tensor_types(graph)[conv.input[0]], None))
-    pad = helper.make_node("Pad", [conv.input[0], pads], [padded], f"{conv.name}_pad")
+    pad = helper.make_node("Pad", [conv.input[0], pads], [padded], unused_name(f"{conv.name}_pad", names))
     graph.node.insert(_index(graph.node, conv), pad)
     conv.input[0] = padded
 

@@ -15,7 +15,7 @@ from worker.engine.calibrate.ranges import CLIPPING
 from worker.engine.choices.selection import listed
 from worker.engine.choices.setting import Setting
 from worker.engine.corrections.activations import Array, activations
-from worker.engine.layer_graphs import find_layers, sums
+from worker.engine.layer_graphs import comparable, find_layers, sums
 from worker.engine.load import copy_of
 from worker.engine.methods.quantizer import Plan
 from worker.engine.passes.likeness import likeness_db
@@ -151,7 +151,9 @@ def _spare(
 
 
 def _own_db(model: onnx.ModelProto, quantized: onnx.ModelProto, feeds: Sequence[Feed]) -> dict[str, float]:
-    """For each quantized node the signal-to-noise ratio of its result on float inputs."""
+    """For each quantized node the signal-to-noise ratio of its result on float inputs; empty if unknown."""
+    if not comparable(model, quantized):
+        return {}
     types = tensor_types(model.graph)
     layers = [
         layer

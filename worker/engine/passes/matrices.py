@@ -11,7 +11,7 @@ from worker.engine.passes.biases import added_row
 from worker.engine.passes.rows import LAST, Graph, Region, by_rows, regions
 from worker.engine.passes.scopes import (
     STANDARD,
-    all_nodes,
+    all_names,
     array,
     as_initializer,
     attribute,
@@ -19,7 +19,6 @@ from worker.engine.passes.scopes import (
     key,
     opset,
     replace_nodes,
-    tensor_names,
     unused_name,
 )
 from worker.engine.passes.shapes import Size
@@ -170,7 +169,7 @@ class _Additions:
 
     def __init__(self, proto: onnx.GraphProto) -> None:
         self._proto = proto
-        self.names = tensor_names(proto) | {node.name for node in all_nodes(proto)}
+        self.names = all_names(proto)
 
     def add(self, name: str, shape: Shape) -> str:
         """A new constant for the shape of a tensor."""

@@ -138,6 +138,11 @@ def tensor_names(graph: onnx.GraphProto) -> set[str]:
     }
 
 
+def all_names(graph: onnx.GraphProto) -> set[str]:
+    """Every name of a tensor or a node in a graph and below."""
+    return tensor_names(graph) | {node.name for node in all_nodes(graph)}
+
+
 def key(node: onnx.NodeProto) -> tuple[str, ...]:
     """What tells a node from all others of its graph: object identity does not last in protobuf."""
     return tuple(node.output)

@@ -24,7 +24,7 @@ from worker.engine.methods.weight_only.hessians import grouped, hessians
 from worker.engine.methods.weight_only.levels import assign, settle_levels
 from worker.engine.methods.weight_only.resolution import SAMPLED, TABLES, resolve_blocks
 from worker.engine.methods.weight_only.rewrite import matrix, replace_matrix, rewrite, store
-from worker.engine.passes.scopes import tensor_names
+from worker.engine.passes.scopes import all_names
 from worker.engine.ready import Feed
 
 Activations = Mapping[Weight, tuple[str, ...]]
@@ -62,7 +62,7 @@ def weight_only(
     refuse_nothing([site.node for site in sites], "weight_only", left)
     before = copy_of(model) if measured else model
     pairs, why = _quantized(model, resolved, grid, sites, samples)
-    names = tensor_names(model.graph)
+    names = all_names(model.graph)
     stored = {weight: store(model, weight, quantized, names) for weight, quantized in pairs}
     rewrite(model, {site.node: stored[site.weight] for site in sites}, names)
     import_microsoft(model)

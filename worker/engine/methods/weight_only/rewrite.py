@@ -93,7 +93,7 @@ def rewrite(model: onnx.ModelProto, sites: Mapping[str, Stored], names: set[str]
     Args:
         model: changed in place.
         sites: node name to its weight.
-        names: all tensor names; new ones are added.
+        names: of all tensors and nodes; new ones are added.
     """
     for graph in all_graphs(model.graph):
         nodes: list[onnx.NodeProto] = []
@@ -114,16 +114,18 @@ def _rewritten(node: onnx.NodeProto, stored: Stored, names: set[str]) -> list[on
     first = _product(node, stored, product)
     beta = attribute(node, "beta", 1.0)
     if beta == 1.0:
-        return [first, _add(node, product, bias)]
+        return [first, _add(node, product, bias, names)]
     scaled, factor = (unused_name(f"{node.output[0]}_{part}", names) for part in ("bias", "beta"))
     value = as_initializer(np.array(beta, np.float32), factor)
-    constant = helper.make_node("Constant", [], [factor], f"{node.name}_beta", value=value)
-    times = helper.make_node("Mul", [bias, factor], [scaled], f"{node.name}_scaled")
-    return [first, constant, times, _add(node, product, scaled)]
+    filling, scaling = (unused_name(f"{node.name}_{part}", names) for part in ("beta", "scaled"))
+    constant = helper.make_node("Constant", [], [factor], filling, value=value)
+    times = helper.make_node("Mul", [bias, factor], [scaled], scaling)
+    return [first, constant, times, _add(node, product, scaled, names)]
 
 
-def _add(node: onnx.NodeProto, product: str, bias: str) -> onnx.NodeProto:
-    return helper.make_node("Add", [product, bias], [node.output[0]], f"{node.name}_bias")
+def _add(node: onnx.NodeProto, product: str, bias: str, names: set[str]) -> onnx.NodeProto:
+    name = unused_name(f"{node.name}_bias", names)
+    return helper.make_node("Add", [product, bias], [node.output[0]], name)
 
 
 def _product(node: onnx.NodeProto, stored: Stored, output: str) -> onnx.NodeProto:
