@@ -94,6 +94,31 @@ def test_operators_compute_what_the_pairs_compute(
     assert likeness_db(pairs, [open_session(case.out).run(None, feed) for feed in samples]) > 40
 
 
+def joined(operator: str) -> onnx.ModelProto:
+    """Two Convs of the same images, what joins their results, and another Conv."""
+    axis: dict[str, Any] = {"axis": 1} if operator == "Concat" else {}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], "left"),
+        helper.make_node("Conv", ["x", "w2"], ["b"], "right"),
+        helper.make_node(operator, ["a", "b"], ["j"], "join", **axis),
+        helper.make_node("Conv", ["j", "w3"], ["y"], "last"),
+    ]
+    constants = {"w1": weights(8, 3, 1, 1), "w2": weights(8, 3, 1, 1, seed=1)}
+    constants["w3"] = weights(4, 16 if axis else 8, 1, 1, seed=2)
+    return build(nodes, {"x": [1, 3, 16, 16]}, {"y": [1, 4, 16, 16]}, constants)
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul", "Concat"])
+def test_operands_of_unlike_types_stay_in_pairs(tmp_path: Path, operator: str) -> None:
+    case = Case(tmp_path, joined(operator), IMAGES)
+
+    case.quantize(StaticInt8(format="qoperator", overrides=(Override(tensors=("b",), activation="int8"),)))
+
+    assert operator in case.op_types()
+    assert "QLinearConv" in case.op_types()
+    assert case.likeness() > 25
+
+
 def test_four_bits_raise_the_ir_that_stores_them(tmp_path: Path) -> None:
     case = Case(tmp_path, convolution(), IMAGES)
 

@@ -22,6 +22,7 @@ from worker.engine.passes.scopes import (
 
 MICROSOFT = "com.microsoft"
 MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+ALIKE = frozenset({"Add", "Mul", "Concat"})  # their operators take no operands of unlike types
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def to_operators(model: onnx.ModelProto, chosen: Collection[str]) -> None:
             continue
         sources = [_source(made.get(name)) for name in node.input]
         sink = None if node.output[0] in outputs else _sink(readers.get(node.output[0], []), constants)
-        new = _built(node, sources, sink, _kinds(constants, sources, sink))
+        new = _built(node, sources, sink, _kinds(constants, node, sources, sink))
         if new is not None and sink and new.output[0] == sink.name:
             replaced.add(readers[node.output[0]][0].name)
         nodes.append(new or node)
@@ -104,9 +105,12 @@ def _sink(readers: list[onnx.NodeProto], constants: Mapping[str, onnx.TensorProt
     return Integers(quantize.output[0], quantize.input[1], quantize.input[2])
 
 
-def _kinds(constants: Mapping[str, onnx.TensorProto], sources: Sources, sink: Integers | None) -> list[int]:
-    """Element types of what the first input and the output hold, where they are quantized."""
-    return [constants[i.zero_point].data_type for i in (*sources[:1], sink) if i]
+def _kinds(
+    constants: Mapping[str, onnx.TensorProto], node: onnx.NodeProto, sources: Sources, sink: Integers | None
+) -> list[int]:
+    """Element types of what the operands of one type and the output hold, where they are quantized."""
+    alike = sources if node.op_type in ALIKE else sources[:1]
+    return [constants[i.zero_point].data_type for i in (*alike, sink) if i]
 
 
 def _built(
