@@ -262,6 +262,26 @@ def test_constant_nodes_become_initializers_in_their_own_scope(tmp_path: Path) -
     assert sorted(tensor.name for graph in inner for tensor in graph.initializer) == ["else_w", "then_w"]
 
 
+def test_numbers_of_constant_nodes_become_initializers(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["factor"], "factor", value_float=2.0),
+        helper.make_node("Constant", [], ["row"], "row", value_floats=[0.5] * 16),
+        helper.make_node("Constant", [], ["axis"], "axis", value_int=0),
+        helper.make_node("Constant", [], ["axes"], "axes", value_ints=[0]),
+        helper.make_node("Mul", ["x", "factor"], ["twice"], "twice"),
+        helper.make_node("Add", ["twice", "row"], ["sum"], "sum"),
+        helper.make_node("CumSum", ["sum", "axis"], ["running"], "running"),
+        helper.make_node("Unsqueeze", ["running", "axes"], ["wide"], "wide"),
+        helper.make_node("Squeeze", ["wide", "axes"], ["y"], "narrow"),
+    ]
+
+    model = applied(constants_to_initializers, pointwise(*nodes), tmp_path)
+
+    assert "Constant" not in op_types(model)
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    assert shapes == {"factor": [], "row": [16], "axis": [], "axes": [1]}
+
+
 def test_a_constant_that_is_an_output_stays_a_node() -> None:
     value = numpy_helper.from_array(weights(1, 3, 16, 16))
     model = pointwise(helper.make_node("Constant", [], ["y"], "constant", value=value))

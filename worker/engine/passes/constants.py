@@ -22,6 +22,12 @@ from worker.engine.passes.scopes import (
 )
 
 Constants = Mapping[str, onnx.TensorProto]
+_NUMBERS: Mapping[str, type] = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
 _LARGEST_RESULT = 64_000_000  # bytes; a constant may be a short recipe for a huge tensor
 _RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
@@ -32,7 +38,7 @@ _KEPT = _RANDOM | {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
 def constants_to_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """Turn Constant nodes into initializers of their own scope.
 
-    1. Only tensors move: values given as lists, strings or sparse tensors stay nodes.
+    1. Tensors and numbers move, one or a list of them: strings and sparse tensors stay nodes.
     2. A constant that is an output of its graph stays a node.
     """
     moved = [_move_constants(graph) for graph in all_graphs(model.graph)]
@@ -42,17 +48,26 @@ def constants_to_initializers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, 
 def _move_constants(graph: onnx.GraphProto) -> list[str]:
     outputs = {value.name for value in graph.output}
     values = {
-        node.output[0]: attribute(node, "value", None)
+        node.output[0]: _value(node)
         for node in graph.node
         if node.op_type == "Constant" and node.output[0] not in outputs
     }
-    moved = {name: value for name, value in values.items() if isinstance(value, onnx.TensorProto)}
+    moved = {name: value for name, value in values.items() if value is not None}
     for name, value in moved.items():
         tensor = graph.initializer.add()
         tensor.CopyFrom(value)
         tensor.name = name
     replace_nodes(graph, (n for n in graph.node if not (n.op_type == "Constant" and n.output[0] in moved)))
     return list(moved)
+
+
+def _value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    for name, kind in _NUMBERS.items():
+        given = attribute(node, name, None)
+        if given is not None:
+            return as_initializer(np.array(given, kind), name)
+    tensor: onnx.TensorProto | None = attribute(node, "value", None)
+    return tensor
 
 
 def fold_constants(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
