@@ -195,7 +195,7 @@ def test_weights_that_came_rounded_are_not_sent_to_the_recipe_that_left_them(tmp
         helper.make_node("Conv", ["x", "w1"], ["a"], "first"),
         helper.make_node("Conv", ["a", "w2"], ["y"], "second"),
     ]
-    constants = {
+    constants: dict[str, np.ndarray] = {
         "codes": np.random.default_rng(0).integers(-127, 127, (8, 4, 3, 3)).astype(np.int8),
         "scale": np.array(0.002, np.float32),
         "w2": weights(8, 8, 1, 1),
