@@ -148,7 +148,7 @@ def _given(graph: RangedGraph, node: onnx.NodeProto) -> str | None:
         if pair is None or pair.op_type != DEQUANTIZE or is_whole(pair, graph.constants):
             continue
         if node.op_type != "MatMul" or place == 0 or not is_by_column(pair, graph.constants):
-            return f"{pair.name} gives it integers of 8 or 16 bits by no single constant scale"
+            return f"what {pair.name} gives it has not one constant scale of 8 or 16 bits"
     return None
 
 
