@@ -18,6 +18,7 @@ from worker.engine.elsewhere.openvino import release
 
 ROOT = Path(__file__).parents[2]
 STATIC = '{"method": "static_int8"}'
+HALF = '{"method": "float16"}'
 
 
 @pytest.fixture
@@ -118,6 +119,22 @@ def test_what_is_refused_once_it_was_written_is_not_left_behind(
     assert not (folder / "q.onnx").exists()
 
 
+def test_weights_beside_a_model_are_not_written_over(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, beside = onnx.load_model(folder / "model.onnx"), folder / "q.onnx.data"
+    onnx.save_model(
+        model, folder / "m.onnx", save_as_external_data=True, location=beside.name, size_threshold=0
+    )
+    before = beside.read_bytes()
+
+    words = ("quantize", f"{folder}/m.onnx", f"{folder}/q.onnx", "--recipe", '{"method": "float16"}')
+    code, problem = said(capsys, *words)
+
+    assert (code, problem["code"]) == (2, "output_is_input")
+    assert beside.read_bytes() == before
+
+
 def test_a_refusal_is_a_problem_on_standard_output_and_exit_code_2(folder: Path) -> None:
     (folder / "broken.onnx").write_bytes(b"<html>")
 
@@ -142,6 +159,11 @@ def test_a_refusal_is_a_problem_on_standard_output_and_exit_code_2(folder: Path)
             "invalid_preprocess",
         ),
         (["quantize", "MODEL", "q.onnx", "--recipe", "{}"], "invalid_recipe"),
+        (["quantize", "MODEL", "MODEL", "--recipe", HALF], "output_is_input"),
+        (
+            ["quantize", "MODEL", "q", "--recipe", '{"method": "float16"}', "--layers", "MODEL"],
+            "output_is_input",
+        ),
         (["quantize", "MODEL", "q.onnx", "--recipe", STATIC], "no_calibration_data"),
     ],
 )

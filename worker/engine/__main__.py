@@ -57,6 +57,7 @@ def calibrate(arguments: argparse.Namespace) -> dict[str, Any]:
     """Write the statistics from which static recipes take their ranges."""
     from worker.engine.calibrate import load_statistics
 
+    _refuse_overwriting(arguments)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         prepared = _prepare(arguments, Path(folder))
@@ -79,8 +80,8 @@ def quantize(arguments: argparse.Namespace) -> dict[str, Any]:
     from worker.engine.methods import quantize as apply
     from worker.engine.stages import calibration_samples
 
-    recipe = read_recipe(arguments.recipe)
-    target = _target(arguments)
+    recipe, target = read_recipe(arguments.recipe), _target(arguments)
+    _refuse_overwriting(arguments)
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
         prepared = _prepare(arguments, Path(folder), ranges=reads_ranges(recipe))
         given = arguments.calibration or (prepared["statistics"] and Path(folder) / prepared["statistics"])
@@ -266,6 +267,21 @@ def _out(text: str) -> Path:
             "folder_not_found", f"There is no folder {Path(text).parent} to write {path.name} into."
         )
     return path
+
+
+def _refuse_overwriting(arguments: argparse.Namespace) -> None:
+    """No result takes the place of what it is made of; it may come with a second file of weights."""
+    from worker.engine.load import external_files
+
+    sources = [arguments.model, *external_files(arguments.model), arguments.data]
+    sources.append(getattr(arguments, "calibration", None))
+    read = {path.resolve() for path in sources if path is not None}
+    out = arguments.out
+    for path in (out, out.with_name(f"{out.name}.data"), getattr(arguments, "layers", None) or out):
+        if path.resolve() in read:
+            raise Refused(
+                "output_is_input", f"{path.name} is what the result is made of; write to another file."
+            )
 
 
 def _data(arguments: argparse.Namespace) -> Data | None:

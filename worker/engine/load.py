@@ -59,6 +59,16 @@ def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     return (tensor for tensor in _get_all_tensors(model) if uses_external_data(tensor))
 
 
+def external_files(path: Path) -> set[Path]:
+    """The files beside a model that hold its weights.
+
+    Raises:
+        Refused: `not_onnx`.
+    """
+    entries = (entry for tensor in external_tensors(parse(path)) for entry in tensor.external_data)
+    return {path.parent / str(entry.value) for entry in entries if entry.key == "location"}
+
+
 def check_external_data(model: onnx.ModelProto, folder: Path) -> None:
     """Refuse references that leave the folder, that have no file, or that run past its end.
 
