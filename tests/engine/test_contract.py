@@ -11,7 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
-from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import QuantizationMode, QuantType
 from onnxruntime.quantization.base_quantizer import BaseQuantizer
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.onnx_model import ONNXModel
@@ -26,11 +26,12 @@ from onnxruntime.transformers.float16 import (
     convert_float_to_float16,
 )
 
-from tests.engine.graphs import convolution
+from tests.engine.graphs import attention, build, convolution, dense, weights
 from worker.engine.choices.islands import ABSORBED, MOVERS, WEIGHTED
 from worker.engine.float_nodes import name_of
 from worker.engine.kernels import INTEGER
 from worker.engine.passes.inference import infer_shapes
+from worker.engine.passes.scopes import all_nodes
 from worker.engine.requirements import RELEASES
 from worker.engine.session import open_session
 
@@ -151,17 +152,26 @@ def test_what_counts_as_an_integer_kernel_is_one_of_the_runtime() -> None:
     assert kernels >= INTEGER
 
 
-def overridden(overrides: dict[str, Any], **options: Any) -> dict[str, onnx.TensorProto]:
-    model, _ = infer_shapes(convolution())
+def paired(model: onnx.ModelProto, *, per_channel: bool = True, **options: Any) -> onnx.GraphProto:
+    """What the static quantizer makes of a model whose tensors have these ranges."""
+    model, _ = infer_shapes(model)
     add_infer_metadata(model)
     ranges = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
-    nodes = ["first", "relu", "second"]
-    options = {"TensorQuantOverrides": overrides, **options}
-    made = QDQQuantizer(
-        model, True, False, QuantType.QInt8, QuantType.QUInt8, ranges, nodes, [], ["Conv", "Relu"], options
-    )
+    types = QuantType.QInt8, QuantType.QUInt8
+    nodes, operators = ["first", "relu", "second"], ["Conv", "Gemm", "MatMul", "Relu"]
+    made = QDQQuantizer(model, per_channel, False, *types, ranges, nodes, [], operators, options)
     made.quantize_model()
-    return {t.name: t for t in made.model.model.graph.initializer}
+    graph: onnx.GraphProto = made.model.model.graph
+    return graph
+
+
+def values(graph: onnx.GraphProto) -> dict[str, Any]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+
+
+def overridden(overrides: dict[str, Any], **options: Any) -> dict[str, onnx.TensorProto]:
+    graph = paired(convolution(), TensorQuantOverrides=overrides, **options)
+    return {t.name: t for t in graph.initializer}
 
 
 def test_overrides_reach_types_axes_ranges_and_reduced_ranges() -> None:
@@ -189,35 +199,87 @@ def test_scales_and_zero_points_of_overrides_are_kept_exactly() -> None:
 
 
 def test_a_relu_is_dropped_unless_it_is_to_be_kept() -> None:
-    model, _ = infer_shapes(convolution())
-    add_infer_metadata(model)
     for keep in (False, True):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        ranges = spans(x=(-1.0, 3.0), a=(-9.0, 9.0), r=(0.0, 2.0), y=(-1.0, 1.0))
-        options = {"QDQKeepRemovableActivations": keep}
-        types = QuantType.QInt8, QuantType.QUInt8
-        nodes = ["first", "relu", "second"]
-        made = QDQQuantizer(copy, True, False, *types, ranges, nodes, [], ["Conv", "Relu"], options)
-        made.quantize_model()
+        graph = paired(convolution(), QDQKeepRemovableActivations=keep)
 
-        assert ("Relu" in {node.op_type for node in made.model.model.graph.node}) is keep
+        assert ("Relu" in {node.op_type for node in graph.node}) is keep
 
 
-def test_the_quantizer_reads_the_options_that_are_given() -> None:
-    source = inspect.getsource(QDQQuantizer) + inspect.getsource(BaseQuantizer)
+def test_activations_are_symmetric_where_that_is_asked() -> None:
+    for symmetric, zero_point in ((False, 64), (True, 128)):
+        assert values(paired(convolution(), ActivationSymmetric=symmetric))["x_zero_point"] == zero_point
 
-    for option in (
-        "ActivationSymmetric",
-        "WeightSymmetric",
-        "UseQDQContribOps",
-        "QDQKeepRemovableActivations",
-        "TensorQuantOverrides",
-        "OpTypesToExcludeOutputQuantization",
-    ):
-        assert f'"{option}"' in source
-    dynamic = inspect.getsource(ONNXQuantizer) + inspect.getsource(BaseQuantizer)
-    assert all(f'"{o}"' in dynamic for o in ("MatMulConstBOnly", "EnableSubgraph", "DefaultTensorType"))
+
+def test_weights_are_symmetric_where_that_is_asked() -> None:
+    for symmetric in (False, True):
+        graph = paired(convolution(), per_channel=False, WeightSymmetric=symmetric)
+
+        assert bool(values(graph)["w1_zero_point"] == 0) is symmetric
+
+
+def test_pairs_are_of_the_domain_that_is_asked() -> None:
+    for contributed, domain in ((False, ""), (True, "com.microsoft")):
+        graph = paired(convolution(), UseQDQContribOps=contributed)
+
+        assert {n.domain for n in graph.node if n.op_type.endswith("eLinear")} == {domain}
+
+
+def test_a_bias_stays_float_where_that_is_asked() -> None:
+    for quantized in (False, True):
+        graph = paired(convolution(), QuantizeBias=quantized)
+
+        assert ("b1" not in values(graph)) is quantized
+
+
+def test_nothing_is_rounded_behind_operators_that_are_named() -> None:
+    for named in ([], ["MatMul", "Gemm"]):
+        graph = paired(dense(), OpTypesToExcludeOutputQuantization=named)
+
+        rounded = {name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input}
+        last = next(node for node in graph.node if node.name == "second")
+        assert (last.output[0] not in rounded) is bool(named)
+
+
+def dynamic(model: onnx.ModelProto, nodes: list[str], **options: Any) -> onnx.GraphProto:
+    """What the dynamic quantizer makes of the MatMuls of a model."""
+    add_infer_metadata(model)
+    mode, types = QuantizationMode.IntegerOps, (QuantType.QInt8, QuantType.QUInt8)
+    made = ONNXQuantizer(model, False, False, mode, False, *types, None, nodes, [], ["MatMul"], options)
+    made.quantize_model()
+    graph: onnx.GraphProto = made.model.model.graph
+    return graph
+
+
+def products(graph: onnx.GraphProto) -> int:
+    return sum(node.op_type == "MatMulInteger" for node in all_nodes(graph))
+
+
+def test_products_of_activations_are_left_where_that_is_asked() -> None:
+    model = attention()
+    nodes = [node.name for node in model.graph.node if node.op_type == "MatMul"]
+
+    assert products(dynamic(model, nodes, MatMulConstBOnly=True)) == 3
+    assert products(dynamic(attention(), nodes)) == 5
+
+
+def choice() -> onnx.ModelProto:
+    """An If whose branches multiply by the same weights."""
+    value = [onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1, 4])]
+    inner = [onnx.helper.make_node("MatMul", ["x", "w"], ["z"], "inner")]
+    branches = {f"{name}_branch": onnx.helper.make_graph(inner, name, [], value) for name in ("then", "else")}
+    node = onnx.helper.make_node("If", ["yes"], ["y"], "if", **branches)
+    return build([node], {"x": [1, 4]}, {"y": [1, 4]}, {"w": weights(4, 4), "yes": np.ones((), bool)})
+
+
+def test_branches_are_entered_where_that_is_asked() -> None:
+    for enters in (False, True):
+        assert products(dynamic(choice(), ["if", "inner"], EnableSubgraph=enters)) == 2 * enters
+
+
+def test_the_dynamic_quantizer_has_a_type_for_what_inference_leaves_open() -> None:
+    source = inspect.getsource(ONNXQuantizer._get_default_tensor_type)
+
+    assert 'return self.extra_options["DefaultTensorType"]' in source
 
 
 def test_the_float16_converter_takes_what_it_is_given() -> None:
