@@ -137,6 +137,15 @@ def test_a_sheet_of_other_columns_is_refused(tmp_path: Path) -> None:
     assert refusal(zipped(tmp_path / "a", files)) == "broken_labels"
 
 
+@pytest.mark.parametrize("second", [b"a.png", b"./a.png"])
+def test_two_rows_for_one_image_are_refused(tmp_path: Path, second: bytes) -> None:
+    files = {"a.png": picture(1), "b.png": picture(2), "labels.csv": b"a.png,1\nb.png,1\n" + second + b",2\n"}
+
+    with pytest.raises(Refused, match=r"labels.csv has 2 rows for 'a.png'; give each image one") as refused:
+        opened(zipped(tmp_path / "a", files))
+    assert refused.value.code == "broken_labels"
+
+
 def test_images_are_known_by_content_and_not_by_name(tmp_path: Path) -> None:
     files = {"a": picture(1), "b.bin": picture(2, kind="JPEG"), "notes.txt": b"hello"}
 

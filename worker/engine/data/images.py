@@ -6,6 +6,7 @@ Labels are boxes in COCO's JSON, masks in a folder, classes in `labels.csv`, or 
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -111,6 +112,10 @@ def _from_sheet(sheet: Entry, images: list[Entry]) -> tuple[Truth, tuple[str, ..
     rows = _rows(sheet)
     folder = PurePosixPath(sheet.name).parent
     by_name = {str(folder / name): label for name, label in rows}
+    if len(by_name) < len(rows):
+        (twice, count), *_ = Counter(str(folder / name) for name, _ in rows).most_common(1)
+        detail = f"{sheet.name} has {count} rows for {twice!r}; give each image one."
+        raise Refused("broken_labels", detail)
     absent = by_name.keys() - {image.name for image in images}
     if absent:
         first, count = min(absent), len(absent)
