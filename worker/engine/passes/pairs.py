@@ -7,7 +7,9 @@ import onnx
 
 from worker.engine.passes.scopes import (
     attribute,
+    consumers,
     initializers,
+    producers,
     tensor_names,
     tensor_types,
     unused_name,
@@ -17,6 +19,8 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _T = onnx.TensorProto
 _INTEGERS = frozenset({_T.UINT8, _T.INT8, _T.UINT16, _T.INT16})
 _ZERO_POINT = 2
+_SCALED = frozenset({QUANTIZE, DEQUANTIZE, "QLinearMatMul"})
+_SUMS = frozenset({"MatMulInteger", "ConvInteger"})
 
 
 def name_zero_points(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
@@ -49,6 +53,36 @@ def name_zero_points(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]
 def restored(graph: onnx.GraphProto) -> set[str]:
     """Tensors that DequantizeLinear writes."""
     return {name for node in graph.node if node.op_type == DEQUANTIZE for name in node.output}
+
+
+def among_integers(graph: onnx.GraphProto) -> set[str]:
+    """Names of the nodes that make or scale integers, or that the runtime runs as integer kernels.
+
+    1. Q, DQ and QLinearMatMul.
+    2. What reads nothing but DQ, and behind that what writes for Q alone.
+    3. Behind MatMulInteger and ConvInteger the Cast of its sums, the product that scales them, and the
+       product of scales that this reads.
+    """
+    readers, makers, rows = consumers(graph), producers(graph), _float_rows(graph)
+    found = {node.name for node in graph.node if node.op_type in _SCALED}
+    taken = set[str]()
+    for node in graph.node:
+        read = [makers[name] for name in node.input if name in makers]
+        behind = [reader for name in node.output for reader in readers.get(name, [])]
+        restored = bool(read) and all(maker.op_type == DEQUANTIZE for maker in read)
+        rounded = bool(behind) and all(reader.op_type == QUANTIZE for reader in behind)
+        if not rows & set(node.input) and (restored or (rounded and taken & {m.name for m in read})):
+            taken.add(node.name)
+        if node.op_type == "Cast" and any(maker.op_type in _SUMS for maker in read):
+            scaling = [reader for reader in behind if reader.op_type == "Mul"]
+            scales = [makers[name] for reader in scaling for name in reader.input if name in makers]
+            found.update(other.name for other in (node, *scaling, *scales))
+    return found | taken
+
+
+def _float_rows(graph: onnx.GraphProto) -> set[str]:
+    """Constants of floats with more than one value: with these no integer kernel computes."""
+    return {t.name for t in graph.initializer if t.data_type == _T.FLOAT and prod(t.dims) > 1}
 
 
 def _kind(node: onnx.NodeProto, types: Mapping[str, int]) -> int:
