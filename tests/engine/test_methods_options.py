@@ -276,6 +276,23 @@ def test_inputs_and_outputs_become_integers_with_told_scales(tmp_path: Path) -> 
     assert shown.get_inputs()[0].shape == ["batch", 3, 16, 16]
 
 
+@pytest.mark.parametrize("quantize_io", [False, True])
+def test_integer_inputs_of_an_upload_are_not_scaled_again(tmp_path: Path, quantize_io: bool) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    case = Case(first, convolution(), IMAGES)
+    case.quantize(StaticInt8(quantize_io=True, exclude=Selection(nodes=("second",))))
+    integers = [{"x": np.random.default_rng(9).integers(0, 255, (1, 3, 16, 16), np.uint8)}]
+    again = Case(second, onnx.load_model(case.out), integers)
+
+    again.quantize(StaticInt8(quantize_io=quantize_io))
+
+    before, after = open_session(case.out), float_view(open_session(again.out))
+    found = [[session.run(None, feed) for feed in integers] for session in (before, after)]
+    assert likeness_db(*found) > 25
+
+
 def test_an_integer_interface_needs_something_quantized_at_the_border(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Erf", ["x"], ["e"], "first"),

@@ -165,4 +165,13 @@ def _function(step: Pass) -> Any:  # noqa: ANN401 - a partial's function has no 
     return step.func if isinstance(step, partial) else step
 
 
-_HARMLESS = frozenset({"name_nodes", "separate_names", "infer_shapes", "record_types", "drop_unused_domains"})
+_HARMLESS = frozenset(
+    {
+        "name_nodes",
+        "separate_names",
+        "infer_shapes",
+        "record_types",
+        "drop_unused_domains",
+        "forget_interface",
+    }
+)

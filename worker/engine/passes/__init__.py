@@ -19,6 +19,7 @@ from worker.engine.passes.inputs import separate_constants_from_inputs
 from worker.engine.passes.legacy import rewrite_legacy
 from worker.engine.passes.masks import soften_masks
 from worker.engine.passes.matrices import multiply_matrices
+from worker.engine.passes.metadata import forget_interface
 from worker.engine.passes.naming import name_nodes
 from worker.engine.passes.opset import convert_opset
 from worker.engine.passes.outputs import separate_outputs
@@ -34,6 +35,7 @@ PASSES: tuple[Pass, ...] = (
     inline_functions,
     fill_sparse_constants,
     separate_outputs,
+    forget_interface,
     name_nodes,
     widen_half,
     rewrite_legacy,
