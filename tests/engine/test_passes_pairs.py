@@ -142,7 +142,7 @@ def test_a_product_stays_whose_weights_the_upload_scales_by_row() -> None:
     found = islands(RangedGraph.of(graph, set("xarby")), lambda _: None, grow=True)
 
     assert found.nodes == ["first", "relu", "third"]
-    assert "restore gives it integers" in found.reasons["second"]
+    assert "restore gives it has not one constant scale" in found.reasons["second"]
 
 
 def test_a_run_on_samples_that_fails_is_refused() -> None:
