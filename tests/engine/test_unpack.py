@@ -63,8 +63,10 @@ def refusal(tmp_path: Path, content: bytes, limit: int = LIMIT) -> Refused:
     with pytest.raises(Refused) as caught:
         unpacked(tmp_path, content, limit)
     assert not (tmp_path / "evil").exists()
-    caught.value.__cause__ = caught.value.__context__ = None  # their frames hold the archive open
-    return caught.value.with_traceback(None)
+    found = caught.value
+    found.__cause__ = found.__context__ = None  # their frames hold the archive open
+    del caught  # so does its traceback, which holds this frame and so itself
+    return found.with_traceback(None)
 
 
 WHOLE = {"net/big.onnx": model(), "net/w.bin": bytes(16)}
