@@ -139,3 +139,13 @@ def test_the_prepared_model_has_the_same_outputs_and_a_note(tmp_path: Path) -> N
     assert any(note.startswith("Done: raise mask values") for note in notes)
     before, after = ([open_session(path).run(None, feed) for feed in samples] for path in (source, out))
     assert likeness_db(before, after) > 100
+
+
+def test_an_upload_does_not_say_what_its_masks_were(tmp_path: Path) -> None:
+    model = masked(-1e4)
+    model.metadata_props.add(key="fewbits.masks", value="no JSON")
+    save_model(model, tmp_path / "model.onnx")
+
+    prepare_model(tmp_path / "model.onnx", tmp_path / "out.onnx", feeds(1, shape=(1, 4, 16)), {})
+
+    assert not onnx.load_model(tmp_path / "out.onnx").metadata_props
