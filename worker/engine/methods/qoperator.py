@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
+from worker.engine.contrib import MICROSOFT
 from worker.engine.passes.pairs import DEQUANTIZE, QUANTIZE, is_whole
 from worker.engine.passes.scopes import (
     attribute,
@@ -20,7 +21,6 @@ from worker.engine.passes.scopes import (
     replace_nodes,
 )
 
-MICROSOFT = "com.microsoft"
 MOVES = frozenset({"Flatten", "MaxPool", "Reshape", "Resize", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 ALIKE = frozenset({"Add", "Mul", "Concat"})  # their operators take no operands of unlike types
 
